@@ -1,0 +1,1 @@
+//! What actors exchange, own and supervise.

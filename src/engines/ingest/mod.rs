@@ -1,0 +1,1 @@
+//! Files in: CSV, NDJSON, JSON, Parquet and Arrow IPC streams become Parquet files.

@@ -1,0 +1,7 @@
+//! One adapter to the outside a file; each implements a port of the actors or serves one that does.
+
+pub mod embedder;
+pub mod ingest;
+pub mod lance;
+pub mod postgres;
+pub mod usearch;

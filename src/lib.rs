@@ -1,0 +1,7 @@
+//! The daemon's edge: command line, configuration and REST, and the engines behind the actors'
+//! ports (DataFusion, Parquet, usearch, Lance, the embedder, PostgreSQL, object stores).
+
+pub mod bench;
+pub mod demo;
+pub mod engines;
+pub mod query;

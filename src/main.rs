@@ -1,0 +1,2 @@
+//! The `lakehouse` command.
+fn main() {}
