@@ -1,5 +1,7 @@
 //! What happened: every event, the log that makes it durable, and the state that follows from it.
 //! Pure in `model`; files and sled in `log`. No actors, no async runtime.
 
+pub mod archive;
 pub mod log;
 pub mod record;
+pub mod verify;
