@@ -3,5 +3,7 @@
 
 pub mod archive;
 pub mod log;
+pub mod model;
 pub mod record;
+pub mod upcast;
 pub mod verify;
