@@ -201,8 +201,10 @@ impl Log for MemoryLog {
         Ok(if due { inner.seal() } else { None })
     }
 
-    fn sealed_segments(&self) -> Vec<SealedSegment> {
-        self.store.lock().sealed.clone()
+    fn sealed_segments(&self, after: Seq) -> Vec<SealedSegment> {
+        let inner = self.store.lock();
+        let start = inner.sealed.partition_point(|s| s.last <= after);
+        inner.sealed[start..].to_vec()
     }
 
     fn reopen(&mut self) -> Result<Vec<Record>, LogError> {
