@@ -77,9 +77,15 @@ impl CompactionDuty {
             let dataset = snapshot.state.dataset(&task.dataset)?;
             let files = worth_rewriting(dataset);
             if files.is_empty() {
-                return Ok(Compacted { change: None, seq: snapshot.seq });
+                return Ok(Compacted {
+                    change: None,
+                    seq: snapshot.seq,
+                });
             }
-            let staged = self.compactor.rewrite(dataset, &files, Arc::clone(progress)).await?;
+            let staged = self
+                .compactor
+                .rewrite(dataset, &files, Arc::clone(progress))
+                .await?;
             must_keep_rows(&files, staged.rows())?;
             let command = CatalogCommand::CompactFiles(CompactFiles {
                 dataset: task.dataset.clone(),
@@ -95,7 +101,10 @@ impl CompactionDuty {
                         Event::Catalog(CatalogEvent::FilesCompacted(event)) => Some(event.change),
                         _ => None,
                     });
-                    return Ok(Compacted { change, seq: committed.seq });
+                    return Ok(Compacted {
+                        change,
+                        seq: committed.seq,
+                    });
                 }
             }
         }

@@ -21,7 +21,11 @@ pub struct PortError {
 impl PortError {
     /// An error of this kind, word and text.
     pub fn new(kind: ErrorKind, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind, code: code.into(), message: message.into() }
+        Self {
+            kind,
+            code: code.into(),
+            message: message.into(),
+        }
     }
 
     /// A defect of ours; the message goes to the log, not to the caller.

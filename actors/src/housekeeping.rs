@@ -1,11 +1,7 @@
 //! The housekeeping worker: archives sealed segments, takes snapshots, sweeps orphans.
 //! Everything it does may be lost and done again; it decides nothing about the lake's state.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lakehouse_journal::{
@@ -71,7 +67,7 @@ impl Duty for HousekeepingDuty {
 
 impl HousekeepingDuty {
     async fn archive(&self) -> Result<(), LakeError> {
-        for segment in self.lake.journal().committer().sealed_segments() {
+        for segment in self.lake.journal().reader().sealed_segments(0) {
             let key = segment.key();
             if self.archived.lock().contains(&key) {
                 continue;
@@ -80,7 +76,9 @@ impl HousekeepingDuty {
                 .await
                 .map_err(|error| PortError::internal(error.to_string()))?
                 .map_err(|error| PortError::internal(error.to_string()))?;
-            self.store.put_if_absent(self.lake.primary(), &key, bytes).await?;
+            self.store
+                .put_if_absent(self.lake.primary(), &key, bytes)
+                .await?;
             self.archived.lock().insert(key);
         }
         Ok(())
@@ -113,7 +111,9 @@ impl HousekeepingDuty {
         let owners = replayed.lake.hashes();
         *self.shadow.lock() = Some((replayed.lake, replayed.seq));
         let checkpoint = SchedulerCommand::NoteCheckpoint { owners };
-        self.lake.ask_scheduler(checkpoint, Caller::daemon("housekeeping")).await?;
+        self.lake
+            .ask_scheduler(checkpoint, Caller::daemon("housekeeping"))
+            .await?;
         Ok(())
     }
 
@@ -134,8 +134,14 @@ impl HousekeepingDuty {
             }
         }
         let bucket = bucket.to_owned();
-        let report = BucketCommand::ReportOrphans { bucket: bucket.clone(), objects, bytes };
-        self.lake.ask_bucket(&bucket, report, Caller::daemon("housekeeping")).await?;
+        let report = BucketCommand::ReportOrphans {
+            bucket: bucket.clone(),
+            objects,
+            bytes,
+        };
+        self.lake
+            .ask_bucket(&bucket, report, Caller::daemon("housekeeping"))
+            .await?;
         Ok(())
     }
 

@@ -53,8 +53,15 @@ impl Duty for IndexingDuty {
         if !self.underway.lock().insert(work.clone()) {
             return;
         }
-        let _underway = Underway { list: Arc::clone(&self.underway), work: work.clone() };
-        let Work::BuildGeneration { index, generation, job } = work;
+        let _underway = Underway {
+            list: Arc::clone(&self.underway),
+            work: work.clone(),
+        };
+        let Work::BuildGeneration {
+            index,
+            generation,
+            job,
+        } = work;
         let shown = self.lake.jobs().open(&job, "index_build", &index);
         shown.runs();
         let caller = Caller::daemon("indexing");
@@ -100,7 +107,9 @@ impl IndexingDuty {
         job: &str,
     ) -> Result<Option<CommitGeneration>, LakeError> {
         let snapshot = self.lake.catalog();
-        let Some(found) = snapshot.state.indexes.get(index) else { return Ok(None) };
+        let Some(found) = snapshot.state.indexes.get(index) else {
+            return Ok(None);
+        };
         let Some(dataset) = snapshot.state.datasets.get(&found.spec.source) else {
             return Ok(None);
         };
@@ -129,6 +138,9 @@ impl IndexingDuty {
 fn passes(error: &LakeError) -> bool {
     matches!(
         error,
-        LakeError::Port(PortError { kind: ErrorKind::Unavailable | ErrorKind::Overloaded, .. })
+        LakeError::Port(PortError {
+            kind: ErrorKind::Unavailable | ErrorKind::Overloaded,
+            ..
+        })
     )
 }

@@ -98,15 +98,25 @@ impl IngestDuty {
     async fn ingest(&self, request: IngestRequest) -> Result<Ingested, LakeError> {
         let started = self.lake.now();
         let plan = self.check(&request)?;
-        let IngestRequest { dataset, mode, source_kind, source_name, stage, job, caller, .. } =
-            request;
+        let IngestRequest {
+            dataset,
+            mode,
+            source_kind,
+            source_name,
+            stage,
+            job,
+            caller,
+            ..
+        } = request;
         let options = StageOptions {
             expected: plan.expected.clone(),
             key: plan.key.clone(),
             progress: Arc::clone(&job.progress),
         };
         let staged = self.stage(stage, options).await?;
-        job.progress.total.store(job.progress.done.load(Ordering::Relaxed), Ordering::Relaxed);
+        job.progress
+            .total
+            .store(job.progress.done.load(Ordering::Relaxed), Ordering::Relaxed);
         let source = Source {
             kind: source_kind,
             name: source_name,
@@ -120,16 +130,19 @@ impl IngestDuty {
             columns: staged.schema().columns.len(),
             schema_fingerprint: staged.schema().fingerprint.clone(),
         };
-        if self.already_has(&dataset, mode, &source) {
+        let caller = with_content(caller, &source.content_hash);
+        let added = if self.is_repeated(&caller) {
+            // The owner answers from its memory and looks at no file.
+            Vec::new()
+        } else if self.already_has(&dataset, mode, &source) {
             return Ok(summary(self.lake.nothing_done()));
-        }
-        let added = staged.publish(&plan.bucket, &plan.dataset_id).await?;
+        } else {
+            staged.publish(&plan.bucket, &plan.dataset_id).await?
+        };
         for _ in 0..STALE_RETRIES {
             let snapshot = self.lake.catalog();
             let deleted = match snapshot.state.datasets.get(&dataset) {
-                Some(current) if plan.replaces_rows(mode) => {
-                    staged.replaced_rows(current).await?
-                }
+                Some(current) if plan.replaces_rows(mode) => staged.replaced_rows(current).await?,
                 _ => Vec::new(),
             };
             let commit = CommitFiles {
@@ -145,7 +158,11 @@ impl IngestDuty {
                 source_bytes: staged.source_bytes(),
                 elapsed_ms: u64::try_from((self.lake.now() - started) / 1000).unwrap_or(0),
             };
-            match self.lake.ask_catalog(plan.command(commit, &caller), caller.clone()).await {
+            match self
+                .lake
+                .ask_catalog(plan.command(commit, &caller), caller.clone())
+                .await
+            {
                 Err(LakeError::Refused(ModelError::Stale { .. })) => {}
                 other => return other.map(summary),
             }
@@ -165,14 +182,22 @@ impl IngestDuty {
             self.lake.known_bucket(bucket)?;
         }
         if request.mode == IngestMode::Create {
-            if snapshot.state.datasets.contains_key(&request.dataset) {
+            let exists = snapshot.state.datasets.contains_key(&request.dataset);
+            if exists && !self.is_repeated(&request.caller) {
                 let name = request.dataset.clone();
-                return Err(ModelError::Exists { what: "dataset", name }.into());
+                return Err(ModelError::Exists {
+                    what: "dataset",
+                    name,
+                }
+                .into());
             }
             lakehouse_journal::model::error::check_name("dataset", &request.dataset)?;
             return Ok(Plan {
                 dataset_id: uuid::Uuid::new_v4().to_string(),
-                bucket: request.bucket.clone().unwrap_or_else(|| self.lake.primary().to_owned()),
+                bucket: request
+                    .bucket
+                    .clone()
+                    .unwrap_or_else(|| self.lake.primary().to_owned()),
                 key: request.key.clone().unwrap_or_default(),
                 expected: None,
                 create: true,
@@ -183,11 +208,21 @@ impl IngestDuty {
         let keeps_schema = request.mode != IngestMode::Replace;
         Ok(Plan {
             dataset_id: dataset.id.clone(),
-            bucket: request.bucket.clone().unwrap_or_else(|| dataset.bucket.clone()),
+            bucket: request
+                .bucket
+                .clone()
+                .unwrap_or_else(|| dataset.bucket.clone()),
             key: dataset.key.clone(),
             expected: keeps_schema.then(|| dataset.schema.clone()),
             create: false,
         })
+    }
+
+    /// Whether the catalog has already carried out a request with this key.
+    fn is_repeated(&self, caller: &Caller) -> bool {
+        let snapshot = self.lake.catalog();
+        let key = caller.idempotency.as_ref().map(|(key, _)| key);
+        key.is_some_and(|key| snapshot.remembered(key).is_some())
     }
 
     async fn stage(
@@ -237,6 +272,16 @@ impl Plan {
         };
         CatalogCommand::CreateDataset(CreateDataset { spec, commit })
     }
+}
+
+/// The request's fingerprint covers its body, whose hash is known only now.
+fn with_content(mut caller: Caller, content_hash: &str) -> Caller {
+    if let Some((_, fingerprint)) = &mut caller.idempotency {
+        *fingerprint = blake3::hash(format!("{fingerprint}/{content_hash}").as_bytes())
+            .to_hex()
+            .to_string();
+    }
+    caller
 }
 
 fn check_same_key(dataset: &Dataset, key: Option<&[String]>) -> Result<(), LakeError> {

@@ -111,9 +111,9 @@ impl Job {
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = done as f64 / ((end - self.created_at).max(1) as f64 / 1e6);
         #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
-        let eta_s = total.filter(|_| status.ended_at.is_none() && rate > 0.0).map(|total| {
-            total.saturating_sub(done) as f64 / rate
-        });
+        let eta_s = total
+            .filter(|_| status.ended_at.is_none() && rate > 0.0)
+            .map(|total| total.saturating_sub(done) as f64 / rate);
         JobView {
             id: self.id.clone(),
             kind: self.kind.to_owned(),
@@ -140,7 +140,10 @@ pub struct Jobs {
 impl Jobs {
     /// No jobs.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, list: Arc::default() }
+        Self {
+            clock,
+            list: Arc::default(),
+        }
     }
 
     /// The job of that id, made when it is not there.
@@ -150,7 +153,9 @@ impl Jobs {
             return Arc::clone(job);
         }
         while list.len() >= JOBS_MAX {
-            let ended = list.iter().position(|job| job.status.lock().ended_at.is_some());
+            let ended = list
+                .iter()
+                .position(|job| job.status.lock().ended_at.is_some());
             let Some(position) = ended else { break };
             list.remove(position);
         }

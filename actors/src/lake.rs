@@ -184,8 +184,19 @@ impl Lake {
             return Ok(());
         }
         let mut near = near_names(name, buckets.keys());
-        near.extend(buckets.keys().filter(|known| !near.contains(known)).cloned().collect::<Vec<_>>());
-        Err(ModelError::NotFound { what: "bucket", name: name.to_owned(), near }.into())
+        near.extend(
+            buckets
+                .keys()
+                .filter(|known| !near.contains(known))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        Err(ModelError::NotFound {
+            what: "bucket",
+            name: name.to_owned(),
+            near,
+        }
+        .into())
     }
 
     /// The supervision tree.
@@ -265,7 +276,11 @@ impl Lake {
     pub async fn ingest(&self, request: IngestRequest) -> Result<Ingested, LakeError> {
         let (reply, answer) = oneshot::channel();
         self.give(|workers| &workers.ingest, IngestTask { request, reply })?;
-        answer.await.unwrap_or_else(|_| Err(LakeError::Overloaded { actor: "ingest".to_owned() }))
+        answer.await.unwrap_or_else(|_| {
+            Err(LakeError::Overloaded {
+                actor: "ingest".to_owned(),
+            })
+        })
     }
 
     /// Deletes rows for good: resolves the keys on a snapshot, and again when it changed meanwhile.
@@ -305,7 +320,11 @@ impl Lake {
                 Err(error) => return Err(error),
                 Ok(committed) => {
                     let (rows, missing) = tombstoned(&committed, resolved.missing);
-                    return Ok(Tombstoned { committed, rows, missing });
+                    return Ok(Tombstoned {
+                        committed,
+                        rows,
+                        missing,
+                    });
                 }
             }
         }
@@ -320,9 +339,17 @@ impl Lake {
     pub async fn compact(&self, dataset: &str, caller: Caller) -> Result<Compacted, LakeError> {
         self.catalog().state.dataset(dataset)?;
         let (reply, answer) = oneshot::channel();
-        let task = CompactionTask { dataset: dataset.to_owned(), caller, reply };
+        let task = CompactionTask {
+            dataset: dataset.to_owned(),
+            caller,
+            reply,
+        };
         self.give(|workers| &workers.compaction, task)?;
-        answer.await.unwrap_or_else(|_| Err(LakeError::Overloaded { actor: "compaction".to_owned() }))
+        answer.await.unwrap_or_else(|_| {
+            Err(LakeError::Overloaded {
+                actor: "compaction".to_owned(),
+            })
+        })
     }
 
     /// Builds every index of a dataset anew and swaps.
@@ -331,9 +358,17 @@ impl Lake {
     /// Why an index could not be built; the one that answered goes on answering.
     pub async fn refresh(&self, dataset: &str, caller: Caller) -> Result<Refreshed, LakeError> {
         let (reply, answer) = oneshot::channel();
-        let task = RefreshTask { dataset: dataset.to_owned(), caller, reply };
+        let task = RefreshTask {
+            dataset: dataset.to_owned(),
+            caller,
+            reply,
+        };
         self.give(|workers| &workers.refresh, task)?;
-        answer.await.unwrap_or_else(|_| Err(LakeError::Overloaded { actor: "refresh".to_owned() }))
+        answer.await.unwrap_or_else(|_| {
+            Err(LakeError::Overloaded {
+                actor: "refresh".to_owned(),
+            })
+        })
     }
 
     /// Lets the indexing worker look at what is due.
@@ -358,7 +393,10 @@ impl Lake {
     pub fn hashes(&self) -> BTreeMap<OwnerId, OwnerHash> {
         fn one<A: Aggregate>(published: &Published<A>) -> OwnerHash {
             let fold = published.load_full();
-            OwnerHash { seq: fold.seq, hash: fold.hash() }
+            OwnerHash {
+                seq: fold.seq,
+                hash: fold.hash(),
+            }
         }
         let mut hashes = BTreeMap::from([
             (OwnerId::Catalog, one(&self.inner.catalog.published)),
@@ -404,7 +442,11 @@ impl Lake {
     /// Makes the named actor panic, for tests of supervision.
     #[cfg(any(test, feature = "testing"))]
     pub fn crash(&self, actor: &str) {
-        let workers = self.inner.workers.get().expect("workers are wired at start");
+        let workers = self
+            .inner
+            .workers
+            .get()
+            .expect("workers are wired at start");
         match actor {
             "catalog" => self.inner.catalog.addr.do_send_checked(Crash),
             "access" => self.inner.access.addr.do_send_checked(Crash),
@@ -417,14 +459,23 @@ impl Lake {
             bucket => {
                 let buckets = self.inner.buckets.read();
                 let bucket = bucket.trim_start_matches("bucket:");
-                buckets.get(bucket).expect("a known actor").addr.do_send_checked(Crash);
+                buckets
+                    .get(bucket)
+                    .expect("a known actor")
+                    .addr
+                    .do_send_checked(Crash);
             }
         }
     }
 
     pub(crate) fn nothing_done(&self) -> Committed {
         let seq = self.catalog().seq;
-        Committed { seq, at: self.now(), events: Vec::new(), repeated: false }
+        Committed {
+            seq,
+            at: self.now(),
+            events: Vec::new(),
+            repeated: false,
+        }
     }
 
     pub(crate) fn give<D: Duty>(
@@ -433,7 +484,9 @@ impl Lake {
         task: D::Task,
     ) -> Result<(), LakeError> {
         let Some(workers) = self.inner.workers.get() else {
-            return Err(LakeError::Unavailable { actor: "workers".to_owned() });
+            return Err(LakeError::Unavailable {
+                actor: "workers".to_owned(),
+            });
         };
         let handle = worker(workers);
         let actor = handle.vital.name().to_owned();
@@ -477,15 +530,24 @@ async fn ask<A: Aggregate>(
     }
     let (reply, answer) = oneshot::channel();
     owner.vital.waiting.fetch_add(1, Ordering::Relaxed);
-    owner.addr.try_send(Ask { command, caller, reply }).map_err(|error| {
-        owner.vital.waiting.fetch_sub(1, Ordering::Relaxed);
-        refused(&error, actor())
-    })?;
+    owner
+        .addr
+        .try_send(Ask {
+            command,
+            caller,
+            reply,
+        })
+        .map_err(|error| {
+            owner.vital.waiting.fetch_sub(1, Ordering::Relaxed);
+            refused(&error, actor())
+        })?;
     match tokio::time::timeout(ASK_TIMEOUT, answer).await {
         Ok(Ok(result)) => result,
         // The owner died with our message in hand: the journal knows what became of it.
         Ok(Err(_)) => Err(LakeError::Unknown),
-        Err(_) => Err(LakeError::Timeout { seconds: ASK_TIMEOUT.as_secs() }),
+        Err(_) => Err(LakeError::Timeout {
+            seconds: ASK_TIMEOUT.as_secs(),
+        }),
     }
 }
 

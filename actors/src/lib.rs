@@ -16,6 +16,8 @@ mod start;
 mod supervision;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod worker;
 mod writer;
 

@@ -46,7 +46,10 @@ impl Caller {
     /// A part of the daemon that acts by itself.
     pub fn daemon(part: &str) -> Self {
         Self {
-            actor: record::Actor { name: part.to_owned(), role: "daemon".to_owned() },
+            actor: record::Actor {
+                name: part.to_owned(),
+                role: "daemon".to_owned(),
+            },
             request_id: format!("{part}-{}", uuid::Uuid::new_v4()),
             idempotency: None,
         }
@@ -129,7 +132,13 @@ enum Answer<A: Aggregate> {
 
 impl<A: Aggregate> Owner<A> {
     pub fn new(parts: OwnerParts<A>) -> Self {
-        Self { parts, waiting: Vec::new(), in_flight: Vec::new(), busy: false, behind: false }
+        Self {
+            parts,
+            waiting: Vec::new(),
+            in_flight: Vec::new(),
+            busy: false,
+            behind: false,
+        }
     }
 
     fn accept(&mut self, ask: Ask<A>, ctx: &mut Context<Self>) {
@@ -137,7 +146,11 @@ impl<A: Aggregate> Owner<A> {
         if !self.busy {
             self.busy = true;
             // After the messages that are here already: they make one batch.
-            ctx.spawn(async {}.into_actor(self).map(|(), owner, ctx| owner.turn(ctx)));
+            ctx.spawn(
+                async {}
+                    .into_actor(self)
+                    .map(|(), owner, ctx| owner.turn(ctx)),
+            );
         }
     }
 
@@ -183,7 +196,10 @@ impl<A: Aggregate> Owner<A> {
                     continue;
                 }
             };
-            self.in_flight.push(Pending { reply: ask.reply, answer });
+            self.in_flight.push(Pending {
+                reply: ask.reply,
+                answer,
+            });
         }
         drafts
     }
@@ -196,14 +212,23 @@ impl<A: Aggregate> Owner<A> {
     ) -> Answer<A> {
         let at = self.parts.clock.now();
         let id = uuid::Uuid::new_v4().to_string();
-        let stamp = Stamp { at, id, actor: ask.caller.actor.clone() };
+        let stamp = Stamp {
+            at,
+            id,
+            actor: ask.caller.actor.clone(),
+        };
         let events = match working.state.decide(&ask.command, &stamp) {
             Err(error) => return Answer::Ready(Err(error.into())),
             Ok(events) => events,
         };
         if events.is_empty() {
             let seq = self.parts.published.load().seq;
-            return Answer::Ready(Ok(Committed { seq, at, events: vec![], repeated: false }));
+            return Answer::Ready(Ok(Committed {
+                seq,
+                at,
+                events: vec![],
+                repeated: false,
+            }));
         }
         let own = draft_all(&events, &ask.caller, at);
         for (position, (draft, event)) in own.iter().zip(&events).enumerate() {
@@ -230,7 +255,11 @@ impl<A: Aggregate> Owner<A> {
         if self.waiting.is_empty() {
             self.busy = false;
         } else {
-            ctx.spawn(async {}.into_actor(self).map(|(), owner, ctx| owner.turn(ctx)));
+            ctx.spawn(
+                async {}
+                    .into_actor(self)
+                    .map(|(), owner, ctx| owner.turn(ctx)),
+            );
         }
     }
 
@@ -245,7 +274,12 @@ impl<A: Aggregate> Owner<A> {
                         fold.apply(record.seq, &record.draft, event);
                     }
                     let events = events.into_iter().map(Into::into).collect();
-                    Answer::Ready(Ok(Committed { seq: fold.seq, at, events, repeated: false }))
+                    Answer::Ready(Ok(Committed {
+                        seq: fold.seq,
+                        at,
+                        events,
+                        repeated: false,
+                    }))
                 }
                 other => other,
             };
@@ -321,8 +355,12 @@ enum Known<A: Aggregate> {
 }
 
 fn known_answer<A: Aggregate>(working: &Fold<A>, caller: &Caller) -> Known<A> {
-    let Some((key, fingerprint)) = caller.idempotency.as_ref() else { return Known::No };
-    let Some(remembered) = working.remembered(key) else { return Known::No };
+    let Some((key, fingerprint)) = caller.idempotency.as_ref() else {
+        return Known::No;
+    };
+    let Some(remembered) = working.remembered(key) else {
+        return Known::No;
+    };
     if remembered.fingerprint != *fingerprint {
         let key = key.rsplit('/').next().unwrap_or_default().to_owned();
         return Known::Yes(Answer::Ready(Err(LakeError::KeyReused { key })));
@@ -330,7 +368,10 @@ fn known_answer<A: Aggregate>(working: &Fold<A>, caller: &Caller) -> Known<A> {
     if remembered.seq >= PROVISIONAL {
         return Known::InThisBatch;
     }
-    Known::Yes(Answer::Repeated { seq: remembered.seq, records: remembered.records })
+    Known::Yes(Answer::Repeated {
+        seq: remembered.seq,
+        records: remembered.records,
+    })
 }
 
 fn draft_all<E: Clone + Into<Event>>(events: &[E], caller: &Caller, at: Micros) -> Vec<Draft> {
@@ -360,7 +401,9 @@ fn draft_all<E: Clone + Into<Event>>(events: &[E], caller: &Caller, at: Micros) 
 }
 
 fn read_again(journal: &Journal, seq: Seq, records: u32) -> Result<Committed, LakeError> {
-    let found = journal.decision(seq, records).map_err(|error| LakeError::of_log(&error))?;
+    let found = journal
+        .decision(seq, records)
+        .map_err(|error| LakeError::of_log(&error))?;
     let at = found.first().map_or(0, |record| record.draft.at);
     let seq = found.last().map_or(seq, |record| record.seq);
     let events = found
@@ -371,7 +414,12 @@ fn read_again(journal: &Journal, seq: Seq, records: u32) -> Result<Committed, La
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| LakeError::JournalUnavailable)?;
-    Ok(Committed { seq, at, events, repeated: true })
+    Ok(Committed {
+        seq,
+        at,
+        events,
+        repeated: true,
+    })
 }
 
 impl<A: Aggregate> Actor for Owner<A> {

@@ -82,8 +82,7 @@ pub trait StagedTable: Send + Sync {
 }
 
 /// Reads a source to its end; blocking, run on a thread of its own.
-pub type StageFn =
-    Box<dyn FnOnce(StageOptions) -> Result<Box<dyn StagedTable>, PortError> + Send>;
+pub type StageFn = Box<dyn FnOnce(StageOptions) -> Result<Box<dyn StagedTable>, PortError> + Send>;
 
 /// Keys turned into positions.
 #[derive(Debug, Clone, Default)]

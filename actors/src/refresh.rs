@@ -56,16 +56,27 @@ impl RefreshDuty {
     async fn refresh(&self, dataset: &str, caller: &Caller) -> Result<Refreshed, LakeError> {
         let snapshot = self.lake.catalog();
         snapshot.state.dataset(dataset)?;
-        let names: Vec<String> =
-            snapshot.state.indexes_over(dataset).map(|index| index.name.clone()).collect();
+        let names: Vec<String> = snapshot
+            .state
+            .indexes_over(dataset)
+            .map(|index| index.name.clone())
+            .collect();
         let mut generations = Vec::new();
         for name in names {
-            let command = CatalogCommand::RequestGeneration { index: name.clone() };
-            let caller = Caller { idempotency: None, ..caller.clone() };
+            let command = CatalogCommand::RequestGeneration {
+                index: name.clone(),
+            };
+            let caller = Caller {
+                idempotency: None,
+                ..caller.clone()
+            };
             self.lake.ask_catalog(command, caller).await?;
             generations.push((name.clone(), self.built(&name).await?));
         }
-        Ok(Refreshed { generations, seq: self.lake.catalog().seq })
+        Ok(Refreshed {
+            generations,
+            seq: self.lake.catalog().seq,
+        })
     }
 
     /// Waits until the build that is due has ended.
@@ -76,7 +87,9 @@ impl RefreshDuty {
             if index.building.is_none() {
                 if let Some((_, error)) = &index.failed {
                     let text = format!("index `{name}` could not be built: {error}");
-                    return Err(PortError::new(ErrorKind::Unprocessable, "build_failed", text).into());
+                    return Err(
+                        PortError::new(ErrorKind::Unprocessable, "build_failed", text).into(),
+                    );
                 }
                 if let Some(generation) = index.live_generation() {
                     return Ok(generation.clone());

@@ -29,17 +29,29 @@ impl Trigger {
     /// The expression, and what is wrong with it.
     pub fn new(name: &str, expression: &str) -> Result<Self, String> {
         let fields = expression.split_whitespace().count();
-        let full = if fields == 5 { format!("0 {expression}") } else { expression.to_owned() };
+        let full = if fields == 5 {
+            format!("0 {expression}")
+        } else {
+            expression.to_owned()
+        };
         let schedule = Schedule::from_str(&full)
             .map_err(|error| format!("`{expression}` is no cron expression: {error}"))?;
-        Ok(Self { name: name.to_owned(), schedule })
+        Ok(Self {
+            name: name.to_owned(),
+            schedule,
+        })
     }
 
     /// The last time it was due in `(after, now]`: several missed times are made up once.
     pub fn due(&self, after: Micros, now: Micros) -> Option<Micros> {
         let (after, now) = (time(after)?, time(now)?);
         let mut last = None;
-        for at in self.schedule.after(&after).take_while(|at| *at <= now).take(100_000) {
+        for at in self
+            .schedule
+            .after(&after)
+            .take_while(|at| *at <= now)
+            .take(100_000)
+        {
             last = Some(at);
         }
         last.map(|at: DateTime<Utc>| at.timestamp_micros())
@@ -74,7 +86,10 @@ pub(crate) async fn run(lake: Lake, triggers: Vec<Trigger>) {
 }
 
 async fn fire(lake: &Lake, trigger: &Trigger, due: Micros) {
-    let note = SchedulerCommand::NoteTrigger { trigger: trigger.name.clone(), due };
+    let note = SchedulerCommand::NoteTrigger {
+        trigger: trigger.name.clone(),
+        due,
+    };
     if let Err(error) = lake.ask_scheduler(note, Caller::daemon("scheduler")).await {
         tracing::warn!(trigger = trigger.name, %error, "trigger not noted, it comes again");
         return;
@@ -89,7 +104,9 @@ mod tests {
     use super::*;
 
     fn at(text: &str) -> Micros {
-        DateTime::parse_from_rfc3339(text).expect("a time").timestamp_micros()
+        DateTime::parse_from_rfc3339(text)
+            .expect("a time")
+            .timestamp_micros()
     }
 
     #[test]
@@ -104,7 +121,10 @@ mod tests {
         let trigger = Trigger::new("hourly", "0 0 * * * *").expect("valid");
         let due = trigger.due(at("2026-01-01T00:00:00Z"), at("2026-01-03T00:30:00Z"));
         assert_eq!(due, Some(at("2026-01-03T00:00:00Z")));
-        assert_eq!(trigger.due(at("2026-01-03T00:00:00Z"), at("2026-01-03T00:30:00Z")), None);
+        assert_eq!(
+            trigger.due(at("2026-01-03T00:00:00Z"), at("2026-01-03T00:30:00Z")),
+            None
+        );
     }
 
     #[test]

@@ -84,7 +84,10 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
     };
     let state = replayed.lake;
     let tree = Tree::new(Arc::clone(&parts.clock));
-    let starter = Starter { parts: &parts, tree: &tree };
+    let starter = Starter {
+        parts: &parts,
+        tree: &tree,
+    };
     let weak: Arc<OnceLock<std::sync::Weak<Inner>>> = Arc::default();
     let pending = {
         let weak = Arc::clone(&weak);
@@ -140,9 +143,13 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
     }
     let _ = weak.set(Arc::downgrade(&lake.inner));
     let recovered = lake.clone();
-    parts.journal.on_recovered(Box::new(move || recovered.catch_up()));
+    parts
+        .journal
+        .on_recovered(Box::new(move || recovered.catch_up()));
     lake.poke_pending();
-    parts.runtime.spawn(scheduler::run(lake.clone(), parts.triggers));
+    parts
+        .runtime
+        .spawn(scheduler::run(lake.clone(), parts.triggers));
     Ok((lake, report))
 }
 
@@ -163,7 +170,10 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
         refresh: starter.worker("refresh", RefreshDuty { lake: lake.clone() }, 2, 64),
         compaction: starter.worker(
             "compaction",
-            CompactionDuty { lake: lake.clone(), compactor: Arc::clone(&parts.compactor) },
+            CompactionDuty {
+                lake: lake.clone(),
+                compactor: Arc::clone(&parts.compactor),
+            },
             1,
             64,
         ),
@@ -195,7 +205,15 @@ impl Starter<'_> {
         part: fn(&LakeState, &OwnerId) -> Fold<A>,
         effects: Box<dyn Fn(&A) + Send>,
     ) -> OwnerHandle<A> {
-        start_owner(&self.parts.journal, &self.parts.clock, self.tree, id, fold, part, effects)
+        start_owner(
+            &self.parts.journal,
+            &self.parts.clock,
+            self.tree,
+            id,
+            fold,
+            part,
+            effects,
+        )
     }
 
     fn worker<D: Duty>(
@@ -213,14 +231,21 @@ impl Starter<'_> {
             slots,
             queue_max,
         );
-        WorkerHandle { addr: supervise(worker), vital }
+        WorkerHandle {
+            addr: supervise(worker),
+            vital,
+        }
     }
 }
 
 type BucketStarter = Arc<dyn Fn(&str, Fold<BucketState>) -> OwnerHandle<BucketState> + Send + Sync>;
 
 fn bucket_starter(parts: &Parts, tree: &Tree) -> BucketStarter {
-    let (journal, clock, tree) = (parts.journal.clone(), Arc::clone(&parts.clock), tree.clone());
+    let (journal, clock, tree) = (
+        parts.journal.clone(),
+        Arc::clone(&parts.clock),
+        tree.clone(),
+    );
     let store = Arc::clone(&parts.buckets);
     Arc::new(move |name, fold| {
         let (store, opened) = (Arc::clone(&store), name.to_owned());
@@ -243,7 +268,10 @@ fn bucket_part(lake: &LakeState, id: &OwnerId) -> Fold<BucketState> {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call each for the two ways to an owner")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call each for the two ways to an owner"
+)]
 fn start_owner<A: Aggregate>(
     journal: &Journal,
     clock: &Arc<dyn Clock>,
@@ -265,7 +293,11 @@ fn start_owner<A: Aggregate>(
         part,
         effects,
     });
-    OwnerHandle { addr: supervise(owner), published, vital }
+    OwnerHandle {
+        addr: supervise(owner),
+        published,
+        vital,
+    }
 }
 
 /// Starts an actor under actix's supervisor on a thread of its own, so that one which is busy

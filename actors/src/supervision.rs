@@ -107,19 +107,15 @@ impl Vital {
         self.pulse.lock().last_error = Some(error);
     }
 
-    /// Leaves it alone for good.
-    pub fn fails(&self, error: String) {
-        tracing::error!(actor = self.name, error, "actor failed for good");
-        let mut pulse = self.pulse.lock();
-        pulse.state = LifeState::Failed;
-        pulse.last_error = Some(error);
-    }
-
     /// Counts a restart: backoff 0, 100, 200, 400, 800 ms, then quarantine.
     pub fn restarts(&self) -> Verdict {
         let now = self.clock.now();
         let mut pulse = self.pulse.lock();
-        while pulse.recent.front().is_some_and(|at| *at < now - WINDOW_MICROS) {
+        while pulse
+            .recent
+            .front()
+            .is_some_and(|at| *at < now - WINDOW_MICROS)
+        {
             pulse.recent.pop_front();
         }
         pulse.recent.push_back(now);
@@ -159,7 +155,10 @@ pub struct Tree {
 impl Tree {
     /// An empty tree.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, vitals: Arc::default() }
+        Self {
+            clock,
+            vitals: Arc::default(),
+        }
     }
 
     /// Adds an actor under its parent.
@@ -182,14 +181,13 @@ impl Tree {
         vital
     }
 
-    /// Takes an actor out of the tree.
-    pub fn remove(&self, name: &str) {
-        self.vitals.lock().retain(|vital| vital.name != name);
-    }
-
     /// Every actor, parents first as they were added.
     pub fn health(&self) -> Vec<ActorHealth> {
-        self.vitals.lock().iter().map(|vital| vital.health()).collect()
+        self.vitals
+            .lock()
+            .iter()
+            .map(|vital| vital.health())
+            .collect()
     }
 
     /// Whether any actor is left alone.
@@ -225,5 +223,8 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("panic: {}", text.unwrap_or_else(|| "without a text".to_owned()))
+    format!(
+        "panic: {}",
+        text.unwrap_or_else(|| "without a text".to_owned())
+    )
 }

@@ -7,7 +7,9 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Supervised, WrapFuture};
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Supervised, WrapFuture,
+};
 use async_trait::async_trait;
 use tokio::{runtime::Handle, sync::Semaphore};
 
@@ -66,8 +68,12 @@ impl<D: Duty> Worker<D> {
     /// Starts what there is a slot for.
     fn start_due(&mut self, ctx: &mut Context<Self>) {
         while !self.queue.is_empty() {
-            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
-            let Some(task) = self.queue.pop_front() else { return };
+            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+                return;
+            };
+            let Some(task) = self.queue.pop_front() else {
+                return;
+            };
             let duty = Arc::clone(&self.duty);
             let running = self.runtime.spawn(async move {
                 duty.run(task).await;

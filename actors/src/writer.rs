@@ -16,7 +16,7 @@ use lakehouse_journal::{
         lake::{OwnerId, ReplayError},
     },
     record::{Draft, Record, Seq},
-    snapshot::{Snapshot, SnapshotStore},
+    snapshot::SnapshotStore,
 };
 use tokio::sync::oneshot;
 
@@ -76,7 +76,12 @@ impl Journal {
             ..config
         };
         let committer = Committer::spawn(log, config)?;
-        Ok(Self { reader: committer.reader(), committer, snapshots, recovered })
+        Ok(Self {
+            reader: committer.reader(),
+            committer,
+            snapshots,
+            recovered,
+        })
     }
 
     /// What to call when records turned out durable after their callers were told otherwise.
@@ -148,19 +153,25 @@ impl Journal {
     pub fn replay_from(&self, mut lake: LakeState, seq: Seq) -> Result<Replayed, RebuildError> {
         let mut failed = None;
         let mut records = 0;
-        let end = self.reader.for_each(seq, &mut |record| match lake.apply(&record) {
-            Ok(()) => {
-                records += 1;
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
+        let end = self
+            .reader
+            .for_each(seq, &mut |record| match lake.apply(&record) {
+                Ok(()) => {
+                    records += 1;
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            })?;
         match failed {
             Some(error) => Err(error.into()),
-            None => Ok(Replayed { lake, seq: end, records }),
+            None => Ok(Replayed {
+                lake,
+                seq: end,
+                records,
+            }),
         }
     }
 
@@ -198,9 +209,11 @@ impl Journal {
     /// # Errors
     /// When the store cannot be written; the snapshots before it stay.
     pub fn write_snapshot(&self, lake: &LakeState, seq: Seq) -> Result<(), LogError> {
-        let Some(store) = &self.snapshots else { return Ok(()) };
+        let Some(store) = &self.snapshots else {
+            return Ok(());
+        };
         let bytes = serde_json::to_vec(lake).expect("state is made of plain values");
-        store.write(seq, &bytes)
+        store.write(seq, &bytes).map(|_| ())
     }
 
     /// The records of one decision. Blocking.
@@ -215,12 +228,23 @@ impl Journal {
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn history(&self, subject: &str, after: Seq, limit: usize) -> Result<Vec<Record>, LogError> {
-        self.reader.history(subject, after, limit, Order::OldestFirst)
+    pub fn history(
+        &self,
+        subject: &str,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        self.reader
+            .history(subject, after, limit, Order::OldestFirst)
     }
 
     fn from_snapshot(&self) -> Option<(LakeState, Seq)> {
-        let Snapshot { seq, bytes } = self.snapshots.as_ref()?.newest_valid()?;
+        let newest = self.snapshots.as_ref()?.newest_valid();
+        let (seq, bytes) = newest
+            .inspect_err(
+                |error| tracing::warn!(%error, "snapshots cannot be read: replaying without"),
+            )
+            .ok()??;
         match serde_json::from_slice(&bytes) {
             Ok(lake) => Some((lake, seq)),
             Err(error) => {

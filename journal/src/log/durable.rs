@@ -217,9 +217,7 @@ impl Log for SledLog {
     }
 
     fn sealed_segments(&self, after: Seq) -> Vec<SealedSegment> {
-        let table = self.mirror.table().read();
-        let start = table.sealed.partition_point(|s| s.last <= after);
-        table.sealed[start..].to_vec()
+        self.reader().sealed_segments(after)
     }
 
     fn reopen(&mut self) -> Result<Vec<Record>, LogError> {

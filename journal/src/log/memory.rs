@@ -202,9 +202,7 @@ impl Log for MemoryLog {
     }
 
     fn sealed_segments(&self, after: Seq) -> Vec<SealedSegment> {
-        let inner = self.store.lock();
-        let start = inner.sealed.partition_point(|s| s.last <= after);
-        inner.sealed[start..].to_vec()
+        LogReader::sealed_segments(&self.store, after)
     }
 
     fn reopen(&mut self) -> Result<Vec<Record>, LogError> {
@@ -231,6 +229,12 @@ impl Log for MemoryLog {
 }
 
 impl LogReader for MemoryStore {
+    fn sealed_segments(&self, after: Seq) -> Vec<SealedSegment> {
+        let inner = self.lock();
+        let start = inner.sealed.partition_point(|s| s.last <= after);
+        inner.sealed[start..].to_vec()
+    }
+
     fn scan(&self, after: Seq, limit: usize) -> Result<Vec<Record>, LogError> {
         Ok(self
             .lock()

@@ -122,6 +122,9 @@ pub trait LogReader: Send + Sync {
         order: Order,
     ) -> Result<Vec<Record>, LogError>;
 
+    /// Closed segments with events after `after`, oldest first.
+    fn sealed_segments(&self, after: Seq) -> Vec<SealedSegment>;
+
     /// Counts and sizes.
     fn stats(&self) -> LogStats;
 

@@ -14,7 +14,7 @@ use super::index::{IndexState, Message, Reply};
 use super::queue::Queue;
 use super::scan::Frames;
 use super::table::SegmentTable;
-use super::{LogReader, LogStats, Order};
+use super::{LogReader, LogStats, Order, SealedSegment};
 use crate::record::{Record, Seq};
 use crate::verify::{ChainReport, advance};
 
@@ -137,6 +137,12 @@ struct IndexPage {
 }
 
 impl LogReader for SledReader {
+    fn sealed_segments(&self, after: Seq) -> Vec<SealedSegment> {
+        let table = self.table.read();
+        let start = table.sealed.partition_point(|s| s.last <= after);
+        table.sealed[start..].to_vec()
+    }
+
     fn scan(&self, after: Seq, limit: usize) -> Result<Vec<Record>, LogError> {
         let mut records = Vec::new();
         let mut last = after;
