@@ -52,7 +52,10 @@ impl RowDecoder {
         let room = batch_rows.min(FIRST_ROWS);
         Self {
             schema,
-            columns: wires.iter().map(|wire| ColumnBuilder::new(wire, room)).collect(),
+            columns: wires
+                .iter()
+                .map(|wire| ColumnBuilder::new(wire, room))
+                .collect(),
             batch_rows: batch_rows.max(1),
             rows: 0,
             bytes: 0,
@@ -146,21 +149,27 @@ impl RowDecoder {
     }
 
     fn header(&mut self, rest: &mut &[u8]) -> Result<bool, PostgresError> {
-        let Some((head, after)) = rest.split_at_checked(HEADER_BYTES) else { return Ok(false) };
+        let Some((head, after)) = rest.split_at_checked(HEADER_BYTES) else {
+            return Ok(false);
+        };
         let (signature, numbers) = head.split_at(SIGNATURE.len());
         // The upper half of the flags are those that a reader must know; it knows none.
         if signature != SIGNATURE || numbers[..2] != [0, 0] {
             return Err(protocol("it does not begin like a binary COPY"));
         }
         let extension = u32::from_be_bytes([numbers[4], numbers[5], numbers[6], numbers[7]]);
-        let Some(after) = after.get(extension as usize..) else { return Ok(false) };
+        let Some(after) = after.get(extension as usize..) else {
+            return Ok(false);
+        };
         *rest = after;
         self.at = At::Row;
         Ok(true)
     }
 
     fn row(&mut self, rest: &mut &[u8]) -> Result<bool, PostgresError> {
-        let Some((head, after)) = rest.split_first_chunk::<2>() else { return Ok(false) };
+        let Some((head, after)) = rest.split_first_chunk::<2>() else {
+            return Ok(false);
+        };
         *rest = after;
         let count = i16::from_be_bytes(*head);
         if count == -1 {
@@ -183,7 +192,8 @@ impl RowDecoder {
             let (field, after) = if length == -1 {
                 (None, after)
             } else {
-                let length = usize::try_from(length).map_err(|_| protocol("a field has no length"))?;
+                let length =
+                    usize::try_from(length).map_err(|_| protocol("a field has no length"))?;
                 let Some((field, after)) = after.split_at_checked(length) else {
                     self.at = At::Field(index);
                     return Ok(false);
@@ -231,12 +241,17 @@ impl RowDecoder {
     }
 
     fn value_error(&self, index: usize, reason: FieldError) -> PostgresError {
-        PostgresError::Value { column: self.schema.field(index).name().clone(), reason }
+        PostgresError::Value {
+            column: self.schema.field(index).name().clone(),
+            reason,
+        }
     }
 }
 
 fn protocol(reason: &str) -> PostgresError {
-    PostgresError::Protocol { reason: reason.to_owned() }
+    PostgresError::Protocol {
+        reason: reason.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -251,10 +266,15 @@ mod tests {
     use super::*;
 
     fn decoder(batch_rows: usize) -> RowDecoder {
-        let wires = [Wire::Int4, Wire::Text(TextWire::Plain), Wire::List(Box::new(Wire::Int4))];
+        let wires = [
+            Wire::Int4,
+            Wire::Text(TextWire::Plain),
+            Wire::List(Box::new(Wire::Int4)),
+        ];
         let fields = wires.iter().zip(["id", "name", "list"]);
-        let fields: Vec<Field> =
-            fields.map(|(wire, name)| Field::new(name, wire.arrow(), true)).collect();
+        let fields: Vec<Field> = fields
+            .map(|(wire, name)| Field::new(name, wire.arrow(), true))
+            .collect();
         RowDecoder::new(Arc::new(Schema::new(fields)), &wires, batch_rows)
     }
 
@@ -270,7 +290,10 @@ mod tests {
             out.extend(word.to_be_bytes());
         }
         for item in items {
-            field(&mut out, item.map(i32::to_be_bytes).as_ref().map(<[u8; 4]>::as_slice));
+            field(
+                &mut out,
+                item.map(i32::to_be_bytes).as_ref().map(<[u8; 4]>::as_slice),
+            );
         }
         out
     }
@@ -280,10 +303,19 @@ mod tests {
         out.extend([0, 0, 0, 0, 0, 0, 0, 3, b'e', b'x', b't']);
         for id in 0..100_i32 {
             out.extend(3_i16.to_be_bytes());
-            field(&mut out, (id % 7 != 0).then_some(id.to_be_bytes()).as_ref().map(<[u8; 4]>::as_slice));
+            field(
+                &mut out,
+                (id % 7 != 0)
+                    .then_some(id.to_be_bytes())
+                    .as_ref()
+                    .map(<[u8; 4]>::as_slice),
+            );
             let name = "ö".repeat(usize::try_from(id % 5).expect("small"));
             field(&mut out, (id % 3 != 0).then_some(name.as_bytes()));
-            field(&mut out, (id % 4 != 0).then(|| list(&[Some(id), None])).as_deref());
+            field(
+                &mut out,
+                (id % 4 != 0).then(|| list(&[Some(id), None])).as_deref(),
+            );
         }
         out.extend((-1_i16).to_be_bytes());
         out
@@ -296,7 +328,10 @@ mod tests {
         }
         decoder.end_of_copy().expect("the trailer");
         let mut batches = Vec::new();
-        while let Some(batch) = decoder.take_ready().or_else(|| decoder.flush().expect("a batch")) {
+        while let Some(batch) = decoder
+            .take_ready()
+            .or_else(|| decoder.flush().expect("a batch"))
+        {
             assert!(batch.num_rows() <= batch_rows);
             batches.push(batch);
         }
@@ -327,7 +362,9 @@ mod tests {
         let bytes = stream();
         for cut in 0..bytes.len() {
             let mut decoder = decoder(10);
-            decoder.push(&bytes[..cut]).expect("what is there is well formed");
+            decoder
+                .push(&bytes[..cut])
+                .expect("what is there is well formed");
             assert!(decoder.end_of_copy().is_err(), "cut at {cut}");
         }
     }

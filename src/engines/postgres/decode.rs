@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
+use arrow::array::builder::NullBufferBuilder;
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, Date32Array, Decimal128Array,
     Float32Array, Float64Array, Int16Array, Int32Array, Int64Array, IntervalMonthDayNanoArray,
     ListArray, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray, UInt32Array,
 };
-use arrow::array::builder::NullBufferBuilder;
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::IntervalMonthDayNano;
 
@@ -36,14 +36,32 @@ enum Values {
     Oid(Vec<u32>),
     Float4(Vec<f32>),
     Float8(Vec<f64>),
-    Decimal { values: Vec<i128>, precision: u8, scale: i8 },
-    Text { how: TextWire, ends: Vec<i32>, bytes: Vec<u8> },
-    Bytea { ends: Vec<i32>, bytes: Vec<u8> },
+    Decimal {
+        values: Vec<i128>,
+        precision: u8,
+        scale: i8,
+    },
+    Text {
+        how: TextWire,
+        ends: Vec<i32>,
+        bytes: Vec<u8>,
+    },
+    Bytea {
+        ends: Vec<i32>,
+        bytes: Vec<u8>,
+    },
     Date(Vec<i32>),
     Time(Vec<i64>),
-    Timestamp { values: Vec<i64>, utc: bool },
+    Timestamp {
+        values: Vec<i64>,
+        utc: bool,
+    },
     Interval(Vec<IntervalMonthDayNano>),
-    List { item: Wire, ends: Vec<i32>, items: Box<ColumnBuilder> },
+    List {
+        item: Wire,
+        ends: Vec<i32>,
+        items: Box<ColumnBuilder>,
+    },
 }
 
 /// What a field was.
@@ -140,13 +158,20 @@ impl Values {
                 ends: ends(rows),
                 bytes: Vec::with_capacity(rows * FIELD_BYTES),
             },
-            Wire::Bytea => {
-                Self::Bytea { ends: ends(rows), bytes: Vec::with_capacity(rows * FIELD_BYTES) }
-            }
+            Wire::Bytea => Self::Bytea {
+                ends: ends(rows),
+                bytes: Vec::with_capacity(rows * FIELD_BYTES),
+            },
             Wire::Date => Self::Date(Vec::with_capacity(rows)),
             Wire::Time => Self::Time(Vec::with_capacity(rows)),
-            Wire::Timestamp => Self::Timestamp { values: Vec::with_capacity(rows), utc: false },
-            Wire::TimestampTz => Self::Timestamp { values: Vec::with_capacity(rows), utc: true },
+            Wire::Timestamp => Self::Timestamp {
+                values: Vec::with_capacity(rows),
+                utc: false,
+            },
+            Wire::TimestampTz => Self::Timestamp {
+                values: Vec::with_capacity(rows),
+                utc: true,
+            },
             Wire::Interval => Self::Interval(Vec::with_capacity(rows)),
             Wire::List(item) => Self::List {
                 item: (**item).clone(),
@@ -170,7 +195,12 @@ impl Values {
                 Some(value) => values.push(value),
                 None => return Ok(Field::Unrepresentable),
             },
-            Self::Text { how: TextWire::Plain, ends, bytes } | Self::Bytea { ends, bytes } => {
+            Self::Text {
+                how: TextWire::Plain,
+                ends,
+                bytes,
+            }
+            | Self::Bytea { ends, bytes } => {
                 bytes.extend_from_slice(field);
                 ends.push(end_of(bytes.len())?);
             }
@@ -221,7 +251,11 @@ impl Values {
             Self::Oid(values) => Arc::new(UInt32Array::new(taken(values), nulls)),
             Self::Float4(values) => Arc::new(Float32Array::new(taken(values), nulls)),
             Self::Float8(values) => Arc::new(Float64Array::new(taken(values), nulls)),
-            Self::Decimal { values, precision, scale } => Arc::new(
+            Self::Decimal {
+                values,
+                precision,
+                scale,
+            } => Arc::new(
                 Decimal128Array::new(taken(values), nulls)
                     .with_precision_and_scale(*precision, *scale)
                     .expect("`types` makes only decimals of 1 to 38 digits"),
@@ -230,9 +264,11 @@ impl Values {
                 StringArray::try_new(taken_ends(ends), taken_bytes(bytes), nulls)
                     .map_err(|_| "text that is not UTF-8")?,
             ),
-            Self::Bytea { ends, bytes } => {
-                Arc::new(BinaryArray::new(taken_ends(ends), taken_bytes(bytes), nulls))
-            }
+            Self::Bytea { ends, bytes } => Arc::new(BinaryArray::new(
+                taken_ends(ends),
+                taken_bytes(bytes),
+                nulls,
+            )),
             Self::Date(values) => Arc::new(Date32Array::new(taken(values), nulls)),
             Self::Time(values) => Arc::new(Time64MicrosecondArray::new(taken(values), nulls)),
             Self::Timestamp { values, utc } => {
@@ -244,7 +280,12 @@ impl Values {
             }
             Self::List { item, ends, items } => {
                 let field = Arc::new(Wire::item_field(item));
-                Arc::new(ListArray::new(field, taken_ends(ends), items.finish()?, nulls))
+                Arc::new(ListArray::new(
+                    field,
+                    taken_ends(ends),
+                    items.finish()?,
+                    nulls,
+                ))
             }
         })
     }
@@ -348,7 +389,11 @@ fn list(field: &[u8], items: &mut ColumnBuilder) -> Result<(), FieldError> {
         items.append(Some(item))?;
         rest = after;
     }
-    if rest.is_empty() { Ok(()) } else { Err("an array with bytes behind its end") }
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err("an array with bytes behind its end")
+    }
 }
 
 fn take_i32(rest: &mut &[u8]) -> Option<i32> {

@@ -86,7 +86,9 @@ pub(super) fn parse(text: &str) -> Result<Dsn, PostgresError> {
 }
 
 fn dsn_error(reason: impl Into<String>) -> PostgresError {
-    PostgresError::Dsn { reason: reason.into() }
+    PostgresError::Dsn {
+        reason: reason.into(),
+    }
 }
 
 #[derive(Default)]
@@ -96,16 +98,45 @@ struct Parts {
 
 /// The parameters that are understood; every other one is refused.
 const KNOWN: [&str; 11] = [
-    "host", "port", "user", "password", "dbname", "sslmode", "sslrootcert", "channel_binding",
-    "application_name", "connect_timeout", "target_session_attrs",
+    "host",
+    "port",
+    "user",
+    "password",
+    "dbname",
+    "sslmode",
+    "sslrootcert",
+    "channel_binding",
+    "application_name",
+    "connect_timeout",
+    "target_session_attrs",
 ];
 
 /// Parameters of libpq that are refused.
 const REFUSED: [&str; 24] = [
-    "service", "servicefile", "passfile", "options", "hostaddr", "sslkey", "sslcert", "sslpassword",
-    "sslcrl", "sslcrldir", "sslcertmode", "sslsni", "sslcompression", "sslnegotiation", "requiressl",
-    "requirepeer", "require_auth", "replication", "krbsrvname", "gsslib", "gssencmode",
-    "load_balance_hosts", "client_encoding", "fallback_application_name",
+    "service",
+    "servicefile",
+    "passfile",
+    "options",
+    "hostaddr",
+    "sslkey",
+    "sslcert",
+    "sslpassword",
+    "sslcrl",
+    "sslcrldir",
+    "sslcertmode",
+    "sslsni",
+    "sslcompression",
+    "sslnegotiation",
+    "requiressl",
+    "requirepeer",
+    "require_auth",
+    "replication",
+    "krbsrvname",
+    "gsslib",
+    "gssencmode",
+    "load_balance_hosts",
+    "client_encoding",
+    "fallback_application_name",
 ];
 
 impl Parts {
@@ -129,7 +160,9 @@ impl Parts {
     }
 
     fn finish(mut self) -> Result<Dsn, PostgresError> {
-        let host = self.take("host").ok_or_else(|| dsn_error("it names no host"))?;
+        let host = self
+            .take("host")
+            .ok_or_else(|| dsn_error("it names no host"))?;
         let port = match self.take("port") {
             None => 5432,
             Some(port) => match port.parse() {
@@ -137,7 +170,9 @@ impl Parts {
                 _ => return Err(dsn_error("`port` must be one number from 1 to 65535")),
             },
         };
-        let user = self.take("user").ok_or_else(|| dsn_error("it names no user"))?;
+        let user = self
+            .take("user")
+            .ok_or_else(|| dsn_error("it names no user"))?;
         match self.take("target_session_attrs").as_deref() {
             None | Some("any") => {}
             Some(_) => return Err(dsn_error("`target_session_attrs` can only be `any`")),
@@ -159,17 +194,23 @@ impl Parts {
         let system_roots = match self.take("sslrootcert").as_deref() {
             None => false,
             Some("system") => true,
-            Some(_) => return Err(dsn_error("`sslrootcert` can only be `system`: no file is read")),
+            Some(_) => {
+                return Err(dsn_error(
+                    "`sslrootcert` can only be `system`: no file is read",
+                ));
+            }
         };
         match (self.take("sslmode").as_deref(), system_roots) {
             (Some("verify-full"), _) | (None, true) => Ok(Tls::VerifyFull),
-            (Some(_), true) => Err(dsn_error("`sslrootcert=system` needs `sslmode=verify-full`")),
+            (Some(_), true) => Err(dsn_error(
+                "`sslrootcert=system` needs `sslmode=verify-full`",
+            )),
             (Some("disable"), false) => Ok(Tls::Disable),
             (None | Some("prefer"), false) => Ok(Tls::Prefer),
             (Some("require"), false) => Ok(Tls::Require),
-            (Some(_), false) => {
-                Err(dsn_error("`sslmode` must be `disable`, `prefer`, `require` or `verify-full`"))
-            }
+            (Some(_), false) => Err(dsn_error(
+                "`sslmode` must be `disable`, `prefer`, `require` or `verify-full`",
+            )),
         }
     }
 
@@ -178,14 +219,16 @@ impl Parts {
             None | Some("prefer") => Ok(ChannelBinding::Prefer),
             Some("disable") => Ok(ChannelBinding::Disable),
             Some("require") => Ok(ChannelBinding::Require),
-            Some(_) => {
-                Err(dsn_error("`channel_binding` must be `disable`, `prefer` or `require`"))
-            }
+            Some(_) => Err(dsn_error(
+                "`channel_binding` must be `disable`, `prefer` or `require`",
+            )),
         }
     }
 
     fn connect_timeout(&mut self) -> Result<Option<Duration>, PostgresError> {
-        let Some(text) = self.take("connect_timeout") else { return Ok(None) };
+        let Some(text) = self.take("connect_timeout") else {
+            return Ok(None);
+        };
         match text.parse::<u32>() {
             Ok(0) => Ok(None),
             Ok(seconds) => Ok(Some(Duration::from_secs(seconds.into()))),
@@ -196,7 +239,9 @@ impl Parts {
 
 fn read_url(text: &str, parts: &mut Parts) -> Result<(), PostgresError> {
     let url = Url::parse(text).map_err(|_| {
-        dsn_error("it is not a URL (`@ : / ? #` in a user or password are written `%40 %3A %2F %3F %23`)")
+        dsn_error(
+            "it is not a URL (`@ : / ? #` in a user or password are written `%40 %3A %2F %3F %23`)",
+        )
     })?;
     if url.fragment().is_some() {
         return Err(dsn_error("a `#` in it must be written `%23`"));
@@ -220,8 +265,15 @@ fn read_url(text: &str, parts: &mut Parts) -> Result<(), PostgresError> {
     if !path.is_empty() {
         parts.set("dbname", percent_decoded(path)?)?;
     }
-    for pair in url.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').ok_or_else(|| dsn_error("a parameter has no `=`"))?;
+    for pair in url
+        .query()
+        .into_iter()
+        .flat_map(|query| query.split('&'))
+        .filter(|pair| !pair.is_empty())
+    {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| dsn_error("a parameter has no `=`"))?;
         parts.set(&percent_decoded(key)?, percent_decoded(value)?)?;
     }
     Ok(())
@@ -237,7 +289,11 @@ fn percent_decoded(text: &str) -> Result<String, PostgresError> {
             bytes.push(byte);
             continue;
         }
-        let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16)).ok_or_else(bad);
+        let mut digit = || {
+            rest.next()
+                .and_then(|b| char::from(b).to_digit(16))
+                .ok_or_else(bad)
+        };
         let value = digit()? * 16 + digit()?;
         match u8::try_from(value) {
             Ok(0) | Err(_) => return Err(bad()),
@@ -275,7 +331,11 @@ fn read_value(text: &str) -> Result<(String, &str), PostgresError> {
             c => value.push(c),
         }
     }
-    if quoted { Err(dsn_error("a quote is not closed")) } else { Ok((value, "")) }
+    if quoted {
+        Err(dsn_error("a quote is not closed"))
+    } else {
+        Ok((value, ""))
+    }
 }
 
 #[cfg(test)]
@@ -291,9 +351,21 @@ mod tests {
             r"user=reader password=p@ss\ \'w dbname='sales' host=db.example.com port=6543 sslmode='verify-full'",
         ] {
             let dsn = parse(text).expect(text);
-            assert_eq!((dsn.host.as_str(), dsn.port), ("db.example.com", 6543), "{text}");
-            assert_eq!((dsn.user.as_str(), dsn.database.as_str()), ("reader", "sales"), "{text}");
-            assert_eq!(dsn.password.as_ref().map(Password::expose), Some("p@ss 'w"), "{text}");
+            assert_eq!(
+                (dsn.host.as_str(), dsn.port),
+                ("db.example.com", 6543),
+                "{text}"
+            );
+            assert_eq!(
+                (dsn.user.as_str(), dsn.database.as_str()),
+                ("reader", "sales"),
+                "{text}"
+            );
+            assert_eq!(
+                dsn.password.as_ref().map(Password::expose),
+                Some("p@ss 'w"),
+                "{text}"
+            );
             assert_eq!(dsn.tls, Tls::VerifyFull, "{text}");
         }
     }
@@ -312,13 +384,27 @@ mod tests {
     #[test]
     fn what_reaches_past_the_host_is_refused_by_name() {
         for (parameter, value) in [
-            ("service", "s"), ("servicefile", "/f"), ("passfile", "/f"), ("options", "-c a=b"),
-            ("sslkey", "/f"), ("sslcert", "/f"), ("sslpassword", "x"), ("sslcrl", "/f"),
-            ("hostaddr", "127.0.0.1"), ("krbsrvname", "x"), ("gssencmode", "prefer"),
-            ("requiressl", "1"), ("replication", "database"), ("fallback_application_name", "x"),
+            ("service", "s"),
+            ("servicefile", "/f"),
+            ("passfile", "/f"),
+            ("options", "-c a=b"),
+            ("sslkey", "/f"),
+            ("sslcert", "/f"),
+            ("sslpassword", "x"),
+            ("sslcrl", "/f"),
+            ("hostaddr", "127.0.0.1"),
+            ("krbsrvname", "x"),
+            ("gssencmode", "prefer"),
+            ("requiressl", "1"),
+            ("replication", "database"),
+            ("fallback_application_name", "x"),
         ] {
-            let url = format!("postgres://u:hunter2@db.example.com/d?{parameter}={}", value.replace(' ', "%20"));
-            let pairs = format!("host=db.example.com user=u password=hunter2 {parameter}='{value}'");
+            let url = format!(
+                "postgres://u:hunter2@db.example.com/d?{parameter}={}",
+                value.replace(' ', "%20")
+            );
+            let pairs =
+                format!("host=db.example.com user=u password=hunter2 {parameter}='{value}'");
             for text in [url, pairs] {
                 let error = parse(&text).expect_err(&text).to_string();
                 assert!(error.contains(&format!("`{parameter}`")), "{error}");
@@ -330,17 +416,37 @@ mod tests {
     #[test]
     fn a_connection_string_that_cannot_be_meant_is_refused_without_its_values() {
         for text in [
-            "", "hunter2", "mysql://u:hunter2@h/d", "postgres://", "postgres://u:hunter2@/d", "postgres://h/d",
-            "postgres://u:hunter2@h:0/d", "postgres://u:hunter2@h:99999/d", "postgres://u:hunter2@h/d/e",
-            "postgres://u:hunter2@h/d#f", "postgres://u:hunter2%zz@h/d", "postgres://u:hunter2%00@h/d",
-            "postgres://u:hunter2@h/d?sslmode=allow", "postgres://u:hunter2@h/d?sslmode=verify-ca",
-            "postgres://u:hunter2@h/d?sslmode=hunter2", "postgres://u:hunter2@h/d?sslrootcert=/etc/passwd",
-            "postgres://u:hunter2@h/d?sslrootcert=system&sslmode=require", "postgres://u:hunter2@h/d?host=evil",
-            "postgres://u:hunter2@h/d?user=v", "postgres://u:hunter2@h/d?sslmode", "host=h user=u password='hunter2",
-            "host=h user=u password=hunter2 host=evil", "host=h password=hunter2", "user=u password=hunter2",
-            "host=h user=u port=hunter2", "host=h user=u connect_timeout=hunter2", "host=h user=u\0password=hunter2",
-            "host=h user=u password=hunter2 target_session_attrs=read-write", "hunter2=hunter2 host=h",
-            "password=my hunter2 host=h user=u", "password=my hunter2=x host=h user=u",
+            "",
+            "hunter2",
+            "mysql://u:hunter2@h/d",
+            "postgres://",
+            "postgres://u:hunter2@/d",
+            "postgres://h/d",
+            "postgres://u:hunter2@h:0/d",
+            "postgres://u:hunter2@h:99999/d",
+            "postgres://u:hunter2@h/d/e",
+            "postgres://u:hunter2@h/d#f",
+            "postgres://u:hunter2%zz@h/d",
+            "postgres://u:hunter2%00@h/d",
+            "postgres://u:hunter2@h/d?sslmode=allow",
+            "postgres://u:hunter2@h/d?sslmode=verify-ca",
+            "postgres://u:hunter2@h/d?sslmode=hunter2",
+            "postgres://u:hunter2@h/d?sslrootcert=/etc/passwd",
+            "postgres://u:hunter2@h/d?sslrootcert=system&sslmode=require",
+            "postgres://u:hunter2@h/d?host=evil",
+            "postgres://u:hunter2@h/d?user=v",
+            "postgres://u:hunter2@h/d?sslmode",
+            "host=h user=u password='hunter2",
+            "host=h user=u password=hunter2 host=evil",
+            "host=h password=hunter2",
+            "user=u password=hunter2",
+            "host=h user=u port=hunter2",
+            "host=h user=u connect_timeout=hunter2",
+            "host=h user=u\0password=hunter2",
+            "host=h user=u password=hunter2 target_session_attrs=read-write",
+            "hunter2=hunter2 host=h",
+            "password=my hunter2 host=h user=u",
+            "password=my hunter2=x host=h user=u",
         ] {
             let error = parse(text).expect_err(text);
             let shown = format!("{error} {error:?}");

@@ -223,7 +223,9 @@ impl From<EgressError> for PostgresError {
     fn from(error: EgressError) -> Self {
         match error {
             EgressError::Refused { endpoint } => Self::Unreachable { endpoint },
-            EgressError::Malformed { reason } => Self::Dsn { reason: reason.to_owned() },
+            EgressError::Malformed { reason } => Self::Dsn {
+                reason: reason.to_owned(),
+            },
         }
     }
 }
@@ -243,9 +245,10 @@ pub(super) fn connecting(
         &SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             PostgresError::Authentication { endpoint }
         }
-        &SqlState::INVALID_CATALOG_NAME => {
-            PostgresError::NoDatabase { database: database.to_owned(), endpoint }
-        }
+        &SqlState::INVALID_CATALOG_NAME => PostgresError::NoDatabase {
+            database: database.to_owned(),
+            endpoint,
+        },
         &SqlState::TOO_MANY_CONNECTIONS | &SqlState::CANNOT_CONNECT_NOW => {
             PostgresError::Busy { endpoint, message }
         }
@@ -257,7 +260,8 @@ pub(super) fn connecting(
 fn connecting_without_answer(error: &tokio_postgres::Error, endpoint: String) -> PostgresError {
     let text = error.to_string();
     if text.starts_with("error performing TLS handshake") {
-        let reason = std::error::Error::source(error).map_or_else(|| text.clone(), ToString::to_string);
+        let reason =
+            std::error::Error::source(error).map_or_else(|| text.clone(), ToString::to_string);
         return PostgresError::Tls { endpoint, reason };
     }
     if text.starts_with("authentication error") || text.starts_with("invalid configuration") {
@@ -269,11 +273,15 @@ fn connecting_without_answer(error: &tokio_postgres::Error, endpoint: String) ->
 /// What the driver reports on a connection in use, after `rows` rows.
 pub(super) fn working(error: &tokio_postgres::Error, endpoint: &str, rows: u64) -> PostgresError {
     match error.as_db_error() {
-        Some(reported) if is_shutdown(reported) => {
-            PostgresError::ConnectionLost { endpoint: endpoint.to_owned(), rows }
-        }
+        Some(reported) if is_shutdown(reported) => PostgresError::ConnectionLost {
+            endpoint: endpoint.to_owned(),
+            rows,
+        },
         Some(reported) => from_server(reported, endpoint),
-        None => PostgresError::ConnectionLost { endpoint: endpoint.to_owned(), rows },
+        None => PostgresError::ConnectionLost {
+            endpoint: endpoint.to_owned(),
+            rows,
+        },
     }
 }
 
@@ -294,24 +302,40 @@ fn from_server(reported: &DbError, endpoint: &str) -> PostgresError {
     match reported.code() {
         &SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME => {
             let table = message.split('"').nth(1).unwrap_or(&message).to_owned();
-            PostgresError::NoTable { table, near: Vec::new() }
+            PostgresError::NoTable {
+                table,
+                near: Vec::new(),
+            }
         }
         &SqlState::UNDEFINED_COLUMN => PostgresError::NoColumn { message },
         &SqlState::SYNTAX_ERROR => PostgresError::Syntax { message, position },
-        &SqlState::READ_ONLY_SQL_TRANSACTION => PostgresError::ReadOnly { message },
+        &SqlState::READ_ONLY_SQL_TRANSACTION | &SqlState::ACTIVE_SQL_TRANSACTION => {
+            PostgresError::ReadOnly { message }
+        }
         &SqlState::INSUFFICIENT_PRIVILEGE => PostgresError::Denied { message },
         &SqlState::QUERY_CANCELED if message.contains("statement timeout") => {
-            PostgresError::StatementTimeout { endpoint: endpoint.to_owned() }
+            PostgresError::StatementTimeout {
+                endpoint: endpoint.to_owned(),
+            }
         }
         code if code.code().starts_with("42") => PostgresError::Syntax { message, position },
-        code => PostgresError::Server { code: code.code().to_owned(), message },
+        code => PostgresError::Server {
+            code: code.code().to_owned(),
+            message,
+        },
     }
 }
 
 fn near_text(near: &[String]) -> String {
-    if near.is_empty() { String::new() } else { format!("; near: {}", near.join(", ")) }
+    if near.is_empty() {
+        String::new()
+    } else {
+        format!("; near: {}", near.join(", "))
+    }
 }
 
 fn position_text(position: Option<u32>) -> String {
-    position.map_or_else(String::new, |position| format!(" (at character {position})"))
+    position.map_or_else(String::new, |position| {
+        format!(" (at character {position})")
+    })
 }

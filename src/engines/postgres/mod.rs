@@ -103,7 +103,10 @@ impl Relation {
     /// # Errors
     /// [`PostgresError::BadName`].
     pub fn table(text: &str) -> Result<Self, PostgresError> {
-        let bad = |reason| PostgresError::BadName { text: text.to_owned(), reason };
+        let bad = |reason| PostgresError::BadName {
+            text: text.to_owned(),
+            reason,
+        };
         let mut names = Vec::new();
         let mut rest = text.trim();
         loop {
@@ -117,7 +120,9 @@ impl Relation {
         }
         match (names.pop(), names.pop(), names.pop()) {
             (Some(name), schema, None) => Ok(Self::Table { schema, name }),
-            _ => Err(bad("it has more than a schema and a name; quote names with a dot")),
+            _ => Err(bad(
+                "it has more than a schema and a name; quote names with a dot",
+            )),
         }
     }
 }
@@ -149,7 +154,11 @@ fn first_name(text: &str) -> Result<(String, &str), &'static str> {
             }
         }
     };
-    if name.is_empty() { Err("a name is empty") } else { Ok((name, rest)) }
+    if name.is_empty() {
+        Err("a name is empty")
+    } else {
+        Ok((name, rest))
+    }
 }
 
 impl PostgresSource {
@@ -165,7 +174,12 @@ impl PostgresSource {
     pub fn parse(dsn: &str, egress: &EgressPolicy) -> Result<Self, PostgresError> {
         let dsn = dsn::parse(dsn)?;
         let endpoint = egress.endpoint(&dsn.host, dsn.port)?;
-        Ok(Self { dsn, endpoint, egress: egress.clone(), extra_roots: Vec::new() })
+        Ok(Self {
+            dsn,
+            endpoint,
+            egress: egress.clone(),
+            extra_roots: Vec::new(),
+        })
     }
 
     /// Trusts the certificates of a PEM text beside the system's, for `sslmode=verify-full`.
@@ -184,7 +198,10 @@ impl PostgresSource {
         let database = url_part(&self.dsn.database);
         let source = format!("postgres://{}/{database}", self.endpoint);
         match relation {
-            Relation::Table { schema: Some(schema), name } => {
+            Relation::Table {
+                schema: Some(schema),
+                name,
+            } => {
                 format!("{source}/{}.{}", url_part(schema), url_part(name))
             }
             Relation::Table { schema: None, name } => format!("{source}/{}", url_part(name)),
@@ -226,7 +243,10 @@ impl PostgresSource {
     /// # Errors
     /// As [`Self::read`].
     pub async fn copy_discarded(&self, what: &Relation) -> Result<(u64, Duration), PostgresError> {
-        let options = ReadOptions { partitions: Some(1), ..ReadOptions::default() };
+        let options = ReadOptions {
+            partitions: Some(1),
+            ..ReadOptions::default()
+        };
         let mut session = Session::open(&self.target(&options).await?).await?;
         session.begin(None, None).await?;
         let plan = plan::plan(&mut session, what, &options).await?;
@@ -253,7 +273,10 @@ impl PostgresSource {
     }
 
     fn tls_error(&self, reason: String) -> PostgresError {
-        PostgresError::Tls { endpoint: self.endpoint.to_string(), reason }
+        PostgresError::Tls {
+            endpoint: self.endpoint.to_string(),
+            reason,
+        }
     }
 }
 
@@ -266,14 +289,20 @@ async fn join(
     options: &ReadOptions,
 ) -> Result<(), PostgresError> {
     let rows = sessions[0].rows("SELECT pg_export_snapshot()").await?;
-    let snapshot = rows.first().and_then(|row| row.get(0)).unwrap_or_default().to_owned();
+    let snapshot = rows
+        .first()
+        .and_then(|row| row.get(0))
+        .unwrap_or_default()
+        .to_owned();
     while sessions.len() < connections {
         let mut session = match Session::open(target).await {
             Ok(session) => session,
             Err(PostgresError::Busy { .. }) => break,
             Err(error) => return Err(error),
         };
-        session.begin(Some(&snapshot), options.statement_timeout).await?;
+        session
+            .begin(Some(&snapshot), options.statement_timeout)
+            .await?;
         sessions.push(session);
     }
     Ok(())

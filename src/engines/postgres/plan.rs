@@ -57,7 +57,10 @@ pub(super) async fn plan(
     what: &Relation,
     options: &ReadOptions,
 ) -> Result<Plan, PostgresError> {
-    if options.partitions.is_some_and(|count| !(1..=CONNECTIONS_MAX).contains(&count)) {
+    if options
+        .partitions
+        .is_some_and(|count| !(1..=CONNECTIONS_MAX).contains(&count))
+    {
         return Err(PostgresError::unsupported(format!(
             "`partitions` must be from 1 to {CONNECTIONS_MAX}"
         )));
@@ -76,7 +79,10 @@ pub(super) async fn plan(
         Relation::Query(sql) => describe_query(session, sql).await?,
     };
     if options.interval_as_text {
-        columns.iter_mut().filter(|column| holds_interval(&column.wire)).for_each(carry_as_text);
+        columns
+            .iter_mut()
+            .filter(|column| holds_interval(&column.wire))
+            .for_each(carry_as_text);
     }
     let filter = since_filter(options.since.as_ref(), &columns)?;
     if matches!(what, Relation::Table { .. }) {
@@ -90,8 +96,10 @@ pub(super) async fn plan(
         Some(since) => highest(session, &from, &columns, since, filter.as_deref()).await?,
     };
     let (copies, connections) = copies(&from, &columns, filter.as_deref(), options);
-    let fields: Vec<Field> =
-        columns.iter().map(|column| Field::new(&column.name, column.wire.arrow(), true)).collect();
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|column| Field::new(&column.name, column.wire.arrow(), true))
+        .collect();
     Ok(Plan {
         schema: Arc::new(Schema::new(fields)),
         wires: columns.into_iter().map(|column| column.wire).collect(),
@@ -108,7 +116,9 @@ async fn find_table(
     schema: Option<&str>,
     name: &str,
 ) -> Result<From, PostgresError> {
-    let mut spelled = schema.map(|schema| quoted_name(schema) + ".").unwrap_or_default();
+    let mut spelled = schema
+        .map(|schema| quoted_name(schema) + ".")
+        .unwrap_or_default();
     spelled.push_str(&quoted_name(name));
     // The tree is the table with its partitions: ranges of pages hold for each of them.
     let sql = format!(
@@ -125,20 +135,35 @@ async fn find_table(
     let rows = session.rows(&sql).await?;
     let Some(row) = rows.first() else {
         let near = near_tables(session, schema, name).await?;
-        return Err(PostgresError::NoTable { table: spelled, near });
+        return Err(PostgresError::NoTable {
+            table: spelled,
+            near,
+        });
     };
     let kind = row.get(1).unwrap_or_default();
     if !matches!(kind, "r" | "p" | "v" | "m" | "f") {
-        return Err(PostgresError::unsupported(format!("{spelled} is no table and no view")));
+        return Err(PostgresError::unsupported(format!(
+            "{spelled} is no table and no view"
+        )));
     }
-    let number = |index| row.get(index).and_then(|text: &str| text.parse::<u64>().ok());
+    let number = |index| {
+        row.get(index)
+            .and_then(|text: &str| text.parse::<u64>().ok())
+    };
     let heap = match (row.get(4), number(2), number(3)) {
         (Some("t"), Some(bytes), Some(page)) if page > 0 => Some((bytes, page)),
         _ => None,
     };
     let schema = row.get(0).unwrap_or_default().to_owned();
     let sql = format!("{}.{}", quoted_name(&schema), quoted_name(name));
-    Ok(From { sql, relation: Relation::Table { schema: Some(schema), name: name.to_owned() }, heap })
+    Ok(From {
+        sql,
+        relation: Relation::Table {
+            schema: Some(schema),
+            name: name.to_owned(),
+        },
+        heap,
+    })
 }
 
 async fn near_tables(
@@ -160,7 +185,10 @@ async fn near_tables(
         .filter_map(|row| Some((row.get(0)?, row.get(1)?)))
         .map(|(schema, table)| {
             let score = strsim::jaro_winkler(&wanted, &format!("{schema}.{table}").to_lowercase());
-            (score, format!("{}.{}", quoted_name(schema), quoted_name(table)))
+            (
+                score,
+                format!("{}.{}", quoted_name(schema), quoted_name(table)),
+            )
         })
         .filter(|(score, _)| *score > 0.8)
         .collect();
@@ -175,7 +203,9 @@ async fn describe_query(
     sql: &str,
 ) -> Result<(From, Vec<Column>), PostgresError> {
     if sql.contains('\0') {
-        return Err(PostgresError::unsupported("a query can hold no NUL character"));
+        return Err(PostgresError::unsupported(
+            "a query can hold no NUL character",
+        ));
     }
     let sql = sql.trim_end_matches(|c: char| c == ';' || c.is_whitespace());
     let mut columns = describe(session, sql).await?;
@@ -196,18 +226,29 @@ async fn describe_query(
             other => other,
         });
     }
-    Ok((From { sql: from, relation: Relation::Query(sql.to_owned()), heap: None }, columns))
+    Ok((
+        From {
+            sql: from,
+            relation: Relation::Query(sql.to_owned()),
+            heap: None,
+        },
+        columns,
+    ))
 }
 
 fn only_reading() -> PostgresError {
     let message = "the query must be one SELECT, VALUES, TABLE or WITH that returns columns";
-    PostgresError::ReadOnly { message: message.to_owned() }
+    PostgresError::ReadOnly {
+        message: message.to_owned(),
+    }
 }
 
 async fn describe(session: &mut Session, sql: &str) -> Result<Vec<Column>, PostgresError> {
     let statement = session.prepare(sql).await?;
     if !statement.params().is_empty() {
-        return Err(PostgresError::unsupported("a query can have no parameters (`$1`)"));
+        return Err(PostgresError::unsupported(
+            "a query can have no parameters (`$1`)",
+        ));
     }
     let mut seen = BTreeSet::new();
     let mut columns = Vec::with_capacity(statement.columns().len());
@@ -247,8 +288,9 @@ async fn probe_dimensions(
     filter: Option<&str>,
     columns: &mut [Column],
 ) -> Result<(), PostgresError> {
-    let lists: Vec<usize> =
-        (0..columns.len()).filter(|&index| matches!(columns[index].wire, Wire::List(_))).collect();
+    let lists: Vec<usize> = (0..columns.len())
+        .filter(|&index| matches!(columns[index].wire, Wire::List(_)))
+        .collect();
     if lists.is_empty() {
         return Ok(());
     }
@@ -256,9 +298,16 @@ async fn probe_dimensions(
         .iter()
         .map(|&index| format!("bool_or(array_ndims({}) > 1)", columns[index].source))
         .collect();
-    let sql = format!("SELECT {} FROM {}{}", asked.join(", "), from.sql, clause(filter));
+    let sql = format!(
+        "SELECT {} FROM {}{}",
+        asked.join(", "),
+        from.sql,
+        clause(filter)
+    );
     let rows = session.rows(&sql).await?;
-    let Some(row) = rows.first() else { return Ok(()) };
+    let Some(row) = rows.first() else {
+        return Ok(());
+    };
     for (position, &index) in lists.iter().enumerate() {
         if row.get(position) == Some("t") {
             carry_as_text(&mut columns[index]);
@@ -268,9 +317,12 @@ async fn probe_dimensions(
 }
 
 fn find<'a>(columns: &'a [Column], name: &str) -> Result<&'a Column, PostgresError> {
-    columns.iter().find(|column| column.name == name).ok_or_else(|| PostgresError::NoColumn {
-        message: format!("column `{name}` does not exist, so it cannot be the watermark"),
-    })
+    columns
+        .iter()
+        .find(|column| column.name == name)
+        .ok_or_else(|| PostgresError::NoColumn {
+            message: format!("column `{name}` does not exist, so it cannot be the watermark"),
+        })
 }
 
 fn since_filter(
@@ -279,12 +331,20 @@ fn since_filter(
 ) -> Result<Option<String>, PostgresError> {
     let Some(since) = since else { return Ok(None) };
     let column = find(columns, &since.column)?;
-    let Some(value) = &since.value else { return Ok(None) };
+    let Some(value) = &since.value else {
+        return Ok(None);
+    };
     if value.contains('\0') {
-        return Err(PostgresError::unsupported("a watermark can hold no NUL character"));
+        return Err(PostgresError::unsupported(
+            "a watermark can hold no NUL character",
+        ));
     }
     let operator = if since.inclusive { ">=" } else { ">" };
-    Ok(Some(format!("{} {operator} {}", column.source, quoted_literal(value))))
+    Ok(Some(format!(
+        "{} {operator} {}",
+        column.source,
+        quoted_literal(value)
+    )))
 }
 
 /// The highest watermark of the snapshot, or the one before when there is no newer row. Infinite
@@ -314,7 +374,9 @@ async fn highest(
 }
 
 fn clause(filter: Option<&str>) -> String {
-    filter.map(|filter| format!(" WHERE {filter}")).unwrap_or_default()
+    filter
+        .map(|filter| format!(" WHERE {filter}"))
+        .unwrap_or_default()
 }
 
 /// The statements, and over how many connections they are spread.
@@ -333,13 +395,18 @@ fn copies(
         .collect();
     let select = format!("SELECT {} FROM {}", selected.join(", "), from.sql);
     let copy = |filter: Option<&str>| {
-        format!("COPY ({select}{}) TO STDOUT (FORMAT binary)", clause(filter))
+        format!(
+            "COPY ({select}{}) TO STDOUT (FORMAT binary)",
+            clause(filter)
+        )
     };
     let Some((pages, page_bytes)) = from.heap.map(|(bytes, page)| (bytes / page, page)) else {
         return (vec![copy(filter)], 1);
     };
     let connections = connections(pages * page_bytes, filter.is_some(), options);
-    let share = (SHARE_BYTES / page_bytes).min(pages / connections as u64).max(1);
+    let share = (SHARE_BYTES / page_bytes)
+        .min(pages / connections as u64)
+        .max(1);
     let shares = pages / share;
     if connections == 1 || shares < 2 {
         return (vec![copy(filter)], 1);

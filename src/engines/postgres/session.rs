@@ -73,7 +73,9 @@ impl Session {
             }
             Err(failure)
         };
-        tokio::time::timeout(target.connect_timeout, attempt).await.unwrap_or(Err(unreachable.clone()))
+        tokio::time::timeout(target.connect_timeout, attempt)
+            .await
+            .unwrap_or(Err(unreachable.clone()))
     }
 
     async fn open_at(target: &Target<'_>, address: SocketAddr) -> Result<Self, PostgresError> {
@@ -98,9 +100,13 @@ impl Session {
         }
         let endpoint = target.endpoint.to_string();
         match config.connect(target.tls.clone()).await {
-            Ok((client, link)) => {
-                Ok(Self { client, link, broken: None, endpoint, tls: target.tls.clone() })
-            }
+            Ok((client, link)) => Ok(Self {
+                client,
+                link,
+                broken: None,
+                endpoint,
+                tls: target.tls.clone(),
+            }),
             Err(error) => Err(error::connecting(&error, &endpoint, &dsn.database)),
         }
     }
@@ -125,11 +131,15 @@ impl Session {
              SET LOCAL idle_in_transaction_session_timeout = 0;",
         );
         if let Some(timeout) = statement_timeout {
-            let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).max(1);
+            let millis = i32::try_from(timeout.as_millis())
+                .unwrap_or(i32::MAX)
+                .max(1);
             sql.push_str(&format!("SET LOCAL statement_timeout = {millis};"));
         }
         let work = self.client.batch_execute(&sql);
-        drive(&mut self.link, &mut self.broken, work).await.map_err(|failure| failure.into_error(&self.endpoint, 0))
+        drive(&mut self.link, &mut self.broken, work)
+            .await
+            .map_err(|failure| failure.into_error(&self.endpoint, 0))
     }
 
     /// The rows of a query of ours, as text.
@@ -204,7 +214,9 @@ impl Session {
                     link_polled = true;
                 }
                 Poll::Pending => {
-                    let Some(broken) = self.broken.take() else { return Poll::Pending };
+                    let Some(broken) = self.broken.take() else {
+                        return Poll::Pending;
+                    };
                     self.broken = Some(Broken::Closed);
                     let failure = Failure::from(broken);
                     return Poll::Ready(Err(failure.into_error(&self.endpoint, decoder.rows())));
@@ -224,7 +236,10 @@ impl Session {
 
     /// What stops the statement that runs on this connection.
     pub(super) fn canceller(&self) -> Canceller {
-        Canceller { token: self.client.cancel_token(), tls: self.tls.clone() }
+        Canceller {
+            token: self.client.cancel_token(),
+            tls: self.tls.clone(),
+        }
     }
 
     /// Ends the transaction and says goodbye; a server that is gone is no error any more.
@@ -274,7 +289,10 @@ impl Failure {
     fn into_error(self, endpoint: &str, rows: u64) -> PostgresError {
         match self {
             Self::Driver(error) => error::working(&error, endpoint, rows),
-            Self::Closed => PostgresError::ConnectionLost { endpoint: endpoint.to_owned(), rows },
+            Self::Closed => PostgresError::ConnectionLost {
+                endpoint: endpoint.to_owned(),
+                rows,
+            },
         }
     }
 }

@@ -49,14 +49,19 @@ pub struct ReadEnd {
 impl RowStream {
     /// What is known at the end; `None` before the stream has ended, and when it has failed.
     pub fn end(&self) -> Option<&ReadEnd> {
-        self.end.get().filter(|_| !self.failed && self.batches.is_closed() && self.batches.is_empty())
+        self.end
+            .get()
+            .filter(|_| !self.failed && self.batches.is_closed() && self.batches.is_empty())
     }
 }
 
 impl std::fmt::Debug for RowStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("RowStream");
-        shown.field("lineage", &self.lineage).field("schema", &self.schema).finish_non_exhaustive()
+        shown
+            .field("lineage", &self.lineage)
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
     }
 }
 
@@ -120,7 +125,10 @@ async fn supervise(
     sender: mpsc::Sender<Batch>,
     end: Arc<OnceLock<ReadEnd>>,
 ) {
-    let shares = Arc::new(Shares { copies: plan.copies, next: AtomicUsize::new(0) });
+    let shares = Arc::new(Shares {
+        copies: plan.copies,
+        next: AtomicUsize::new(0),
+    });
     let cancellers: Vec<Canceller> = sessions.iter().map(Session::canceller).collect();
     let mut workers = JoinSet::new();
     for session in sessions {
@@ -130,7 +138,9 @@ async fn supervise(
     match settle(&mut workers, &sender).await {
         Ok(Some(report)) => {
             let notes = report.nulled.iter().map(|(column, count)| {
-                format!("column `{column}`: {count} values (infinite, NaN or out of range) became null")
+                format!(
+                    "column `{column}`: {count} values (infinite, NaN or out of range) became null"
+                )
             });
             let ended = ReadEnd {
                 rows: report.rows,
@@ -195,7 +205,10 @@ async fn work(
     shares: Arc<Shares>,
     sender: mpsc::Sender<Batch>,
 ) -> Result<Report, PostgresError> {
-    while let Some(sql) = shares.copies.get(shares.next.fetch_add(1, Ordering::Relaxed)) {
+    while let Some(sql) = shares
+        .copies
+        .get(shares.next.fetch_add(1, Ordering::Relaxed))
+    {
         let mut copy = pin!(session.start_copy(sql, decoder.rows()).await?);
         loop {
             let copying = session.copy_some(copy.as_mut(), &mut decoder).await?;
@@ -213,9 +226,15 @@ async fn work(
     // The reader need not wait for the goodbye, but the end must.
     drop(sender);
     session.close().await;
-    Ok(Report { rows: decoder.rows(), nulled: decoder.nulled() })
+    Ok(Report {
+        rows: decoder.rows(),
+        nulled: decoder.nulled(),
+    })
 }
 
 async fn send(sender: &mpsc::Sender<Batch>, batch: RecordBatch) -> Result<(), PostgresError> {
-    sender.send(Ok(batch)).await.map_err(|_| PostgresError::Stopped)
+    sender
+        .send(Ok(batch))
+        .await
+        .map_err(|_| PostgresError::Stopped)
 }

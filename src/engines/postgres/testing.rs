@@ -61,7 +61,10 @@ impl TestServer {
             "PostgreSQL is needed for this test: `apt-get install postgresql` (initdb and postgres \
              were found neither by `pg_config --bindir` nor in /usr/lib/postgresql/*/bin)",
         );
-        let directory = tempfile::Builder::new().prefix("pg-").tempdir().expect("a temporary directory");
+        let directory = tempfile::Builder::new()
+            .prefix("pg-")
+            .tempdir()
+            .expect("a temporary directory");
         let account = account();
         give(directory.path(), account);
         let data = directory.path().join("data");
@@ -76,14 +79,24 @@ impl TestServer {
         let port = free_port();
         configure(&data, directory.path(), port, settings);
         let (stop, keeper) = keep(&bin, &data, account);
-        let server = Self { port, bin, data, stop: Some(stop), keeper: Some(keeper), _directory: directory };
+        let server = Self {
+            port,
+            bin,
+            data,
+            stop: Some(stop),
+            keeper: Some(keeper),
+            _directory: directory,
+        };
         server.wait_until_ready();
         server
     }
 
     /// A connection string for a database of this server.
     pub fn dsn(&self, database: &str) -> String {
-        format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+        format!(
+            "postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}",
+            self.port
+        )
     }
 
     /// Makes an empty database and returns its name, unique in this server.
@@ -109,16 +122,40 @@ impl TestServer {
 
     /// Ends the server as a crash does, with clients connected.
     pub fn kill(&self) {
-        let pid = std::fs::read_to_string(self.data.join("postmaster.pid")).expect("the server runs");
+        let pid =
+            std::fs::read_to_string(self.data.join("postmaster.pid")).expect("the server runs");
         let pid = pid.lines().next().unwrap_or_default().to_owned();
-        let killed = Command::new("kill").args(["-QUIT", &pid]).status().expect("kill runs");
+        let killed = Command::new("kill")
+            .args(["-QUIT", &pid])
+            .status()
+            .expect("kill runs");
         assert!(killed.success(), "the server was gone already");
     }
 
     fn psql(&self, database: &str, sql: &str) -> Output {
         let mut psql = Command::new(self.bin.join("psql"))
-            .args(["-X", "-q", "-A", "-t", "-F", "\t", "-P", "null=\\N", "-v", "ON_ERROR_STOP=1"])
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER, "-d", database])
+            .args([
+                "-X",
+                "-q",
+                "-A",
+                "-t",
+                "-F",
+                "\t",
+                "-P",
+                "null=\\N",
+                "-v",
+                "ON_ERROR_STOP=1",
+            ])
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+                "-U",
+                USER,
+                "-d",
+                database,
+            ])
             .args(["-f", "-"])
             .env("PGPASSWORD", PASSWORD)
             .env("PGTZ", "UTC")
@@ -131,7 +168,8 @@ impl TestServer {
         // psql answers while it reads; a thread feeds it so that neither waits for the other.
         let mut stdin = psql.stdin.take().expect("it is piped");
         let sql = sql.to_owned();
-        let feeder = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, sql.as_bytes()));
+        let feeder =
+            std::thread::spawn(move || std::io::Write::write_all(&mut stdin, sql.as_bytes()));
         let output = psql.wait_with_output().expect("psql ends");
         let _fed = feeder.join();
         output
@@ -145,7 +183,11 @@ impl TestServer {
                 return;
             }
             let log = || std::fs::read_to_string(self.data.join("server.log")).unwrap_or_default();
-            assert!(begun.elapsed() < START_PATIENCE, "PostgreSQL does not start:\n{}", log());
+            assert!(
+                begun.elapsed() < START_PATIENCE,
+                "PostgreSQL does not start:\n{}",
+                log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -163,7 +205,9 @@ impl Drop for TestServer {
 /// Where `initdb`, `postgres` and `psql` are.
 fn find_bin() -> Option<PathBuf> {
     let complete = |bin: &PathBuf| {
-        ["initdb", "postgres", "psql"].iter().all(|tool| bin.join(tool).is_file())
+        ["initdb", "postgres", "psql"]
+            .iter()
+            .all(|tool| bin.join(tool).is_file())
     };
     let configured = Command::new("pg_config").arg("--bindir").output().ok();
     let configured = configured.map(|output| String::from_utf8_lossy(&output.stdout).trim().into());
@@ -173,8 +217,17 @@ fn find_bin() -> Option<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
         .collect();
     versions.sort();
-    let elsewhere = ["/usr/local/bin", "/usr/local/pgsql/bin", "/opt/homebrew/bin"].map(PathBuf::from);
-    configured.into_iter().chain(versions.into_iter().rev()).chain(elsewhere).find(complete)
+    let elsewhere = [
+        "/usr/local/bin",
+        "/usr/local/pgsql/bin",
+        "/opt/homebrew/bin",
+    ]
+    .map(PathBuf::from);
+    configured
+        .into_iter()
+        .chain(versions.into_iter().rev())
+        .chain(elsewhere)
+        .find(complete)
 }
 
 /// Whom to run the server as: PostgreSQL refuses root. `None` when we are somebody else already.
@@ -185,11 +238,17 @@ fn account() -> Option<(u32, u32)> {
     }
     let passwd = std::fs::read_to_string("/etc/passwd").expect("there are accounts");
     let find = |name: &str| {
-        let line = passwd.lines().find(|line| line.starts_with(&format!("{name}:")))?;
+        let line = passwd
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}:")))?;
         let mut fields = line.split(':').skip(2);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     };
-    Some(find("postgres").or_else(|| find("nobody")).expect("an account beside root"))
+    Some(
+        find("postgres")
+            .or_else(|| find("nobody"))
+            .expect("an account beside root"),
+    )
 }
 
 fn give(path: &Path, account: Option<(u32, u32)>) {
@@ -201,13 +260,20 @@ fn give(path: &Path, account: Option<(u32, u32)>) {
 /// A command as that account, which ends when the thread that starts it does.
 fn command(program: &Path, account: Option<(u32, u32)>) -> Command {
     if Command::new("setpriv").arg("--version").output().is_err() {
-        assert!(account.is_none(), "`setpriv` (package util-linux) is needed to leave root");
+        assert!(
+            account.is_none(),
+            "`setpriv` (package util-linux) is needed to leave root"
+        );
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
     if let Some((user, group)) = account {
-        command.args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".into()]);
+        command.args([
+            format!("--reuid={user}"),
+            format!("--regid={group}"),
+            "--clear-groups".into(),
+        ]);
     }
     command.arg(program);
     command
@@ -218,7 +284,14 @@ fn initialize(bin: &Path, directory: &Path, data: &Path, account: Option<(u32, u
     std::fs::write(&password, PASSWORD).expect("the directory is ours");
     give(&password, account);
     let output = command(&bin.join("initdb"), account)
-        .args(["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "-U", USER])
+        .args([
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--auth=scram-sha-256",
+            "-U",
+            USER,
+        ])
         .arg("--pwfile")
         .arg(&password)
         .arg("-D")
@@ -226,7 +299,11 @@ fn initialize(bin: &Path, directory: &Path, data: &Path, account: Option<(u32, u
         .current_dir(directory)
         .output()
         .expect("initdb runs");
-    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "initdb: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn configure(data: &Path, sockets: &Path, port: u16, settings: &[(&str, &str)]) {
@@ -284,7 +361,10 @@ fn keep(
 
 /// Asks for an immediate end; a server with `fsync` off has nothing worth a clean one.
 fn end(child: &mut Child) {
-    let _asked = Command::new("kill").args(["-QUIT", &child.id().to_string()]).stderr(Stdio::null()).status();
+    let _asked = Command::new("kill")
+        .args(["-QUIT", &child.id().to_string()])
+        .stderr(Stdio::null())
+        .status();
     for _ in 0..200 {
         if matches!(child.try_wait(), Ok(Some(_))) {
             return;

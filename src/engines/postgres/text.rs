@@ -33,7 +33,12 @@ fn write_byte(field: &[u8], out: &mut Vec<u8>) -> Result<(), FieldError> {
     match field {
         [] | [0] => {}
         [byte] if byte.is_ascii() => out.push(*byte),
-        [byte] => out.extend([b'\\', b'0' + (byte >> 6), b'0' + (byte >> 3 & 7), b'0' + (byte & 7)]),
+        [byte] => out.extend([
+            b'\\',
+            b'0' + (byte >> 6),
+            b'0' + (byte >> 3 & 7),
+            b'0' + (byte & 7),
+        ]),
         _ => return Err("a \"char\" of more than one byte"),
     }
     Ok(())
@@ -67,7 +72,9 @@ fn write_inet(field: &[u8], out: &mut Vec<u8>) -> Result<(), FieldError> {
     let (text, width) = match (family, address) {
         (2, &[a, b, c, d]) => (Ipv4Addr::new(a, b, c, d).to_string(), 32),
         (3, address) => {
-            let octets: [u8; 16] = address.try_into().map_err(|_| "an inet that is not 16 bytes")?;
+            let octets: [u8; 16] = address
+                .try_into()
+                .map_err(|_| "an inet that is not 16 bytes")?;
             (v6_text(Ipv6Addr::from(octets)), 128)
         }
         _ => return Err("an inet of an unknown family"),
@@ -131,7 +138,8 @@ impl<'a> Numeric<'a> {
     /// When it has more digits than 38, or any behind the scale.
     pub(super) fn scaled(&self, scale: i8) -> Result<Option<i128>, FieldError> {
         const TOO_LARGE: FieldError = "a numeric with more than 38 digits";
-        const TOO_FINE: FieldError = "a numeric with more digits behind the point than its type has";
+        const TOO_FINE: FieldError =
+            "a numeric with more digits behind the point than its type has";
         if !matches!(self.sign, 0 | NEGATIVE) {
             return Ok(None);
         }
@@ -145,7 +153,14 @@ impl<'a> Numeric<'a> {
                 0.. => (10_000, digit),
                 -3..0 => {
                     let cut = 10_u16.pow(exponent.unsigned_abs());
-                    (10_000 / i128::from(cut), if digit % cut == 0 { digit / cut } else { return Err(TOO_FINE) })
+                    (
+                        10_000 / i128::from(cut),
+                        if digit % cut == 0 {
+                            digit / cut
+                        } else {
+                            return Err(TOO_FINE);
+                        },
+                    )
                 }
                 _ => (1, if digit == 0 { 0 } else { return Err(TOO_FINE) }),
             };
@@ -153,7 +168,9 @@ impl<'a> Numeric<'a> {
             value = shifted.checked_add(kept.into()).ok_or(TOO_LARGE)?;
         }
         if exponent > 0 && value != 0 {
-            let power = 10_i128.checked_pow(exponent.unsigned_abs()).ok_or(TOO_LARGE)?;
+            let power = 10_i128
+                .checked_pow(exponent.unsigned_abs())
+                .ok_or(TOO_LARGE)?;
             value = value.checked_mul(power).ok_or(TOO_LARGE)?;
         }
         Ok(Some(if self.sign == NEGATIVE { -value } else { value }))
@@ -173,7 +190,11 @@ impl<'a> Numeric<'a> {
         }
         for index in 0..=self.weight {
             let four = four_digits(self.digit(index));
-            let zeros = if index == 0 { four.iter().take(3).take_while(|d| **d == b'0').count() } else { 0 };
+            let zeros = if index == 0 {
+                four.iter().take(3).take_while(|d| **d == b'0').count()
+            } else {
+                0
+            };
             out.extend_from_slice(&four[zeros..]);
         }
         if self.display_scale == 0 {
@@ -204,7 +225,10 @@ mod tests {
     fn numeric(weight: i16, sign: u16, display_scale: u16, digits: &[u16]) -> Vec<u8> {
         let count = u16::try_from(digits.len()).expect("a short list");
         let head = [count, weight.cast_unsigned(), sign, display_scale];
-        head.iter().chain(digits).flat_map(|word| word.to_be_bytes()).collect()
+        head.iter()
+            .chain(digits)
+            .flat_map(|word| word.to_be_bytes())
+            .collect()
     }
 
     fn text(how: TextWire, field: &[u8]) -> String {
@@ -234,17 +258,34 @@ mod tests {
 
     #[test]
     fn a_numeric_becomes_an_integer_of_its_scale_or_says_why_not() {
-        let scaled = |field: &[u8], scale| Numeric::read(field).and_then(|number| number.scaled(scale));
+        let scaled =
+            |field: &[u8], scale| Numeric::read(field).and_then(|number| number.scaled(scale));
         assert_eq!(scaled(&numeric(0, 0, 2, &[12, 3400]), 2), Ok(Some(1234)));
-        assert_eq!(scaled(&numeric(0, NEGATIVE, 2, &[12, 3400]), 4), Ok(Some(-123_400)));
-        assert_eq!(scaled(&numeric(9, 0, 0, &[1]), 0), Ok(Some(10_i128.pow(36))));
+        assert_eq!(
+            scaled(&numeric(0, NEGATIVE, 2, &[12, 3400]), 4),
+            Ok(Some(-123_400))
+        );
+        assert_eq!(
+            scaled(&numeric(9, 0, 0, &[1]), 0),
+            Ok(Some(10_i128.pow(36)))
+        );
         assert_eq!(scaled(&numeric(-1, 0, 4, &[5]), 4), Ok(Some(5)));
         assert_eq!(scaled(&numeric(0, 0, 38, &[]), 38), Ok(Some(0)));
-        let nines = numeric(0, 0, 37, &[9, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9000]);
+        let nines = numeric(
+            0,
+            0,
+            37,
+            &[
+                9, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9999, 9000,
+            ],
+        );
         assert_eq!(scaled(&nines, 37), Ok(Some(10_i128.pow(38) - 1)));
         assert_eq!(scaled(&numeric(0, NAN, 0, &[]), 2), Ok(None));
         assert!(scaled(&numeric(10, 0, 0, &[1]), 0).is_err(), "41 digits");
-        assert!(scaled(&numeric(0, 0, 2, &[12, 3400]), 1).is_err(), "a digit behind the scale");
+        assert!(
+            scaled(&numeric(0, 0, 2, &[12, 3400]), 1).is_err(),
+            "a digit behind the scale"
+        );
     }
 
     #[test]
@@ -260,7 +301,10 @@ mod tests {
             (TextWire::Inet, b"\x03\x80\0\x10abcd"),
             (TextWire::Byte, b"ab"),
         ] {
-            assert!(write(how, field, &mut Vec::new()).is_err(), "{how:?} {field:?}");
+            assert!(
+                write(how, field, &mut Vec::new()).is_err(),
+                "{how:?} {field:?}"
+            );
         }
     }
 }

@@ -34,7 +34,9 @@ pub(super) fn connector(
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let config = if tls == Tls::VerifyFull {
-        builder.with_root_certificates(roots(extra_roots)?).with_no_client_auth()
+        builder
+            .with_root_certificates(roots(extra_roots)?)
+            .with_no_client_auth()
     } else {
         builder
             .dangerous()
@@ -59,16 +61,24 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
 
 fn roots(extra: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
-    if let Some(bundle) = SYSTEM_BUNDLES.iter().map(Path::new).find(|bundle| bundle.is_file()) {
+    if let Some(bundle) = SYSTEM_BUNDLES
+        .iter()
+        .map(Path::new)
+        .find(|bundle| bundle.is_file())
+    {
         let pem = std::fs::read(bundle)
             .map_err(|error| format!("the system's certificates cannot be read: {error}"))?;
         store.add_parsable_certificates(certificates(&pem)?);
     }
     for root in extra {
-        store.add(root.clone()).map_err(|error| format!("a root cannot be used: {error}"))?;
+        store
+            .add(root.clone())
+            .map_err(|error| format!("a root cannot be used: {error}"))?;
     }
     if store.is_empty() {
-        return Err("the system has no trusted certificates (package `ca-certificates`)".to_owned());
+        return Err(
+            "the system has no trusted certificates (package `ca-certificates`)".to_owned(),
+        );
     }
     Ok(store)
 }
@@ -113,6 +123,8 @@ impl ServerCertVerifier for Unverified {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -17,7 +17,10 @@ pub(super) enum Wire {
     Float4,
     Float8,
     /// A `numeric` whose declared precision fits 38 digits.
-    Decimal { precision: u8, scale: i8 },
+    Decimal {
+        precision: u8,
+        scale: i8,
+    },
     /// Everything that ends up as UTF-8.
     Text(TextWire),
     Bytea,
@@ -135,7 +138,11 @@ fn numeric(modifier: i32) -> Wire {
     let precision = (packed >> 16) & 0xffff;
     // An 11-bit signed number.
     let scale = ((packed & 0x7ff) ^ 1024) - 1024;
-    let (precision, scale) = if scale < 0 { (precision - scale, 0) } else { (precision.max(scale), scale) };
+    let (precision, scale) = if scale < 0 {
+        (precision - scale, 0)
+    } else {
+        (precision.max(scale), scale)
+    };
     match (u8::try_from(precision), i8::try_from(scale)) {
         (Ok(precision @ 1..=38), Ok(scale)) => Wire::Decimal { precision, scale },
         _ => text,
@@ -165,7 +172,14 @@ mod tests {
 
     #[test]
     fn an_unknown_type_and_an_array_of_one_travel_as_text() {
-        for type_ in [Type::XML, Type::MONEY, Type::TIMETZ, Type::INT4_RANGE, Type::POINT, Type::XML_ARRAY] {
+        for type_ in [
+            Type::XML,
+            Type::MONEY,
+            Type::TIMETZ,
+            Type::INT4_RANGE,
+            Type::POINT,
+            Type::XML_ARRAY,
+        ] {
             assert_eq!(wire(&type_, -1), None, "{type_}");
         }
         let list = wire(&Type::UUID_ARRAY, -1).expect("an array of a known type");

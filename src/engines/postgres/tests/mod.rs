@@ -14,7 +14,10 @@ use super::testing::{PASSWORD, TestServer};
 use super::*;
 
 fn loopback() -> EgressPolicy {
-    EgressPolicy { allow_loopback: true, ..EgressPolicy::default() }
+    EgressPolicy {
+        allow_loopback: true,
+        ..EgressPolicy::default()
+    }
 }
 
 fn source(dsn: &str) -> PostgresSource {
@@ -35,7 +38,10 @@ async fn drain(mut stream: RowStream) -> Result<(RecordBatch, ReadEnd), Postgres
     while let Some(batch) = stream.next().await {
         batches.push(batch?);
     }
-    let end = stream.end().expect("a stream that has ended well has an end").clone();
+    let end = stream
+        .end()
+        .expect("a stream that has ended well has an end")
+        .clone();
     let rows = concat_batches(&stream.schema, &batches).expect("one schema");
     assert_eq!(rows.num_rows() as u64, end.rows);
     Ok((rows, end))
@@ -53,6 +59,9 @@ async fn failure(dsn: &str, what: Relation, options: ReadOptions) -> PostgresErr
         Ok(stream) => drain(stream).await.expect_err("this read must fail"),
     };
     let shown = format!("{error} {error:?} {error:#?}");
-    assert!(!shown.contains(PASSWORD) && !shown.contains("hunter2"), "{shown}");
+    assert!(
+        !shown.contains(PASSWORD) && !shown.contains("hunter2"),
+        "{shown}"
+    );
     error
 }

@@ -5,7 +5,10 @@ use super::*;
 
 async fn timed(source: &PostgresSource, options: &ReadOptions) -> (u64, Duration) {
     let begun = Instant::now();
-    let mut stream = source.read(table("mixed"), options.clone()).await.expect("a table");
+    let mut stream = source
+        .read(table("mixed"), options.clone())
+        .await
+        .expect("a table");
     let mut rows = 0;
     while let Some(batch) = stream.next().await {
         rows += batch.expect("a batch").num_rows() as u64;
@@ -38,10 +41,16 @@ async fn a_large_table_streams_near_the_speed_of_a_copy_thrown_away() {
     server.sql(&database, &mixed_table(rows));
     let source = source(&server.dsn(&database));
     for _ in 0..3 {
-        let (bytes, limit) = source.copy_discarded(&table("mixed")).await.expect("a table");
+        let (bytes, limit) = source
+            .copy_discarded(&table("mixed"))
+            .await
+            .expect("a table");
         print!("{rows} x 13, {} MiB: thrown away {limit:.2?}", bytes >> 20);
         for partitions in [Some(1), Some(2), None] {
-            let options = ReadOptions { partitions, ..ReadOptions::default() };
+            let options = ReadOptions {
+                partitions,
+                ..ReadOptions::default()
+            };
             let (found, elapsed) = timed(&source, &options).await;
             assert_eq!(found, u64::from(rows));
             print!(" | {partitions:?} {elapsed:.2?}");
