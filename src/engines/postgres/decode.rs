@@ -16,7 +16,7 @@ use arrow::datatypes::IntervalMonthDayNano;
 use super::text::{self, FieldError, Numeric};
 use super::types::{TextWire, Wire};
 
-/// From 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
+/// From 1970-01-01 to Postgres's epoch, 2000-01-01.
 const EPOCH_DAYS: i32 = 10_957;
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 const DAY_MICROS: i64 = 86_400_000_000;

@@ -1,33 +1,13 @@
-//! Why a read from PostgreSQL failed, and how the server's own words become one of these.
+//! Why a read from Postgres failed, and how the server's own words become one of these.
 //! Called by every file of this module. Holds no password and no connection string, so that
 //! neither `Display` nor `Debug` can show one.
 
+use lakehouse_journal::model::error::ErrorKind;
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
 use crate::engines::egress::EgressError;
 
-/// The closed set of kinds that a failure belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The request itself is malformed.
-    Invalid,
-    /// The database, table or column does not exist.
-    NotFound,
-    /// The server does not let this user do it.
-    Denied,
-    /// The server has no room for another connection.
-    Overloaded,
-    /// The server does not answer, or stopped answering.
-    Unavailable,
-    /// It took longer than allowed.
-    Timeout,
-    /// The bytes received are not what the protocol promises.
-    Corrupt,
-    /// A defect of ours.
-    Internal,
-}
-
-/// Why a read from PostgreSQL failed. No variant holds a password or a connection string.
+/// Why a read from Postgres failed. No variant holds a password or a connection string.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PostgresError {
     /// The connection string cannot be used.

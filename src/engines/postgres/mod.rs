@@ -1,4 +1,4 @@
-//! Rows out of PostgreSQL: a table or a query, read in one snapshot by binary `COPY` and decoded
+//! Rows out of Postgres: a table or a query, read in one snapshot by binary `COPY` and decoded
 //! straight into Arrow batches. The ingest worker calls [`PostgresSource::read`] and takes the
 //! batches at its own pace; memory is bounded by batches, not by the table.
 //! Never writes, never pages by `OFFSET`, and knows no catalog, no REST and no journal.
@@ -23,14 +23,14 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::CertificateDer;
 
-pub use error::{ErrorKind, PostgresError};
+pub use error::PostgresError;
 pub use stream::{ReadEnd, RowStream};
 
 use crate::engines::egress::{EgressPolicy, Endpoint};
 use dsn::Dsn;
 use session::{Session, Target};
 
-/// A PostgreSQL database to read from: a connection string, parsed and checked.
+/// A Postgres database to read from: a connection string, parsed and checked.
 #[derive(Debug, Clone)]
 pub struct PostgresSource {
     dsn: Dsn,
@@ -76,7 +76,7 @@ pub struct ReadOptions {
 pub struct Watermark {
     /// The column, which must have an order.
     pub column: String,
-    /// Its highest value then, as PostgreSQL writes it; nothing reads everything.
+    /// Its highest value then, as Postgres writes it; nothing reads everything.
     pub value: Option<String>,
     /// Whether rows of just that value are read again. A clock's time needs it (a row of the same
     /// time may have been committed since), a counter does not.

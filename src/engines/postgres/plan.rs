@@ -281,7 +281,7 @@ fn holds_interval(wire: &Wire) -> bool {
     }
 }
 
-/// PostgreSQL does not enforce how many dimensions a column's arrays have, so they are counted.
+/// Postgres does not enforce how many dimensions a column's arrays have, so they are counted.
 async fn probe_dimensions(
     session: &mut Session,
     from: &From,
@@ -388,9 +388,12 @@ fn copies(
 ) -> (Vec<String>, usize) {
     let selected: Vec<String> = columns
         .iter()
-        .map(|column| match column.as_text {
-            true => format!("CAST({} AS text)", column.source),
-            false => column.source.clone(),
+        .map(|column| {
+            if column.as_text {
+                format!("CAST({} AS text)", column.source)
+            } else {
+                column.source.clone()
+            }
         })
         .collect();
     let select = format!("SELECT {} FROM {}", selected.join(", "), from.sql);

@@ -3,6 +3,7 @@
 //! that decodes, which saves a hand-over between threads for every few kilobytes; nothing is read
 //! from the socket while nobody asks, so a slow consumer slows the server down.
 
+use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -134,7 +135,7 @@ impl Session {
             let millis = i32::try_from(timeout.as_millis())
                 .unwrap_or(i32::MAX)
                 .max(1);
-            sql.push_str(&format!("SET LOCAL statement_timeout = {millis};"));
+            write!(sql, "SET LOCAL statement_timeout = {millis};").expect("a string takes all");
         }
         let work = self.client.batch_execute(&sql);
         drive(&mut self.link, &mut self.broken, work)

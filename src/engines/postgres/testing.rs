@@ -1,4 +1,4 @@
-//! A real PostgreSQL server for tests and measurements, out of the distribution's package.
+//! A real Postgres server for tests and measurements, out of the distribution's package.
 //! Called by tests only. The server listens on a free loopback port, keeps its data in a temporary
 //! directory, never runs as root, and is gone when its handle or the process is.
 
@@ -16,7 +16,7 @@ pub const USER: &str = "lakehouse_test";
 /// See [`USER`].
 pub const PASSWORD: &str = "hunter2-never-shown";
 
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server; dropping it stops it and removes its data.
 pub struct TestServer {
@@ -44,10 +44,10 @@ impl TestServer {
         server
     }
 
-    /// Starts a server of its own with further settings (`name`, `value` of postgresql.conf).
+    /// Starts a server of its own with further settings (`name`, `value` of `postgresql.conf`).
     ///
     /// # Panics
-    /// When PostgreSQL is not installed, naming the package, or does not start, with its log.
+    /// When Postgres is not installed, naming the package, or does not start, with its log.
     pub fn start(settings: &[(&str, &str)]) -> Self {
         Self::start_with_files(settings, &[])
     }
@@ -230,7 +230,7 @@ fn find_bin() -> Option<PathBuf> {
         .find(complete)
 }
 
-/// Whom to run the server as: PostgreSQL refuses root. `None` when we are somebody else already.
+/// Whom to run the server as: Postgres refuses root. `None` when we are somebody else already.
 fn account() -> Option<(u32, u32)> {
     let id = Command::new("id").arg("-u").output().expect("id runs");
     if String::from_utf8_lossy(&id.stdout).trim() != "0" {

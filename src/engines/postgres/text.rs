@@ -1,4 +1,4 @@
-//! Values that PostgreSQL sends in a form of its own and that are carried as text, and the exact
+//! Values that Postgres sends in a form of its own and that are carried as text, and the exact
 //! digits of `numeric`. Called by `decode`; pure, and appends to the caller's buffer.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -86,7 +86,7 @@ fn write_inet(field: &[u8], out: &mut Vec<u8>) -> Result<(), FieldError> {
     Ok(())
 }
 
-/// PostgreSQL still writes IPv4-compatible addresses (`::1.2.3.4`) with a dotted tail.
+/// Postgres still writes IPv4-compatible addresses (`::1.2.3.4`) with a dotted tail.
 fn v6_text(address: Ipv6Addr) -> String {
     match address.segments() {
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {

@@ -1,4 +1,4 @@
-//! TLS for a PostgreSQL session: rustls on ring, with the roots that the system trusts.
+//! TLS for a Postgres session: rustls on ring, with the roots that the system trusts.
 //! Called by `session` before it connects. Reads no file that a caller names.
 
 use std::path::Path;

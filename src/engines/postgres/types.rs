@@ -1,4 +1,4 @@
-//! Which Arrow type a PostgreSQL column becomes, and which columns travel as text.
+//! Which Arrow type a Postgres column becomes, and which columns travel as text.
 //! Called by `plan` when a relation is described and by `decode` for its builders; pure.
 
 use std::sync::Arc;
@@ -126,7 +126,7 @@ fn scalar(type_: &Type, modifier: i32) -> Option<Wire> {
     })
 }
 
-/// A declared `numeric(p, s)` as a decimal. Since PostgreSQL 15 the scale may be negative
+/// A declared `numeric(p, s)` as a decimal. Since Postgres 15 the scale may be negative
 /// (`numeric(3, -2)` holds 99900) or larger than the precision; both fit a wider decimal.
 fn numeric(modifier: i32) -> Wire {
     const HEADER: i32 = 4;

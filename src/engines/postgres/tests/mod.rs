@@ -1,5 +1,6 @@
-//! Tests against a real PostgreSQL; each in a database of its own.
+//! Tests against a real Postgres; each in a database of its own.
 
+mod cases;
 mod failures;
 mod reads;
 mod speed;
@@ -9,6 +10,7 @@ mod types;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use futures::StreamExt as _;
+use lakehouse_journal::model::error::ErrorKind;
 
 use super::testing::{PASSWORD, TestServer};
 use super::*;
