@@ -65,7 +65,8 @@ pub struct ReadOptions {
     pub since: Option<Watermark>,
     /// How long one statement may run, the time the reader of the batches takes included.
     pub statement_timeout: Option<Duration>,
-    /// How long a connection may take to come about; the connection string's own is shorter or void.
+    /// How long a name may take to resolve, and a connection to come about. The connection string
+    /// may ask for less, not for more.
     pub connect_timeout: Duration,
     /// Carry `interval` as text: Parquet cannot hold months, days and nanoseconds.
     pub interval_as_text: bool,
@@ -263,12 +264,21 @@ impl PostgresSource {
     async fn target(&self, options: &ReadOptions) -> Result<Target<'_>, PostgresError> {
         let tls = tls::connector(self.dsn.tls, &self.extra_roots);
         let own = self.dsn.connect_timeout.unwrap_or(options.connect_timeout);
+        let connect_timeout = own.min(options.connect_timeout);
+        // A name server may be as silent as a database.
+        let resolving = self.egress.resolve(&self.endpoint);
+        let silent = |_| PostgresError::Unreachable {
+            endpoint: self.endpoint.to_string(),
+        };
+        let resolved = tokio::time::timeout(connect_timeout, resolving)
+            .await
+            .map_err(silent)?;
         Ok(Target {
             dsn: &self.dsn,
             endpoint: self.endpoint.clone(),
-            addresses: self.egress.resolve(&self.endpoint).await?,
+            addresses: resolved?,
             tls: tls.map_err(|reason| self.tls_error(reason))?,
-            connect_timeout: own.min(options.connect_timeout),
+            connect_timeout,
         })
     }
 
