@@ -1,5 +1,6 @@
 //! One adapter to the outside a file; each implements a port of the actors or serves one that does.
 
+pub mod egress;
 pub mod embedder;
 pub mod ingest;
 pub mod lance;
