@@ -168,7 +168,12 @@ pub(super) trait BlockParser: Send + Sync + 'static {
     type Shape: Shape;
 
     /// Reads all rows of a block; builds them if told to. Places in errors are relative to `text`.
-    fn parse(&self, text: &[u8], place: Place, build: bool) -> Result<Parsed<Self::Shape>, IngestError>;
+    fn parse(
+        &self,
+        text: &[u8],
+        place: Place,
+        build: bool,
+    ) -> Result<Parsed<Self::Shape>, IngestError>;
 }
 
 /// The lines and characters before a block.
@@ -257,7 +262,13 @@ pub(super) struct Pass<P: BlockParser> {
 
 impl<P: BlockParser> Pass<P> {
     /// Starts at `position` with the shape of nothing. Without a `sink` nothing is built.
-    pub fn new(parser: P, pool: Pool, shape: P::Shape, position: Position, sink: Option<Sink>) -> Self {
+    pub fn new(
+        parser: P,
+        pool: Pool,
+        shape: P::Shape,
+        position: Position,
+        sink: Option<Sink>,
+    ) -> Self {
         let sequence = Sequence {
             next: 0,
             waiting: BTreeMap::new(),
@@ -289,7 +300,11 @@ impl<P: BlockParser> Pass<P> {
             let mut after = Position::default();
             after.advance(block.text());
             drop(block);
-            let done = Done { parsed, after, permit };
+            let done = Done {
+                parsed,
+                after,
+                permit,
+            };
             lock(&sequence).accept(number, done, &building)
         });
         Ok(())
@@ -300,7 +315,9 @@ impl<P: BlockParser> Pass<P> {
         self.pool.wait()?;
         let sequence = Arc::into_inner(self.sequence)
             .ok_or_else(|| IngestError::Internal("a block is still being parsed".to_owned()))?;
-        let sequence = sequence.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let sequence = sequence
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         Ok(Outcome {
             shape: sequence.shape,
             sink: sequence.sink,
@@ -309,7 +326,12 @@ impl<P: BlockParser> Pass<P> {
 }
 
 impl<S: Shape> Sequence<S> {
-    fn accept(&mut self, number: u64, done: Done<S>, building: &AtomicBool) -> Result<(), IngestError> {
+    fn accept(
+        &mut self,
+        number: u64,
+        done: Done<S>,
+        building: &AtomicBool,
+    ) -> Result<(), IngestError> {
         self.waiting.insert(number, done);
         while let Some(done) = self.waiting.remove(&self.next) {
             self.next += 1;

@@ -15,14 +15,17 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::ipc;
 use arrow::ipc::reader::StreamDecoder;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
 };
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 
 use super::error::{IngestError, from_read};
 use super::keys::KeyPlan;
 use super::parallel::panic_text;
-use super::schema::{check_expected, leaf_total, plain_schema, to_type, type_difference, type_name};
+use super::schema::{
+    check_expected, leaf_total, plain_schema, to_type, type_difference, type_name,
+};
 use super::source::{Replay, Source, copy_to_file};
 use super::thrift;
 use super::writer::Sink;
@@ -49,7 +52,10 @@ fn invalid(format: &'static str, reason: impl ToString) -> IngestError {
 }
 
 /// Runs a decoder that may panic on hostile input.
-fn guarded<T>(format: &'static str, decode: impl FnOnce() -> Result<T, IngestError>) -> Result<T, IngestError> {
+fn guarded<T>(
+    format: &'static str,
+    decode: impl FnOnce() -> Result<T, IngestError>,
+) -> Result<T, IngestError> {
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|panic| Err(invalid(format, panic_text(panic.as_ref()))))
 }
@@ -114,7 +120,11 @@ impl<'a> Rewriter<'a> {
     fn part_rows(&mut self, batch: &RecordBatch, offset: usize) -> Result<usize, IngestError> {
         let mut length = batch.num_rows() - offset;
         loop {
-            let bytes: usize = batch.columns().iter().map(|column| plain_bytes(&column.slice(offset, length))).sum();
+            let bytes: usize = batch
+                .columns()
+                .iter()
+                .map(|column| plain_bytes(&column.slice(offset, length)))
+                .sum();
             if length == 1 && bytes > self.setup.limits.row_bytes_max.max(PART_BYTES) {
                 return Err(IngestError::TooLarge {
                     what: "row",
@@ -183,15 +193,30 @@ impl<'a> Rewriter<'a> {
 fn plain_bytes(array: &ArrayRef) -> usize {
     use arrow::array::AsArray;
     match array.data_type() {
-        DataType::Utf8View => array.as_string_view().lengths().map(|length| length as usize + 4).sum(),
-        DataType::BinaryView => array.as_binary_view().lengths().map(|length| length as usize + 4).sum(),
+        DataType::Utf8View => array
+            .as_string_view()
+            .lengths()
+            .map(|length| length as usize + 4)
+            .sum(),
+        DataType::BinaryView => array
+            .as_binary_view()
+            .lengths()
+            .map(|length| length as usize + 4)
+            .sum(),
         DataType::Struct(_) => array.as_struct().columns().iter().map(plain_bytes).sum(),
-        _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
+        _ => array
+            .to_data()
+            .get_slice_memory_size()
+            .unwrap_or_else(|_| array.get_array_memory_size()),
     }
 }
 
 /// Reads a Parquet body, from the spool or a file of its own.
-pub(super) fn ingest_parquet(mut source: Source<'_>, setup: &Setup, replay: &Replay) -> Result<Ready, IngestError> {
+pub(super) fn ingest_parquet(
+    mut source: Source<'_>,
+    setup: &Setup,
+    replay: &Replay,
+) -> Result<Ready, IngestError> {
     let unpacked = setup.dir.join("unpacked");
     let compressed = source.is_compressed();
     if compressed {
@@ -203,14 +228,19 @@ pub(super) fn ingest_parquet(mut source: Source<'_>, setup: &Setup, replay: &Rep
     if compressed {
         std::fs::remove_file(&unpacked).map_err(IngestError::Staging)?;
     }
-    Ok(Ready { sink, schema, received })
+    Ok(Ready {
+        sink,
+        schema,
+        received,
+    })
 }
 
 fn rewrite_parquet(path: &Path, setup: &Setup) -> Result<(Sink, SchemaRef), IngestError> {
     let file = File::open(path).map_err(IngestError::Staging)?;
     check_footer(&file, setup.limits.footer_bytes_max)?;
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Skip);
-    let metadata = ArrowReaderMetadata::load(&file, options.clone()).map_err(|error| invalid(PARQUET, error))?;
+    let metadata = ArrowReaderMetadata::load(&file, options.clone())
+        .map_err(|error| invalid(PARQUET, error))?;
     let mut rewriter = Rewriter::new(PARQUET, metadata.schema(), setup)?;
     check_pages(&file, metadata.metadata(), setup.limits.ratio_max)?;
     for batch in parquet_reader(file, &metadata, options)? {
@@ -227,8 +257,9 @@ fn parquet_reader(
     options: ArrowReaderOptions,
 ) -> Result<ParquetRecordBatchReader, IngestError> {
     let viewed = viewed_schema(metadata.schema());
-    let metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options.with_schema(viewed))
-        .map_err(|error| invalid(PARQUET, error))?;
+    let metadata =
+        ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options.with_schema(viewed))
+            .map_err(|error| invalid(PARQUET, error))?;
     ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
         .with_batch_size(BATCH_ROWS)
         .build()
@@ -237,8 +268,12 @@ fn parquet_reader(
 
 fn viewed_schema(schema: &Schema) -> SchemaRef {
     let viewed = |field: &FieldRef| match field.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 => field.as_ref().clone().with_data_type(DataType::Utf8View),
-        DataType::Binary | DataType::LargeBinary => field.as_ref().clone().with_data_type(DataType::BinaryView),
+        DataType::Utf8 | DataType::LargeUtf8 => {
+            field.as_ref().clone().with_data_type(DataType::Utf8View)
+        }
+        DataType::Binary | DataType::LargeBinary => {
+            field.as_ref().clone().with_data_type(DataType::BinaryView)
+        }
         _ => field.as_ref().clone(),
     };
     let fields: Vec<Field> = schema.fields().iter().map(viewed).collect();
@@ -252,7 +287,8 @@ fn check_footer(file: &File, footer_bytes_max: u64) -> Result<(), IngestError> {
         return Err(invalid(PARQUET, "the file is too short"));
     }
     let mut tail = [0; 8];
-    file.read_exact_at(&mut tail, length - 8).map_err(IngestError::Staging)?;
+    file.read_exact_at(&mut tail, length - 8)
+        .map_err(IngestError::Staging)?;
     if &tail[4..] != b"PAR1" {
         return Err(invalid(PARQUET, "the footer is missing"));
     }
@@ -267,7 +303,8 @@ fn check_footer(file: &File, footer_bytes_max: u64) -> Result<(), IngestError> {
         return Err(invalid(PARQUET, "the footer is longer than the file"));
     }
     let mut footer = vec![0; usize::try_from(size).unwrap_or_default()];
-    file.read_exact_at(&mut footer, length - 8 - size).map_err(IngestError::Staging)?;
+    file.read_exact_at(&mut footer, length - 8 - size)
+        .map_err(IngestError::Staging)?;
     thrift::walk(&footer).map_err(|_| invalid(PARQUET, "the footer is malformed"))?;
     Ok(())
 }
@@ -277,13 +314,19 @@ fn check_pages(file: &File, metadata: &ParquetMetaData, ratio_max: u64) -> Resul
     let length = file.metadata().map_err(IngestError::Staging)?.len();
     for group in metadata.row_groups() {
         for column in group.columns() {
-            let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+            let start = column
+                .dictionary_page_offset()
+                .unwrap_or_else(|| column.data_page_offset());
             let start = start.min(column.data_page_offset());
-            let (Ok(start), Ok(size)) = (u64::try_from(start), u64::try_from(column.compressed_size())) else {
+            let (Ok(start), Ok(size)) = (
+                u64::try_from(start),
+                u64::try_from(column.compressed_size()),
+            ) else {
                 return Err(invalid(PARQUET, "a column chunk lies outside the file"));
             };
             let end = start.checked_add(size).filter(|end| *end <= length);
-            let end = end.ok_or_else(|| invalid(PARQUET, "a column chunk lies outside the file"))?;
+            let end =
+                end.ok_or_else(|| invalid(PARQUET, "a column chunk lies outside the file"))?;
             check_chunk(file, start, end, ratio_max)?;
         }
     }
@@ -295,11 +338,16 @@ fn check_chunk(file: &File, start: u64, end: u64, ratio_max: u64) -> Result<(), 
     let mut window = Vec::new();
     while at < end {
         window.resize(usize::try_from((end - at).min(256)).unwrap_or_default(), 0);
-        file.read_exact_at(&mut window, at).map_err(IngestError::Staging)?;
+        file.read_exact_at(&mut window, at)
+            .map_err(IngestError::Staging)?;
         let mut header = thrift::walk(&window);
         if header.is_err() {
-            window.resize(usize::try_from((end - at).min(PAGE_HEADER_BYTES)).unwrap_or_default(), 0);
-            file.read_exact_at(&mut window, at).map_err(IngestError::Staging)?;
+            window.resize(
+                usize::try_from((end - at).min(PAGE_HEADER_BYTES)).unwrap_or_default(),
+                0,
+            );
+            file.read_exact_at(&mut window, at)
+                .map_err(IngestError::Staging)?;
             header = thrift::walk(&window);
         }
         let header = header.map_err(|_| invalid(PARQUET, "a page header is malformed"))?;
@@ -326,7 +374,11 @@ fn check_chunk(file: &File, start: u64, end: u64, ratio_max: u64) -> Result<(), 
 pub(super) fn ingest_ipc(mut source: Source<'_>, setup: &Setup) -> Result<Ready, IngestError> {
     let (sink, schema) = guarded(IPC, || rewrite_ipc(&mut source, setup))?;
     let received = source.finish()?;
-    Ok(Ready { sink, schema, received })
+    Ok(Ready {
+        sink,
+        schema,
+        received,
+    })
 }
 
 fn rewrite_ipc(source: &mut Source<'_>, setup: &Setup) -> Result<(Sink, SchemaRef), IngestError> {
@@ -338,9 +390,13 @@ fn rewrite_ipc(source: &mut Source<'_>, setup: &Setup) -> Result<(Sink, SchemaRe
     let mut rewriter: Option<Rewriter<'_>> = None;
     while let Some(message) = next_message(source, setup)? {
         let mut buffer = Buffer::from_vec(message);
-        let decoded = decoder.decode(&mut buffer).map_err(|error| invalid(IPC, error))?;
+        let decoded = decoder
+            .decode(&mut buffer)
+            .map_err(|error| invalid(IPC, error))?;
         if rewriter.is_none() {
-            let schema = decoder.schema().ok_or_else(|| invalid(IPC, "the schema is missing"))?;
+            let schema = decoder
+                .schema()
+                .ok_or_else(|| invalid(IPC, "the schema is missing"))?;
             rewriter = Some(Rewriter::new(IPC, &schema, setup)?);
         }
         if let (Some(batch), Some(rewriter)) = (decoded, &mut rewriter) {
@@ -352,12 +408,14 @@ fn rewrite_ipc(source: &mut Source<'_>, setup: &Setup) -> Result<(Sink, SchemaRe
 }
 
 fn read_exact(source: &mut impl Read, out: &mut [u8]) -> Result<(), IngestError> {
-    source.read_exact(out).map_err(|error| match from_read(error) {
-        IngestError::Disconnected(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            invalid(IPC, "the stream is cut short")
-        }
-        other => other,
-    })
+    source
+        .read_exact(out)
+        .map_err(|error| match from_read(error) {
+            IngestError::Disconnected(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                invalid(IPC, "the stream is cut short")
+            }
+            other => other,
+        })
 }
 
 /// One whole, checked message with its framing; `None` at the end of the stream.
@@ -384,7 +442,8 @@ fn next_message(source: &mut impl Read, setup: &Setup) -> Result<Option<Vec<u8>>
     let header = framed.len();
     take_into(source, &mut framed, size)?;
     let body = {
-        let message = ipc::root_as_message(&framed[header..]).map_err(|error| invalid(IPC, error))?;
+        let message =
+            ipc::root_as_message(&framed[header..]).map_err(|error| invalid(IPC, error))?;
         u64::try_from(message.bodyLength()).map_err(|_| invalid(IPC, "a negative body length"))?
     };
     if body > setup.limits.message_bytes_max {
@@ -412,7 +471,11 @@ fn read_start(source: &mut impl Read, word: &mut [u8; 4]) -> Result<bool, Ingest
 /// Appends `length` bytes; memory grows with what arrives, not with what was promised.
 fn take_into(source: &mut impl Read, out: &mut Vec<u8>, length: u64) -> Result<(), IngestError> {
     let before = out.len() as u64;
-    source.by_ref().take(length).read_to_end(out).map_err(from_read)?;
+    source
+        .by_ref()
+        .take(length)
+        .read_to_end(out)
+        .map_err(from_read)?;
     if out.len() as u64 - before != length {
         return Err(invalid(IPC, "the stream is cut short"));
     }
@@ -424,7 +487,9 @@ fn check_message(header: &[u8], body: &[u8], setup: &Setup) -> Result<(), Ingest
     let message = ipc::root_as_message(header).map_err(|error| invalid(IPC, error))?;
     let batch = match message.header_type() {
         ipc::MessageHeader::RecordBatch => message.header_as_record_batch(),
-        ipc::MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|batch| batch.data()),
+        ipc::MessageHeader::DictionaryBatch => message
+            .header_as_dictionary_batch()
+            .and_then(|batch| batch.data()),
         _ => None,
     };
     let Some(batch) = batch else {
@@ -433,8 +498,11 @@ fn check_message(header: &[u8], body: &[u8], setup: &Setup) -> Result<(), Ingest
     let compressed = batch.compression().is_some();
     let mut total = 0u64;
     for buffer in batch.buffers().into_iter().flatten() {
-        let range = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
-        let bytes = range.and_then(|(offset, length)| body.get(offset..offset.checked_add(length)?));
+        let range = usize::try_from(buffer.offset())
+            .ok()
+            .zip(usize::try_from(buffer.length()).ok());
+        let bytes =
+            range.and_then(|(offset, length)| body.get(offset..offset.checked_add(length)?));
         let bytes = bytes.ok_or_else(|| invalid(IPC, "a buffer lies outside its message"))?;
         if compressed && !bytes.is_empty() {
             total = total.saturating_add(decompressed_size(bytes)?);
@@ -456,7 +524,9 @@ fn check_message(header: &[u8], body: &[u8], setup: &Setup) -> Result<(), Ingest
 
 /// The size that stands before a compressed buffer; -1 says that it is not compressed after all.
 fn decompressed_size(bytes: &[u8]) -> Result<u64, IngestError> {
-    let prefix = bytes.first_chunk::<8>().ok_or_else(|| invalid(IPC, "a compressed buffer is too short"))?;
+    let prefix = bytes
+        .first_chunk::<8>()
+        .ok_or_else(|| invalid(IPC, "a compressed buffer is too short"))?;
     match i64::from_le_bytes(*prefix) {
         -1 => Ok(bytes.len() as u64),
         size => u64::try_from(size).map_err(|_| invalid(IPC, "a negative buffer size")),

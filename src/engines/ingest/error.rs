@@ -55,7 +55,9 @@ impl fmt::Display for ColumnDifference {
             Self::Missing { column, expected } => {
                 write!(f, "`{column}` is missing (expected {expected})")
             }
-            Self::Extra { column, found } => write!(f, "`{column}` is not expected (found {found})"),
+            Self::Extra { column, found } => {
+                write!(f, "`{column}` is not expected (found {found})")
+            }
             Self::Type {
                 column,
                 expected,
@@ -78,7 +80,9 @@ pub enum IngestError {
     #[error("the body is empty")]
     Empty,
     /// The format was neither named nor recognised.
-    #[error("the format of the body was not recognised: name one of csv, ndjson, json, parquet, arrow")]
+    #[error(
+        "the format of the body was not recognised: name one of csv, ndjson, json, parquet, arrow"
+    )]
     UnknownFormat,
     /// The CSV header holds only values, so it seems to be a row.
     #[error("line {line}: the header is missing, the first line holds only values")]
@@ -251,7 +255,8 @@ pub enum IngestError {
 }
 
 fn line_prefix(line: Option<u64>) -> String {
-    line.map(|line| format!("line {line}: ")).unwrap_or_default()
+    line.map(|line| format!("line {line}: "))
+        .unwrap_or_default()
 }
 
 impl IngestError {
@@ -333,7 +338,10 @@ impl IngestError {
 
 /// A source error carried through `std::io::Read` and found again on the other side.
 pub(super) fn from_read(error: std::io::Error) -> IngestError {
-    if error.get_ref().is_some_and(|inner| inner.is::<IngestError>()) {
+    if error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<IngestError>())
+    {
         let inner = error.into_inner().expect("get_ref was Some just above");
         return match inner.downcast::<IngestError>() {
             Ok(found) => *found,

@@ -55,8 +55,11 @@ impl FileFormat {
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         match essence.to_ascii_lowercase().as_str() {
             "text/csv" | "application/csv" | "text/tab-separated-values" => Some(Self::Csv),
-            "application/x-ndjson" | "application/ndjson" | "application/jsonl"
-            | "application/x-jsonlines" | "application/json-lines" => Some(Self::Ndjson),
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines"
+            | "application/json-lines" => Some(Self::Ndjson),
             "application/json" | "text/json" => Some(Self::JsonArray),
             "application/vnd.apache.parquet" | "application/x-parquet" | "application/parquet" => {
                 Some(Self::Parquet)
@@ -73,7 +76,8 @@ impl FileFormat {
         if first_bytes.starts_with(b"PAR1") {
             return Some(Self::Parquet);
         }
-        if first_bytes.starts_with(b"ARROW1") || first_bytes.starts_with(&[0xFF, 0xFF, 0xFF, 0xFF]) {
+        if first_bytes.starts_with(b"ARROW1") || first_bytes.starts_with(&[0xFF, 0xFF, 0xFF, 0xFF])
+        {
             return Some(Self::ArrowIpc);
         }
         if let Some(format) = file_name.and_then(Self::from_file_name) {
@@ -94,7 +98,9 @@ impl FileFormat {
     }
 
     fn sniff_text(first_bytes: &[u8]) -> Option<Self> {
-        let bytes = first_bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(first_bytes);
+        let bytes = first_bytes
+            .strip_prefix(b"\xEF\xBB\xBF")
+            .unwrap_or(first_bytes);
         let start = bytes.iter().position(|byte| !byte.is_ascii_whitespace())?;
         let bytes = &bytes[start..];
         match bytes[0] {
@@ -130,7 +136,10 @@ mod tests {
         ] {
             assert_eq!(name.parse(), Ok(format));
             assert_eq!(format.name().parse(), Ok(format));
-            assert_eq!(FileFormat::from_file_name(&format!("a.b.{name}.gz")), Some(format));
+            assert_eq!(
+                FileFormat::from_file_name(&format!("a.b.{name}.gz")),
+                Some(format)
+            );
         }
         assert!("xml".parse::<FileFormat>().is_err());
         assert_eq!(

@@ -45,9 +45,12 @@ impl KeyPlan {
         let mut columns = Vec::with_capacity(key.len());
         let mut fields = Vec::with_capacity(key.len());
         for name in key {
-            let (index, field) = schema
-                .column_with_name(name)
-                .ok_or_else(|| IngestError::KeyColumnMissing { column: name.clone() })?;
+            let (index, field) =
+                schema
+                    .column_with_name(name)
+                    .ok_or_else(|| IngestError::KeyColumnMissing {
+                        column: name.clone(),
+                    })?;
             let field = SortField::new(field.data_type().clone());
             if !RowConverter::supports_fields(std::slice::from_ref(&field)) {
                 return Err(IngestError::UnsupportedType {
@@ -76,7 +79,11 @@ impl KeyPlan {
     /// # Errors
     /// `NullKey` with the row counted from 1 within the block.
     pub fn span(&self, batch: &RecordBatch) -> Result<KeySpan, IngestError> {
-        let columns: Vec<_> = self.columns.iter().map(|index| batch.column(*index).clone()).collect();
+        let columns: Vec<_> = self
+            .columns
+            .iter()
+            .map(|index| batch.column(*index).clone())
+            .collect();
         for (column, name) in columns.iter().zip(&self.names) {
             if let Some(row) = first_null(column.as_ref()) {
                 return Err(IngestError::NullKey {
@@ -104,7 +111,11 @@ impl KeyPlan {
             let last = rows.row(rows.num_rows() - 1);
             ends = Some((rows.row(0).data().into(), last.data().into()));
         }
-        Ok(KeySpan { sorted, strict, ends })
+        Ok(KeySpan {
+            sorted,
+            strict,
+            ends,
+        })
     }
 }
 
@@ -160,7 +171,10 @@ fn digest(key: &[u8], seeds: &(RandomState, RandomState)) -> (u64, u64) {
 
 /// Marks in every file the rows whose key comes again later, in the same file or a later one.
 /// Memory: 24 bytes for at most `PASS_ROWS` rows; more rows take more passes over the key columns.
-pub(super) fn mark_superseded(files: &mut [StagedFile], plan: &KeyPlan) -> Result<u64, IngestError> {
+pub(super) fn mark_superseded(
+    files: &mut [StagedFile],
+    plan: &KeyPlan,
+) -> Result<u64, IngestError> {
     let rows: u64 = files.iter().map(|file| file.rows).sum();
     let passes = rows.div_ceil(PASS_ROWS);
     let seeds = (RandomState::new(), RandomState::new());
@@ -202,7 +216,11 @@ fn insert_position(files: &mut [StagedFile], position: u64) {
     }
 }
 
-fn read_keys(file: &StagedFile, plan: &KeyPlan, mut each: impl FnMut(&[u8])) -> Result<(), IngestError> {
+fn read_keys(
+    file: &StagedFile,
+    plan: &KeyPlan,
+    mut each: impl FnMut(&[u8]),
+) -> Result<(), IngestError> {
     let input = File::open(&file.path).map_err(IngestError::Staging)?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(input).map_err(IngestError::Write)?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), plan.columns.iter().copied());

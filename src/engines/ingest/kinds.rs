@@ -301,7 +301,11 @@ fn exact_decimal(mantissa: u64, digits: usize, scale: i32) -> Option<f64> {
     let power = *POWERS.get(usize::try_from(scale.unsigned_abs()).ok()?)?;
     #[allow(clippy::cast_precision_loss)]
     let value = mantissa as f64;
-    Some(if scale < 0 { value / power } else { value * power })
+    Some(if scale < 0 {
+        value / power
+    } else {
+        value * power
+    })
 }
 
 /// Any other number, by the standard library; one that overflows is text.
@@ -341,7 +345,9 @@ fn day_prefix(text: &[u8]) -> Option<i32> {
 
 fn days_in(year: u32, month: u32) -> u32 {
     match month {
-        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
+        2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => {
+            29
+        }
         2 => 28,
         4 | 6 | 9 | 11 => 30,
         _ => 31,
@@ -353,7 +359,11 @@ fn days_in(year: u32, month: u32) -> u32 {
 #[inline]
 fn days_from_civil(year: u32, month: u32, day: u32) -> i32 {
     const EPOCH: i64 = 719_468;
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let year_days = year * 365 + year / 4 - year / 100 + year / 400;
     let days = i64::from(year_days + (153 * month + 2) / 5 + day - 1) - EPOCH;
     i32::try_from(days).expect("days of the years 1 to 9999 fit in 32 bits")
@@ -450,7 +460,10 @@ mod tests {
             ("1e999", Value::Text),
             ("inf", Value::Float(f64::INFINITY)),
             ("-Infinity", Value::Float(f64::NEG_INFINITY)),
-            ("0.1234567890123456789012", Value::Float(0.123_456_789_012_345_68)),
+            (
+                "0.1234567890123456789012",
+                Value::Float(0.123_456_789_012_345_68),
+            ),
             ("1970-01-01", Value::Date(0)),
             ("2000-02-29", Value::Date(11_016)),
             ("1900-02-29", Value::Text),

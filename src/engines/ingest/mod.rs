@@ -155,18 +155,32 @@ struct Setup {
 
 impl Setup {
     /// A sink for the rows of a pass.
-    fn sink(&self, schema: &SchemaRef, key: Option<Arc<KeyPlan>>, pass: u32) -> Result<Sink, IngestError> {
+    fn sink(
+        &self,
+        schema: &SchemaRef,
+        key: Option<Arc<KeyPlan>>,
+        pass: u32,
+    ) -> Result<Sink, IngestError> {
         let dir = self.pass_dir(pass);
         std::fs::create_dir_all(&dir).map_err(IngestError::Staging)?;
         let progress = Arc::clone(&self.progress);
-        Ok(Sink::new(self.pool.clone(), self.layout, Arc::clone(schema), key, dir, progress))
+        Ok(Sink::new(
+            self.pool.clone(),
+            self.layout,
+            Arc::clone(schema),
+            key,
+            dir,
+            progress,
+        ))
     }
 
     /// Removes what a pass wrote.
     fn discard(&self, pass: u32) -> Result<(), IngestError> {
         self.progress.rows_out.store(0, Ordering::Relaxed);
         match std::fs::remove_dir_all(self.pass_dir(pass)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(IngestError::Staging(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(IngestError::Staging(error))
+            }
             _ => Ok(()),
         }
     }
@@ -188,14 +202,22 @@ struct Ready {
 /// # Errors
 /// Whatever is wrong with the body (`Invalid`, `TooLarge`), a schema that does not match the
 /// expected one (`Conflict`), `Cancelled`, `Disconnected`, or `Internal`. Nothing stays in staging.
-pub fn ingest_reader(input: impl Read + Send, options: &IngestOptions) -> Result<Staged, IngestError> {
+pub fn ingest_reader(
+    input: impl Read + Send,
+    options: &IngestOptions,
+) -> Result<Staged, IngestError> {
     let dir = StagingDir::create(&options.staging)?;
     let replay = Replay {
         path: dir.path().join("body"),
         spooled: true,
     };
     let spool = File::create_new(&replay.path).map_err(IngestError::Staging)?;
-    let source = Source::open(Box::new(input), Some(spool), &options.limits, &options.progress)?;
+    let source = Source::open(
+        Box::new(input),
+        Some(spool),
+        &options.limits,
+        &options.progress,
+    )?;
     ingest_source(source, &replay, dir, options, BLOCK_BYTES)
 }
 
@@ -213,7 +235,9 @@ pub fn ingest_file(path: &Path, options: &IngestOptions) -> Result<Staged, Inges
     let source = Source::open(Box::new(input), None, &options.limits, &options.progress)?;
     let mut options = options.clone();
     if options.file_name.is_none() {
-        options.file_name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        options.file_name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
     }
     ingest_source(source, &replay, dir, &options, BLOCK_BYTES)
 }
@@ -226,7 +250,9 @@ fn ingest_source(
     block_bytes: usize,
 ) -> Result<Staged, IngestError> {
     let format = format_of(&source, options)?;
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+    let threads = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 8);
     let threads = Threads::start(threads, threads * 3)?;
     let setup = Setup {
         expected: options.expected.clone(),
@@ -251,7 +277,11 @@ fn ingest_source(
 }
 
 fn finish(ready: Ready, setup: &Setup, dir: StagingDir) -> Result<Staged, IngestError> {
-    let Ready { sink, schema, received } = ready;
+    let Ready {
+        sink,
+        schema,
+        received,
+    } = ready;
     let key = KeyPlan::new(&schema, &setup.key)?;
     let mut written = sink.finish()?;
     let superseded_rows = match &key {
@@ -274,7 +304,8 @@ fn finish(ready: Ready, setup: &Setup, dir: StagingDir) -> Result<Staged, Ingest
 }
 
 fn format_of(source: &Source<'_>, options: &IngestOptions) -> Result<FileFormat, IngestError> {
-    if source.head().iter().all(u8::is_ascii_whitespace) && source.head().len() < source::HEAD_BYTES {
+    if source.head().iter().all(u8::is_ascii_whitespace) && source.head().len() < source::HEAD_BYTES
+    {
         return Err(IngestError::Empty);
     }
     options

@@ -135,7 +135,11 @@ impl Pool {
                     if queue.closed {
                         return;
                     }
-                    queue = self.shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                    queue = self
+                        .shared
+                        .work
+                        .wait(queue)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
             };
             self.run(job);
@@ -157,7 +161,11 @@ impl Pool {
     }
 
     /// Queues a job; `urgent` ones go before the others.
-    pub fn submit(&self, urgent: bool, job: impl FnOnce() -> Result<(), IngestError> + Send + 'static) {
+    pub fn submit(
+        &self,
+        urgent: bool,
+        job: impl FnOnce() -> Result<(), IngestError> + Send + 'static,
+    ) {
         let mut queue = lock(&self.shared.queue);
         if queue.closed {
             return;
@@ -186,7 +194,11 @@ impl Pool {
                 queue.permits -= 1;
                 return Ok(Permit { pool: self.clone() });
             }
-            queue = self.shared.progress.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .shared
+                .progress
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -197,7 +209,11 @@ impl Pool {
     pub fn wait(&self) -> Result<(), IngestError> {
         let mut queue = lock(&self.shared.queue);
         while queue.outstanding > 0 {
-            queue = self.shared.progress.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .shared
+                .progress
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         queue.failure.take().map_or(Ok(()), Err)
     }

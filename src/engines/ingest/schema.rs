@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 
 use super::error::{ColumnDifference, IngestError};
@@ -16,19 +16,47 @@ pub(super) fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "string".to_owned(),
         DataType::Boolean => "bool".to_owned(),
-        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::UInt8
-        | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 | DataType::Float16
-        | DataType::Float32 | DataType::Float64 | DataType::Date32 | DataType::Date64 => {
-            data_type.to_string().to_ascii_lowercase()
+        DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::UInt8
+        | DataType::UInt16
+        | DataType::UInt32
+        | DataType::UInt64
+        | DataType::Float16
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Date32
+        | DataType::Date64 => data_type.to_string().to_ascii_lowercase(),
+        DataType::Timestamp(unit, zone) => match zone {
+            Some(zone) => format!("timestamp[{}, {zone}]", unit_name(*unit)),
+            None => format!("timestamp[{}]", unit_name(*unit)),
+        },
+        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
+            format!("decimal({precision}, {scale})")
         }
         DataType::List(item) | DataType::LargeList(item) => {
             format!("list<{}>", type_name(item.data_type()))
         }
         DataType::Struct(fields) => {
-            let field = |field: &FieldRef| format!("{}: {}", field.name(), type_name(field.data_type()));
-            format!("struct<{}>", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+            let field =
+                |field: &FieldRef| format!("{}: {}", field.name(), type_name(field.data_type()));
+            format!(
+                "struct<{}>",
+                fields.iter().map(field).collect::<Vec<_>>().join(", ")
+            )
         }
         other => other.to_string().to_ascii_lowercase(),
+    }
+}
+
+fn unit_name(unit: TimeUnit) -> &'static str {
+    match unit {
+        TimeUnit::Second => "s",
+        TimeUnit::Millisecond => "ms",
+        TimeUnit::Microsecond => "us",
+        TimeUnit::Nanosecond => "ns",
     }
 }
 
@@ -76,25 +104,38 @@ pub(super) fn leaves(data_type: &DataType) -> usize {
 pub(super) fn plain_schema(schema: &Schema) -> Result<SchemaRef, IngestError> {
     check_names(schema.fields())?;
     let plain = |field: &FieldRef| {
-        let data_type = plain_type(field.data_type()).ok_or_else(|| IngestError::UnsupportedType {
-            column: field.name().clone(),
-            found: type_name(field.data_type()),
-        })?;
+        let data_type =
+            plain_type(field.data_type()).ok_or_else(|| IngestError::UnsupportedType {
+                column: field.name().clone(),
+                found: type_name(field.data_type()),
+            })?;
         Ok(Field::new(field.name(), data_type, true))
     };
-    let fields: Vec<Field> = schema.fields().iter().map(plain).collect::<Result<_, IngestError>>()?;
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(plain)
+        .collect::<Result<_, IngestError>>()?;
     Ok(Arc::new(Schema::new(fields)))
 }
 
 /// The plain form of a type; `None` when a dataset cannot hold it.
 fn plain_type(data_type: &DataType) -> Option<DataType> {
-    let item = |field: &FieldRef| Some(Arc::new(Field::new(field.name(), plain_type(field.data_type())?, true)));
+    let item = |field: &FieldRef| {
+        Some(Arc::new(Field::new(
+            field.name(),
+            plain_type(field.data_type())?,
+            true,
+        )))
+    };
     Some(match data_type {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
         DataType::Null => DataType::Utf8,
         DataType::List(field) | DataType::ListView(field) => DataType::List(item(field)?),
-        DataType::LargeList(field) | DataType::LargeListView(field) => DataType::LargeList(item(field)?),
+        DataType::LargeList(field) | DataType::LargeListView(field) => {
+            DataType::LargeList(item(field)?)
+        }
         DataType::FixedSizeList(field, size) => DataType::FixedSizeList(item(field)?, *size),
         DataType::Struct(fields) if !fields.is_empty() => {
             DataType::Struct(fields.iter().map(item).collect::<Option<Vec<_>>>()?.into())
@@ -121,7 +162,10 @@ pub(super) fn same_type(expected: &DataType, found: &DataType) -> bool {
         (T::Dictionary(_, expected), found) => same_type(expected, found),
         (expected, T::Dictionary(_, found)) => same_type(expected, found),
         (T::Utf8 | T::LargeUtf8 | T::Utf8View, T::Utf8 | T::LargeUtf8 | T::Utf8View)
-        | (T::Binary | T::LargeBinary | T::BinaryView, T::Binary | T::LargeBinary | T::BinaryView) => true,
+        | (
+            T::Binary | T::LargeBinary | T::BinaryView,
+            T::Binary | T::LargeBinary | T::BinaryView,
+        ) => true,
         (T::List(expected) | T::LargeList(expected), T::List(found) | T::LargeList(found)) => {
             same_type(expected.data_type(), found.data_type())
         }
@@ -131,7 +175,8 @@ pub(super) fn same_type(expected: &DataType, found: &DataType) -> bool {
         (T::Struct(expected), T::Struct(found)) => {
             expected.len() == found.len()
                 && expected.iter().zip(found).all(|(expected, found)| {
-                    expected.name() == found.name() && same_type(expected.data_type(), found.data_type())
+                    expected.name() == found.name()
+                        && same_type(expected.data_type(), found.data_type())
                 })
         }
         (T::Timestamp(a, Some(_)), T::Timestamp(b, Some(_))) => a == b,

@@ -72,10 +72,8 @@ impl Read for ChannelReader {
                 Some(Some(chunk)) => self.current = chunk,
                 Some(None) => self.ended = true,
                 None => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the sender went away before the end of the body",
-                    ));
+                    let text = "the sender went away before the end of the body";
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
                 }
             }
         }
@@ -95,7 +93,10 @@ struct Peek<R> {
 impl<R: Read> Peek<R> {
     fn new(mut inner: R) -> io::Result<Self> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
-        inner.by_ref().take(HEAD_BYTES as u64).read_to_end(&mut head)?;
+        inner
+            .by_ref()
+            .take(HEAD_BYTES as u64)
+            .read_to_end(&mut head)?;
         Ok(Self {
             inner,
             head,
@@ -131,7 +132,12 @@ impl Read for Tee<'_> {
         if self.progress.is_cancelled() {
             return Err(into_read(IngestError::Cancelled));
         }
-        let length = self.input.read(out)?;
+        let length = match self.input.read(out) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+            // Told apart here from whatever a decoder says of the bytes.
+            Err(error) => return Err(into_read(IngestError::Disconnected(error))),
+        };
         let total = self.count.fetch_add(length as u64, Ordering::Relaxed) + length as u64;
         if total > self.bytes_max {
             return Err(into_read(IngestError::TooLarge {
@@ -145,7 +151,9 @@ impl Read for Tee<'_> {
                 .write_all(&out[..length])
                 .map_err(|error| into_read(IngestError::Staging(error)))?;
         }
-        self.progress.bytes_in.fetch_add(length as u64, Ordering::Relaxed);
+        self.progress
+            .bytes_in
+            .fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
     }
 }
@@ -162,7 +170,9 @@ enum Decoder<R: Read> {
 impl<R: Read> Decoder<R> {
     fn new(head: &[u8], inner: R) -> io::Result<Self> {
         if head.starts_with(&[0x1F, 0x8B]) {
-            return Ok(Self::Gzip(Box::new(flate2::read::MultiGzDecoder::new(inner))));
+            return Ok(Self::Gzip(Box::new(flate2::read::MultiGzDecoder::new(
+                inner,
+            ))));
         }
         if head.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]) {
             let mut decoder = zstd::stream::read::Decoder::new(inner)?;
@@ -197,13 +207,9 @@ impl<R: Read> Read for Decoder<R> {
             Self::Gzip(decoder) => decoder.read(out),
             Self::Zstd(decoder) => decoder.read(out),
         };
-        result.map_err(|error| match from_read(error) {
-            // A truncated channel is an `UnexpectedEof` too, yet only a decoder makes one of `other`
-            // kind; both mean that the stream cannot be decoded to its end.
-            IngestError::Disconnected(inner) if inner.raw_os_error().is_none() => {
-                into_read(IngestError::Compression { codec })
-            }
-            other => into_read(other),
+        result.map_err(|error| match error.get_ref() {
+            Some(inner) if inner.is::<IngestError>() => error,
+            _ => into_read(IngestError::Compression { codec }),
         })
     }
 }
@@ -361,6 +367,7 @@ pub(super) fn copy_to_file(reader: &mut impl Read, path: &Path) -> Result<(), In
         if length == 0 {
             return Ok(());
         }
-        file.write_all(&buffer[..length]).map_err(IngestError::Staging)?;
+        file.write_all(&buffer[..length])
+            .map_err(IngestError::Staging)?;
     }
 }

@@ -45,7 +45,9 @@ impl Cursor<'_> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let byte = self.byte()?;
-            value |= u64::from(byte & 0x7F).checked_shl(shift).unwrap_or_default();
+            value |= u64::from(byte & 0x7F)
+                .checked_shl(shift)
+                .unwrap_or_default();
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
@@ -85,7 +87,9 @@ impl Cursor<'_> {
             let kind = header & 0x0F;
             if matches!(kind, 4..=6) {
                 let value = self.zigzag()?;
-                let slot = usize::try_from(field).ok().and_then(|field| integers.as_mut()?.get_mut(field));
+                let slot = usize::try_from(field)
+                    .ok()
+                    .and_then(|field| integers.as_mut()?.get_mut(field));
                 if let Some(slot) = slot {
                     *slot = value;
                 }
@@ -155,7 +159,9 @@ mod tests {
     #[test]
     fn the_integers_of_a_page_header_are_read_and_its_end_is_found() {
         // type = 0, uncompressed = 100, compressed = 50, a nested struct with one integer.
-        let bytes = [0x15, 0x00, 0x15, 0xC8, 0x01, 0x15, 0x64, 0x2C, 0x15, 0x02, 0x00, 0x00, 0xAA];
+        let bytes = [
+            0x15, 0x00, 0x15, 0xC8, 0x01, 0x15, 0x64, 0x2C, 0x15, 0x02, 0x00, 0x00, 0xAA,
+        ];
         let found = walk(&bytes).unwrap();
         assert_eq!(found.integers[1..4], [0, 100, 50]);
         assert_eq!(found.length, bytes.len() - 1);

@@ -131,7 +131,11 @@ impl Sink {
         if let Some(span) = span {
             self.order.push(span);
             // A row group says one thing of its order: the rows before this stay sorted.
-            if self.group.as_ref().is_some_and(|group| group.sorted != self.order.sorted) {
+            if self
+                .group
+                .as_ref()
+                .is_some_and(|group| group.sorted != self.order.sorted)
+            {
                 self.close_group();
             }
         }
@@ -142,7 +146,9 @@ impl Sink {
         }
         self.rows += batch.num_rows() as u64;
         self.batches += 1;
-        self.progress.rows_out.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        self.progress
+            .rows_out
+            .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         Ok(())
     }
 
@@ -170,14 +176,25 @@ impl Sink {
     }
 
     fn open_group(&mut self) -> Result<OpenGroup, IngestError> {
-        let output = self.output.as_ref().expect("the output is started by the first rows");
-        let mut writers = output.factory.create_column_writers(0).map_err(IngestError::Write)?.into_iter();
+        let output = self
+            .output
+            .as_ref()
+            .expect("the output is started by the first rows");
+        let mut writers = output
+            .factory
+            .create_column_writers(0)
+            .map_err(IngestError::Write)?
+            .into_iter();
         let sorted = self.key.is_some() && self.order.sorted;
         let group = Arc::new(Group {
             index: self.next_group,
             sorted,
             remaining: AtomicUsize::new(self.schema.fields().len()),
-            chunks: Mutex::new((0..self.schema.fields().len()).map(|_| Vec::new()).collect()),
+            chunks: Mutex::new(
+                (0..self.schema.fields().len())
+                    .map(|_| Vec::new())
+                    .collect(),
+            ),
             appender: Arc::clone(&output.appender),
         });
         self.next_group += 1;
@@ -237,7 +254,10 @@ impl Sink {
             .convert(&self.schema)
             .map_err(|error| self.unsupported(&error))?;
         let plain = Arc::new(properties(&self.schema, first, None));
-        let sorting = self.key.as_ref().map(|key| sorting_columns(key, &self.schema));
+        let sorting = self
+            .key
+            .as_ref()
+            .map(|key| sorting_columns(key, &self.schema));
         let sorted = Arc::new(properties(&self.schema, first, sorting));
         // Column writers need a file writer's schema and properties, and nothing of its file.
         let template =
@@ -258,7 +278,13 @@ impl Sink {
 
     fn unsupported(&self, error: &ParquetError) -> IngestError {
         IngestError::UnsupportedType {
-            column: self.schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", "),
+            column: self
+                .schema
+                .fields()
+                .iter()
+                .map(|field| field.name().as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
             found: error.to_string(),
         }
     }
@@ -266,7 +292,10 @@ impl Sink {
 
 fn sorting_columns(key: &KeyPlan, schema: &SchemaRef) -> Vec<SortingColumn> {
     let leaf = |column: &usize| {
-        let before: usize = schema.fields()[..*column].iter().map(|field| leaves(field.data_type())).sum();
+        let before: usize = schema.fields()[..*column]
+            .iter()
+            .map(|field| leaves(field.data_type()))
+            .sum();
         SortingColumn {
             column_idx: i32::try_from(before).unwrap_or(i32::MAX),
             descending: false,
@@ -375,7 +404,11 @@ impl Lane {
         }
     }
 
-    fn encode(&self, writers: &mut [ArrowColumnWriter], array: &ArrayRef) -> Result<(), IngestError> {
+    fn encode(
+        &self,
+        writers: &mut [ArrowColumnWriter],
+        array: &ArrayRef,
+    ) -> Result<(), IngestError> {
         let leaves = compute_leaves(&self.field, array).map_err(IngestError::Write)?;
         for (writer, leaf) in writers.iter_mut().zip(&leaves) {
             writer.write(leaf).map_err(IngestError::Write)?;
@@ -408,8 +441,17 @@ impl Group {
         if self.remaining.fetch_sub(1, Ordering::AcqRel) > 1 {
             return Ok(());
         }
-        let chunks = std::mem::take(&mut *lock(&self.chunks)).into_iter().flatten().collect();
-        self.appender.append(self.index, FinishedGroup { chunks, sorted: self.sorted })
+        let chunks = std::mem::take(&mut *lock(&self.chunks))
+            .into_iter()
+            .flatten()
+            .collect();
+        self.appender.append(
+            self.index,
+            FinishedGroup {
+                chunks,
+                sorted: self.sorted,
+            },
+        )
     }
 }
 
@@ -458,18 +500,26 @@ impl Appender {
         }
     }
 
-    fn append_next(&self, state: &mut AppenderState, group: FinishedGroup) -> Result<(), IngestError> {
+    fn append_next(
+        &self,
+        state: &mut AppenderState,
+        group: FinishedGroup,
+    ) -> Result<(), IngestError> {
         let other_order = |file: &mut OpenFile| file.sorted != group.sorted;
         if let Some(file) = state.file.take_if(other_order) {
             state.files.push(file.finish()?);
         }
         let file = match &mut state.file {
             Some(file) => file,
-            None => state.file.insert(self.open(state.files.len(), group.sorted)?),
+            None => state
+                .file
+                .insert(self.open(state.files.len(), group.sorted)?),
         };
         let mut writer = file.writer.next_row_group().map_err(IngestError::Write)?;
         for chunk in group.chunks {
-            chunk.append_to_row_group(&mut writer).map_err(IngestError::Write)?;
+            chunk
+                .append_to_row_group(&mut writer)
+                .map_err(IngestError::Write)?;
         }
         writer.close().map_err(IngestError::Write)?;
         let full = |file: &mut OpenFile| file.writer.bytes_written() as u64 >= self.file_bytes;
@@ -489,9 +539,13 @@ impl Appender {
         };
         let properties = if sorted { &self.sorted } else { &self.plain };
         let root = self.descriptor.root_schema_ptr();
-        let writer =
-            SerializedFileWriter::new(output, root, Arc::clone(properties)).map_err(IngestError::Write)?;
-        Ok(OpenFile { path, sorted, writer })
+        let writer = SerializedFileWriter::new(output, root, Arc::clone(properties))
+            .map_err(IngestError::Write)?;
+        Ok(OpenFile {
+            path,
+            sorted,
+            writer,
+        })
     }
 
     fn finish(&self) -> Result<Vec<StagedFile>, IngestError> {

@@ -41,7 +41,12 @@ impl<'a> Cells<'a> {
     }
 
     fn iter(self) -> impl Iterator<Item = Field> + use<'a> {
-        self.fields.get(self.column..).unwrap_or_default().iter().step_by(self.width).copied()
+        self.fields
+            .get(self.column..)
+            .unwrap_or_default()
+            .iter()
+            .step_by(self.width)
+            .copied()
     }
 }
 
@@ -103,7 +108,9 @@ pub(super) fn parse_column(cells: Cells<'_>, scalar: Scalar, classify_text: bool
         Scalar::Zoned => primitive(
             cells,
             |bytes| timestamp(bytes, true).map(|micros| (micros, Kinds::ZONED)),
-            |values, nulls| Arc::new(TimestampMicrosecondArray::new(values, nulls).with_timezone("UTC")),
+            |values, nulls| {
+                Arc::new(TimestampMicrosecondArray::new(values, nulls).with_timezone("UTC"))
+            },
         ),
         Scalar::Text => text(cells, classify_text),
     }
@@ -179,7 +186,11 @@ fn bools(cells: Cells<'_>) -> Column {
 }
 
 fn text(cells: Cells<'_>, classify_text: bool) -> Column {
-    let kinds = if classify_text { kinds_of(cells) } else { Kinds::NONE };
+    let kinds = if classify_text {
+        kinds_of(cells)
+    } else {
+        Kinds::NONE
+    };
     let mut offsets: Vec<i32> = Vec::with_capacity(cells.rows() + 1);
     let mut bytes: Vec<u8> = Vec::with_capacity(cells.text.len() / cells.width.max(1));
     let mut nulls = NullBufferBuilder::new(cells.rows());

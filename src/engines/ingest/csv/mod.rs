@@ -16,8 +16,8 @@ use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use super::blocks::{
-    Block, BlockParser, BlockReader, Outcome, Parsed, Pass, Place, Position, Shape, line_and_column,
-    valid_text,
+    Block, BlockParser, BlockReader, Outcome, Parsed, Pass, Place, Position, Shape,
+    line_and_column, valid_text,
 };
 use super::error::{ColumnDifference, IngestError};
 use super::keys::KeyPlan;
@@ -86,7 +86,12 @@ struct CsvParser {
 }
 
 impl CsvParser {
-    fn column(&self, cells: Cells<'_>, plan: &ColumnPlan, build: bool) -> (Option<ArrayRef>, ColumnShape) {
+    fn column(
+        &self,
+        cells: Cells<'_>,
+        plan: &ColumnPlan,
+        build: bool,
+    ) -> (Option<ArrayRef>, ColumnShape) {
         if !build {
             let wanted = plan.scalar != Scalar::Text || plan.classify_text;
             let kinds = if wanted { kinds_of(cells) } else { Kinds::NONE };
@@ -104,8 +109,16 @@ impl CsvParser {
         (shape.misfit.is_none().then_some(array), shape)
     }
 
-    fn batch(&self, arrays: &[Option<ArrayRef>], rows: usize) -> Option<Result<RecordBatch, IngestError>> {
-        let ordered: Option<Vec<ArrayRef>> = self.order.iter().map(|column| arrays[*column].clone()).collect();
+    fn batch(
+        &self,
+        arrays: &[Option<ArrayRef>],
+        rows: usize,
+    ) -> Option<Result<RecordBatch, IngestError>> {
+        let ordered: Option<Vec<ArrayRef>> = self
+            .order
+            .iter()
+            .map(|column| arrays[*column].clone())
+            .collect();
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), ordered?, &options);
         Some(batch.map_err(|error| IngestError::Internal(error.to_string())))
@@ -116,7 +129,9 @@ impl CsvParser {
         match error {
             IngestError::NullKey { column, row, .. } => {
                 let index = usize::try_from(row - 1).unwrap_or_default() * self.rules.width;
-                let line = fields.get(index).map(|field| line_and_column(text, field.start()).0);
+                let line = fields
+                    .get(index)
+                    .map(|field| line_and_column(text, field.start()).0);
                 IngestError::NullKey { column, row, line }
             }
             other => other,
@@ -139,18 +154,20 @@ impl ColumnPlan {
 impl BlockParser for CsvParser {
     type Shape = CsvShape;
 
-    fn parse(&self, text: &[u8], place: Place, build: bool) -> Result<Parsed<CsvShape>, IngestError> {
+    fn parse(
+        &self,
+        text: &[u8],
+        place: Place,
+        build: bool,
+    ) -> Result<Parsed<CsvShape>, IngestError> {
+        if place.overlong {
+            return Err(overlong(text, self.rules));
+        }
         let (valid, bad_text) = valid_text(text);
         let fields = match bad_text {
             None => tokenize(valid, self.rules)?,
             Some(error) => return Err(first_error(valid, self.rules, error)),
         };
-        if place.overlong {
-            return Err(IngestError::RowTooLong {
-                line: 1,
-                limit_bytes: self.rules.row_bytes_max as u64,
-            });
-        }
         let width = self.rules.width;
         let parts = self.columns.iter().enumerate().map(|(index, plan)| {
             let cells = Cells::new(text, &fields, width, index);
@@ -159,9 +176,10 @@ impl BlockParser for CsvParser {
         let (arrays, shapes): (Vec<_>, Vec<_>) = parts.unzip();
         let batch = self.batch(&arrays, fields.len() / width).transpose()?;
         let span = match (&batch, &self.key) {
-            (Some(batch), Some(key)) => {
-                Some(key.span(batch).map_err(|error| self.with_line(error, text, &fields))?)
-            }
+            (Some(batch), Some(key)) => Some(
+                key.span(batch)
+                    .map_err(|error| self.with_line(error, text, &fields))?,
+            ),
             _ => None,
         };
         Ok(Parsed {
@@ -169,6 +187,17 @@ impl BlockParser for CsvParser {
             span,
             shape: CsvShape(shapes),
         })
+    }
+}
+
+/// A record that is too long is one with a quote left open, more often than not.
+fn overlong(text: &[u8], rules: Rules) -> IngestError {
+    match tokenize(text, rules) {
+        Err(error @ IngestError::UnterminatedQuote { .. }) => error,
+        _ => IngestError::RowTooLong {
+            line: 1,
+            limit_bytes: rules.row_bytes_max as u64,
+        },
     }
 }
 
@@ -180,7 +209,11 @@ fn first_error(valid: &[u8], rules: Rules, bad_byte: IngestError) -> IngestError
 }
 
 /// Reads a CSV body into the sink; a second time from the spool when types had to widen.
-pub(super) fn ingest(mut source: Source<'_>, setup: &Setup, replay: &Replay) -> Result<Ready, IngestError> {
+pub(super) fn ingest(
+    mut source: Source<'_>,
+    setup: &Setup,
+    replay: &Replay,
+) -> Result<Ready, IngestError> {
     let head = source.head();
     let marked = head.starts_with(BYTE_ORDER_MARK);
     let reader = CsvReader {
@@ -208,7 +241,11 @@ pub(super) fn ingest(mut source: Source<'_>, setup: &Setup, replay: &Replay) -> 
             reader.second_pass(&names, &outcome.shape, replay)?
         }
     };
-    Ok(Ready { sink, schema, received })
+    Ok(Ready {
+        sink,
+        schema,
+        received,
+    })
 }
 
 fn run<R: Read>(
@@ -218,7 +255,13 @@ fn run<R: Read>(
     blocks: &mut BlockReader<R, CsvBoundary>,
     sink: Sink,
 ) -> Result<Outcome<CsvShape>, IngestError> {
-    let mut pass = Pass::new(parser, setup.pool.clone(), CsvShape::default(), first.start, Some(sink));
+    let mut pass = Pass::new(
+        parser,
+        setup.pool.clone(),
+        CsvShape::default(),
+        first.start,
+        Some(sink),
+    );
     pass.submit(first.block)?;
     while let Some(block) = blocks.next()? {
         pass.submit(block)?;
@@ -248,17 +291,30 @@ impl CsvReader<'_> {
         }
     }
 
-    fn start<R: Read>(&self, mut input: R) -> Result<(BlockReader<R, CsvBoundary>, First, Header), IngestError> {
+    fn start<R: Read>(
+        &self,
+        mut input: R,
+    ) -> Result<(BlockReader<R, CsvBoundary>, First, Header), IngestError> {
         if self.marked {
             let mut mark = [0; BYTE_ORDER_MARK.len()];
-            input.read_exact(&mut mark).map_err(super::error::from_read)?;
+            input
+                .read_exact(&mut mark)
+                .map_err(super::error::from_read)?;
         }
         let limits = &self.setup.limits;
         let boundary = CsvBoundary::new(self.delimiter);
-        let mut blocks = BlockReader::new(input, boundary, self.setup.block_bytes, limits.row_bytes_max);
+        let mut blocks = BlockReader::new(
+            input,
+            boundary,
+            self.setup.block_bytes,
+            limits.row_bytes_max,
+        );
         let mut block = blocks.next()?.ok_or(IngestError::Empty)?;
         if block.text().iter().all(u8::is_ascii_whitespace) {
             return Err(IngestError::Empty);
+        }
+        if block.place.overlong {
+            return Err(overlong(block.text(), self.rules(1)));
         }
         let header = tokens::header(block.text(), self.delimiter, limits.row_bytes_max)?;
         let (_, bad_text) = valid_text(&block.text()[..header.end]);
@@ -275,13 +331,24 @@ impl CsvReader<'_> {
     fn parser(&self, columns: Vec<ColumnPlan>) -> Result<(CsvParser, SchemaRef), IngestError> {
         let schema = match &self.setup.expected {
             Some(expected) => Arc::clone(expected),
-            None => Arc::new(Schema::new(columns.iter().map(|plan| plan.field.clone()).collect::<Vec<_>>())),
+            None => Arc::new(Schema::new(
+                columns
+                    .iter()
+                    .map(|plan| plan.field.clone())
+                    .collect::<Vec<_>>(),
+            )),
         };
         let position = |field: &Arc<Field>| {
-            let column = columns.iter().position(|plan| plan.field.name() == field.name());
+            let column = columns
+                .iter()
+                .position(|plan| plan.field.name() == field.name());
             column.ok_or_else(|| IngestError::Internal("a column without a plan".to_owned()))
         };
-        let order = schema.fields().iter().map(position).collect::<Result<_, _>>()?;
+        let order = schema
+            .fields()
+            .iter()
+            .map(position)
+            .collect::<Result<_, _>>()?;
         let key = KeyPlan::new(&schema, &self.setup.key)?.map(Arc::new);
         let parser = CsvParser {
             rules: self.rules(columns.len()),
@@ -299,7 +366,10 @@ impl CsvReader<'_> {
         shape: &CsvShape,
         replay: &Replay,
     ) -> Result<(Sink, SchemaRef), IngestError> {
-        let plans = names.iter().zip(&shape.0).map(|(name, shape)| inferred_plan(name, shape.kinds, true));
+        let plans = names
+            .iter()
+            .zip(&shape.0)
+            .map(|(name, shape)| inferred_plan(name, shape.kinds, true));
         let (parser, schema) = self.parser(plans.collect())?;
         let (mut blocks, first, _) = self.start(replay.open()?)?;
         let sink = self.setup.sink(&schema, parser.key.clone(), 2)?;
@@ -314,7 +384,8 @@ fn header_names(header: &Header, columns_max: usize) -> Result<Vec<String>, Inge
     if header.names.len() > columns_max {
         return Err(IngestError::TooManyColumns { limit: columns_max });
     }
-    let is_value = |name: &String| name.is_empty() || classify(name.as_bytes()).kind() != Kinds::TEXT;
+    let is_value =
+        |name: &String| name.is_empty() || classify(name.as_bytes()).kind() != Kinds::TEXT;
     if header.names.iter().all(is_value) {
         return Err(IngestError::HeaderMissing { line });
     }
@@ -358,7 +429,11 @@ fn first_kinds(first: &First, rules: Rules) -> Vec<Kinds> {
 
 fn infer(first: &First, names: &[String], rules: Rules) -> Vec<ColumnPlan> {
     let kinds = first_kinds(first, rules);
-    names.iter().zip(kinds).map(|(name, kinds)| inferred_plan(name, kinds, false)).collect()
+    names
+        .iter()
+        .zip(kinds)
+        .map(|(name, kinds)| inferred_plan(name, kinds, false))
+        .collect()
 }
 
 /// Plans for a schema that is given; every column has to be there, and none beside them.
@@ -374,7 +449,9 @@ fn expected_plans(
             differences.push(missing(field));
         }
     }
-    let extra: Vec<usize> = (0..names.len()).filter(|index| expected.field_with_name(&names[*index]).is_err()).collect();
+    let extra: Vec<usize> = (0..names.len())
+        .filter(|index| expected.field_with_name(&names[*index]).is_err())
+        .collect();
     if !extra.is_empty() {
         let kinds = first_kinds(first, rules);
         differences.extend(extra.iter().map(|index| ColumnDifference::Extra {
@@ -386,7 +463,9 @@ fn expected_plans(
         return Err(IngestError::SchemaMismatch { differences });
     }
     let plan = |name: &String| {
-        let field = expected.field_with_name(name).expect("extra columns were refused above");
+        let field = expected
+            .field_with_name(name)
+            .expect("extra columns were refused above");
         let scalar = Scalar::for_target(field.data_type());
         ColumnPlan {
             scalar,

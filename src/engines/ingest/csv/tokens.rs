@@ -184,7 +184,8 @@ impl Rows<'_> {
             start = if text[start] == b'"' {
                 self.quoted_field(start)?
             } else {
-                let end = memchr2(self.rules.delimiter, b'\n', &text[start..]).map_or(text.len(), |at| start + at);
+                let end = memchr2(self.rules.delimiter, b'\n', &text[start..])
+                    .map_or(text.len(), |at| start + at);
                 if end < text.len() && text[end] != b'\n' {
                     self.fields.push(Field::plain(start, end));
                 } else {
@@ -311,7 +312,9 @@ impl Boundary for CsvBoundary {
         }
         self.outside.clear();
         self.walk(bytes, at);
-        let last = |(start, end): &(usize, usize)| memrchr(b'\n', &bytes[*start..*end]).map(|at| start + at + 1);
+        let last = |(start, end): &(usize, usize)| {
+            memrchr(b'\n', &bytes[*start..*end]).map(|at| start + at + 1)
+        };
         self.outside.iter().rev().find_map(last)
     }
 }
@@ -324,8 +327,15 @@ pub(super) struct Header {
 }
 
 /// Reads the header at the start of the first block.
-pub(super) fn header(text: &[u8], delimiter: u8, row_bytes_max: usize) -> Result<Header, IngestError> {
-    let blank = text.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+pub(super) fn header(
+    text: &[u8],
+    delimiter: u8,
+    row_bytes_max: usize,
+) -> Result<Header, IngestError> {
+    let blank = text
+        .iter()
+        .take_while(|byte| matches!(byte, b'\n' | b'\r'))
+        .count();
     let (line, _) = line_and_column(text, blank);
     let end = record_end(text, blank, delimiter);
     let record = &text[blank..end];
@@ -346,14 +356,20 @@ pub(super) fn header(text: &[u8], delimiter: u8, row_bytes_max: usize) -> Result
         Ok(()) | Err(IngestError::RaggedRow { .. }) => {}
         Err(error) => return Err(error.shifted(line - 1, 0)),
     }
-    let names = rows.fields.iter().map(|field| field_text(*field, record)).collect();
+    let names = rows
+        .fields
+        .iter()
+        .map(|field| field_text(*field, record))
+        .collect();
     Ok(Header { names, end, line })
 }
 
 fn record_end(text: &[u8], start: usize, delimiter: u8) -> usize {
     let mut boundary = CsvBoundary::new(delimiter);
     boundary.walk(&text[start..], 0);
-    let first = |(from, to): &(usize, usize)| memchr(b'\n', &text[start + from..start + to]).map(|at| from + at + 1);
+    let first = |(from, to): &(usize, usize)| {
+        memchr(b'\n', &text[start + from..start + to]).map(|at| from + at + 1)
+    };
     let end = boundary.outside.iter().find_map(first);
     end.map_or(text.len(), |end| start + end)
 }
@@ -374,7 +390,10 @@ pub(super) fn detect_delimiter(head: &[u8]) -> u8 {
     let candidates = *b",;\t|";
     let mut counts = [0usize; 4];
     let mut in_quotes = false;
-    let start = head.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+    let start = head
+        .iter()
+        .take_while(|byte| matches!(byte, b'\n' | b'\r'))
+        .count();
     for byte in &head[start..] {
         match byte {
             b'"' => in_quotes = !in_quotes,
@@ -388,6 +407,9 @@ pub(super) fn detect_delimiter(head: &[u8]) -> u8 {
         }
     }
     let most = counts.iter().max().copied().unwrap_or_default();
-    let index = counts.iter().position(|count| *count == most).unwrap_or_default();
+    let index = counts
+        .iter()
+        .position(|count| *count == most)
+        .unwrap_or_default();
     candidates[index]
 }

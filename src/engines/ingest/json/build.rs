@@ -57,7 +57,10 @@ impl Builder {
                     item: Box::new(Self::new(item.data_type(), shape)),
                 }
             }
-            _ => Data::scalar(Scalar::for_target(data_type), shape.is_some_and(JsonShape::is_open)),
+            _ => Data::scalar(
+                Scalar::for_target(data_type),
+                shape.is_some_and(JsonShape::is_open),
+            ),
         };
         Self {
             nulls: NullBufferBuilder::new(0),
@@ -161,19 +164,30 @@ impl Builder {
             Data::Zoned(values) => {
                 Arc::new(TimestampMicrosecondArray::new(values.into(), nulls).with_timezone("UTC"))
             }
-            Data::Text { offsets, bytes, .. } => {
-                Arc::new(StringArray::try_new(offset_buffer(offsets), Buffer::from_vec(bytes), nulls)?)
-            }
+            Data::Text { offsets, bytes, .. } => Arc::new(StringArray::try_new(
+                offset_buffer(offsets),
+                Buffer::from_vec(bytes),
+                nulls,
+            )?),
             Data::List { offsets, item } => {
                 let item = item.finish()?;
                 let field = Field::new_list_field(item.data_type().clone(), true);
-                Arc::new(ListArray::try_new(field.into(), offset_buffer(offsets), item, nulls)?)
+                Arc::new(ListArray::try_new(
+                    field.into(),
+                    offset_buffer(offsets),
+                    item,
+                    nulls,
+                )?)
             }
             Data::Struct { names, fields } => {
                 let arrays = finish_fields(fields, length)?;
-                let field = |(name, array): (&String, &ArrayRef)| Field::new(name, array.data_type().clone(), true);
+                let field = |(name, array): (&String, &ArrayRef)| {
+                    Field::new(name, array.data_type().clone(), true)
+                };
                 let fields: Fields = names.iter().zip(&arrays).map(field).collect();
-                Arc::new(StructArray::try_new_with_length(fields, arrays, nulls, length)?)
+                Arc::new(StructArray::try_new_with_length(
+                    fields, arrays, nulls, length,
+                )?)
             }
         })
     }

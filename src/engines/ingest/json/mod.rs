@@ -17,7 +17,8 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Fields, Schema, SchemaRef};
 
 use super::blocks::{
-    Block, BlockParser, BlockReader, Outcome, Parsed, Pass, Place, Position, line_and_column, valid_text,
+    Block, BlockParser, BlockReader, Outcome, Parsed, Pass, Place, Position, line_and_column,
+    valid_text,
 };
 use super::error::{ColumnDifference, IngestError};
 use super::keys::KeyPlan;
@@ -59,9 +60,13 @@ impl BlockWalk<'_> {
         self.walker.peek();
         let start = self.walker.at;
         self.row_starts.push(start);
-        self.walker.row(self.shape.as_mut(), self.builder.as_mut())?;
+        self.walker
+            .row(self.shape.as_mut(), self.builder.as_mut())?;
         if self.walker.at - start > self.row_bytes_max {
-            return Err(Fault { at: start, reason: TOO_LONG });
+            return Err(Fault {
+                at: start,
+                reason: TOO_LONG,
+            });
         }
         Ok(())
     }
@@ -113,7 +118,12 @@ impl BlockWalk<'_> {
 const TOO_LONG: &str = "the row is too long";
 
 impl JsonParser {
-    fn walk<'a>(&self, text: &'a [u8], place: Place, build: bool) -> Result<BlockWalk<'a>, IngestError> {
+    fn walk<'a>(
+        &self,
+        text: &'a [u8],
+        place: Place,
+        build: bool,
+    ) -> Result<BlockWalk<'a>, IngestError> {
         let mut walk = BlockWalk {
             walker: Walker::new(text, self.paths_max),
             shape: self.noting.then(JsonShape::default),
@@ -133,7 +143,11 @@ impl JsonParser {
     }
 
     /// Rows as lines: no row goes beyond its line.
-    fn lines<'a>(&self, mut walk: BlockWalk<'a>, text: &'a [u8]) -> Result<BlockWalk<'a>, IngestError> {
+    fn lines<'a>(
+        &self,
+        mut walk: BlockWalk<'a>,
+        text: &'a [u8],
+    ) -> Result<BlockWalk<'a>, IngestError> {
         let mut start = 0;
         while start < text.len() {
             let end = memchr::memchr(b'\n', &text[start..]).map_or(text.len(), |at| start + at);
@@ -154,7 +168,9 @@ impl JsonParser {
     fn error(&self, walk: &BlockWalk<'_>, text: &[u8], fault: Fault) -> IngestError {
         let (line, column) = line_and_column(text, fault.at);
         if walk.walker.too_many_paths {
-            return IngestError::TooManyColumns { limit: self.paths_max };
+            return IngestError::TooManyColumns {
+                limit: self.paths_max,
+            };
         }
         if fault.reason == TOO_LONG {
             return IngestError::RowTooLong {
@@ -205,7 +221,18 @@ impl JsonParser {
 impl BlockParser for JsonParser {
     type Shape = RowShape;
 
-    fn parse(&self, text: &[u8], place: Place, build: bool) -> Result<Parsed<RowShape>, IngestError> {
+    fn parse(
+        &self,
+        text: &[u8],
+        place: Place,
+        build: bool,
+    ) -> Result<Parsed<RowShape>, IngestError> {
+        if place.overlong {
+            return Err(IngestError::RowTooLong {
+                line: 1,
+                limit_bytes: self.row_bytes_max as u64,
+            });
+        }
         let (valid, bad_text) = valid_text(text);
         let walked = self.walk(valid, place, build);
         let mut walk = match (walked, bad_text) {
@@ -214,12 +241,6 @@ impl BlockParser for JsonParser {
             (Ok(_), Some(bad)) => return Err(bad),
             (Ok(walk), None) => walk,
         };
-        if place.overlong {
-            return Err(IngestError::RowTooLong {
-                line: 1,
-                limit_bytes: self.row_bytes_max as u64,
-            });
-        }
         let mut shape = RowShape {
             root: walk.shape.take().unwrap_or_default(),
             paths_max: self.paths_max,
@@ -235,9 +256,10 @@ impl BlockParser for JsonParser {
             None => None,
         };
         let span = match (&batch, &self.key) {
-            (Some(batch), Some(key)) => {
-                Some(key.span(batch).map_err(|error| Self::with_line(error, text, &walk.row_starts))?)
-            }
+            (Some(batch), Some(key)) => Some(
+                key.span(batch)
+                    .map_err(|error| Self::with_line(error, text, &walk.row_starts))?,
+            ),
             _ => None,
         };
         Ok(Parsed { batch, span, shape })
@@ -245,22 +267,43 @@ impl BlockParser for JsonParser {
 }
 
 /// Reads a body of one object a line.
-pub(super) fn ingest_lines(source: Source<'_>, setup: &Setup, replay: &Replay) -> Result<Ready, IngestError> {
+pub(super) fn ingest_lines(
+    source: Source<'_>,
+    setup: &Setup,
+    replay: &Replay,
+) -> Result<Ready, IngestError> {
     ingest(source, Rows::Lines, setup, replay)
 }
 
 /// Reads a body that is an array of objects, or objects one after the other.
-pub(super) fn ingest_array(source: Source<'_>, setup: &Setup, replay: &Replay) -> Result<Ready, IngestError> {
+pub(super) fn ingest_array(
+    source: Source<'_>,
+    setup: &Setup,
+    replay: &Replay,
+) -> Result<Ready, IngestError> {
     let head = source.head();
     let text = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
     let first = text.iter().find(|byte| !byte.is_ascii_whitespace());
-    let rows = if first == Some(&b'{') { Rows::Sequence } else { Rows::Elements };
+    let rows = if first == Some(&b'{') {
+        Rows::Sequence
+    } else {
+        Rows::Elements
+    };
     ingest(source, rows, setup, replay)
 }
 
-fn ingest(mut source: Source<'_>, rows: Rows, setup: &Setup, replay: &Replay) -> Result<Ready, IngestError> {
+fn ingest(
+    mut source: Source<'_>,
+    rows: Rows,
+    setup: &Setup,
+    replay: &Replay,
+) -> Result<Ready, IngestError> {
     let marked = source.head().starts_with(BYTE_ORDER_MARK);
-    let reader = JsonReader { rows, marked, setup };
+    let reader = JsonReader {
+        rows,
+        marked,
+        setup,
+    };
     let (mut blocks, first) = reader.start(&mut source)?;
     let planned = match &setup.expected {
         Some(_) => None,
@@ -283,7 +326,11 @@ fn ingest(mut source: Source<'_>, rows: Rows, setup: &Setup, replay: &Replay) ->
         Some(sink) => (sink, schema),
         None => reader.second_pass(outcome.shape, replay)?,
     };
-    Ok(Ready { sink, schema, received })
+    Ok(Ready {
+        sink,
+        schema,
+        received,
+    })
 }
 
 struct JsonReader<'a> {
@@ -293,10 +340,15 @@ struct JsonReader<'a> {
 }
 
 impl JsonReader<'_> {
-    fn start<R: Read>(&self, mut input: R) -> Result<(BlockReader<R, JsonBoundary>, Block), IngestError> {
+    fn start<R: Read>(
+        &self,
+        mut input: R,
+    ) -> Result<(BlockReader<R, JsonBoundary>, Block), IngestError> {
         if self.marked {
             let mut mark = [0; BYTE_ORDER_MARK.len()];
-            input.read_exact(&mut mark).map_err(super::error::from_read)?;
+            input
+                .read_exact(&mut mark)
+                .map_err(super::error::from_read)?;
         }
         let boundary = JsonBoundary::new(self.rows);
         let row_bytes_max = self.setup.limits.row_bytes_max;
@@ -323,7 +375,9 @@ impl JsonReader<'_> {
         };
         let key = match schema.fields().is_empty() {
             true => None,
-            false if noting && self.setup.expected.is_none() && !self.has_key(schema.fields()) => None,
+            false if noting && self.setup.expected.is_none() && !self.has_key(schema.fields()) => {
+                None
+            }
             false => KeyPlan::new(&schema, &self.setup.key)?.map(Arc::new),
         };
         Ok(self.parser_of(schema, planned, noting, key))
@@ -362,7 +416,13 @@ impl JsonReader<'_> {
             paths_max: parser.paths_max,
             ..RowShape::default()
         };
-        let mut pass = Pass::new(parser, self.setup.pool.clone(), shape, Position::default(), sink);
+        let mut pass = Pass::new(
+            parser,
+            self.setup.pool.clone(),
+            shape,
+            Position::default(),
+            sink,
+        );
         pass.submit(first)?;
         while let Some(block) = blocks.next()? {
             pass.submit(block)?;
@@ -370,7 +430,11 @@ impl JsonReader<'_> {
         pass.finish()
     }
 
-    fn second_pass(&self, shape: RowShape, replay: &Replay) -> Result<(Sink, SchemaRef), IngestError> {
+    fn second_pass(
+        &self,
+        shape: RowShape,
+        replay: &Replay,
+    ) -> Result<(Sink, SchemaRef), IngestError> {
         if shape.root.arrow_fields().is_empty() {
             return Err(IngestError::NoColumns);
         }

@@ -113,7 +113,10 @@ impl JsonShape {
         match self.kinds {
             Kinds::OBJECT if !self.fields.is_empty() => DataType::Struct(self.arrow_fields()),
             Kinds::LIST => {
-                let item = self.item.as_ref().map_or(DataType::Utf8, |item| item.data_type());
+                let item = self
+                    .item
+                    .as_ref()
+                    .map_or(DataType::Utf8, |item| item.data_type());
                 DataType::List(Field::new_list_field(item, true).into())
             }
             Kinds::OBJECT => DataType::Utf8,
@@ -134,7 +137,9 @@ impl JsonShape {
 
     /// The shape of the field of that name.
     pub fn get(&self, name: &str) -> Option<&Self> {
-        self.names.find(name, usize::MAX).map(|position| &self.fields[position])
+        self.names
+            .find(name, usize::MAX)
+            .map(|position| &self.fields[position])
     }
 
     /// Whether a column of this type holds every value of this shape.
@@ -142,12 +147,17 @@ impl JsonShape {
         match data_type {
             DataType::Struct(fields) => {
                 let known = |(name, shape): (&String, &Self)| {
-                    fields.find(name).is_some_and(|(_, field)| shape.fits(field.data_type()))
+                    fields
+                        .find(name)
+                        .is_some_and(|(_, field)| shape.fits(field.data_type()))
                 };
                 self.kinds.within(Kinds::OBJECT) && self.named_fields().all(known)
             }
             DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-                let item_fits = self.item.as_ref().is_none_or(|shape| shape.fits(item.data_type()));
+                let item_fits = self
+                    .item
+                    .as_ref()
+                    .is_none_or(|shape| shape.fits(item.data_type()));
                 self.kinds.within(Kinds::LIST) && item_fits
             }
             scalar => Scalar::for_target(scalar).accepts(self.kinds),
@@ -178,7 +188,9 @@ impl Shape for RowShape {
             }
         }
         if self.root.paths() > self.paths_max + 1 {
-            return Err(IngestError::TooManyColumns { limit: self.paths_max });
+            return Err(IngestError::TooManyColumns {
+                limit: self.paths_max,
+            });
         }
         Ok(())
     }

@@ -61,7 +61,10 @@ impl<'a> Walker<'a> {
     }
 
     pub fn fault(&self, reason: &'static str) -> Fault {
-        Fault { at: self.at, reason }
+        Fault {
+            at: self.at,
+            reason,
+        }
     }
 
     /// The next byte that is no white space, not taken.
@@ -76,7 +79,11 @@ impl<'a> Walker<'a> {
     }
 
     /// Takes one row: an object.
-    pub fn row(&mut self, shape: Option<&mut JsonShape>, builder: Option<&mut Builder>) -> Walked<()> {
+    pub fn row(
+        &mut self,
+        shape: Option<&mut JsonShape>,
+        builder: Option<&mut Builder>,
+    ) -> Walked<()> {
         match self.peek() {
             Some(b'{') => self.value(shape, builder),
             Some(_) => Err(self.fault("a row has to be a JSON object")),
@@ -84,7 +91,11 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn value(&mut self, shape: Option<&mut JsonShape>, builder: Option<&mut Builder>) -> Walked<()> {
+    fn value(
+        &mut self,
+        shape: Option<&mut JsonShape>,
+        builder: Option<&mut Builder>,
+    ) -> Walked<()> {
         match self.peek() {
             Some(b'{') => self.nested(Kinds::OBJECT, shape, builder),
             Some(b'[') => self.nested(Kinds::LIST, shape, builder),
@@ -108,7 +119,10 @@ impl<'a> Walker<'a> {
         }
         let shape = shape.filter(|shape| !shape.is_text());
         match builder {
-            Some(Builder { data: Data::Text { open, .. }, .. }) if *open && kind == Kinds::LIST => {
+            Some(Builder {
+                data: Data::Text { open, .. },
+                ..
+            }) if *open && kind == Kinds::LIST => {
                 self.fits = false;
                 self.children(kind, shape, None)?;
             }
@@ -149,7 +163,11 @@ impl<'a> Walker<'a> {
         }
     }
 
-    fn fields(&mut self, mut shape: Option<&mut JsonShape>, mut builder: Option<&mut Builder>) -> Walked<bool> {
+    fn fields(
+        &mut self,
+        mut shape: Option<&mut JsonShape>,
+        mut builder: Option<&mut Builder>,
+    ) -> Walked<bool> {
         if self.peek() == Some(b'}') {
             self.at += 1;
             return Ok(true);
@@ -230,14 +248,21 @@ impl<'a> Walker<'a> {
         Ok(Some(field))
     }
 
-    fn elements(&mut self, mut shape: Option<&mut JsonShape>, mut builder: Option<&mut Builder>) -> Walked<bool> {
+    fn elements(
+        &mut self,
+        mut shape: Option<&mut JsonShape>,
+        mut builder: Option<&mut Builder>,
+    ) -> Walked<bool> {
         if self.peek() == Some(b']') {
             self.at += 1;
             return Ok(true);
         }
         loop {
             let item = match &mut builder {
-                Some(Builder { data: Data::List { item, .. }, .. }) => Some(&mut **item),
+                Some(Builder {
+                    data: Data::List { item, .. },
+                    ..
+                }) => Some(&mut **item),
                 _ => None,
             };
             let item_shape = shape.as_mut().map(|shape| shape.item());
@@ -271,7 +296,11 @@ impl<'a> Walker<'a> {
         Err(self.fault(reason))
     }
 
-    fn scalar(&mut self, shape: Option<&mut JsonShape>, builder: Option<&mut Builder>) -> Walked<()> {
+    fn scalar(
+        &mut self,
+        shape: Option<&mut JsonShape>,
+        builder: Option<&mut Builder>,
+    ) -> Walked<()> {
         let start = self.at;
         let seen = match self.text.get(self.at) {
             Some(b'"') => Seen::Text(self.string()?),
@@ -290,7 +319,9 @@ impl<'a> Walker<'a> {
                 return Ok(());
             }
             Seen::Value(value) => *value,
-            Seen::Text(text) if needs_kind(shape.as_deref(), builder.as_deref()) => text_value(text),
+            Seen::Text(text) if needs_kind(shape.as_deref(), builder.as_deref()) => {
+                text_value(text)
+            }
             Seen::Text(_) => Value::Text,
         };
         if let Some(shape) = shape {
@@ -423,7 +454,10 @@ impl<'a> Walker<'a> {
                 return Err(fault);
             }
             self.at += 2;
-            let low = self.hex().filter(|low| (0xDC00..0xE000).contains(low)).ok_or(fault)?;
+            let low = self
+                .hex()
+                .filter(|low| (0xDC00..0xE000).contains(low))
+                .ok_or(fault)?;
             0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00)
         } else {
             high
@@ -434,7 +468,9 @@ impl<'a> Walker<'a> {
     fn hex(&mut self) -> Option<u32> {
         let digits = self.text.get(self.at..self.at + 4)?;
         self.at += 4;
-        digits.iter().try_fold(0, |code, digit| Some(code * 16 + char::from(*digit).to_digit(16)?))
+        digits.iter().try_fold(0, |code, digit| {
+            Some(code * 16 + char::from(*digit).to_digit(16)?)
+        })
     }
 }
 
