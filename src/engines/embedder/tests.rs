@@ -148,7 +148,7 @@ fn a_text_of_more_tokens_than_one_carry_holds_is_exact_enough() {
 #[test]
 fn weights_that_do_not_fit_are_refused() {
     assert!(StaticEmbedder::parse(&WEIGHTS[..WEIGHTS.len() - 1], VOCABULARY).is_err());
-    assert!(StaticEmbedder::parse(WEIGHTS, &VOCABULARY[..VOCABULARY.len() - 50]).is_err());
+    assert!(StaticEmbedder::parse(WEIGHTS, &VOCABULARY[..VOCABULARY.len() / 2]).is_err());
     assert!(StaticEmbedder::parse(b"LHSE", VOCABULARY).is_err());
 }
 

@@ -2,7 +2,11 @@
 //! `usearch` and `lance` build and answer in these terms; the indexing worker and search speak them.
 //! Nothing here opens a file or knows an engine.
 
+#[cfg(test)]
+pub mod contract;
 mod error;
+pub mod exact;
+pub mod files;
 #[cfg(test)]
 mod tests;
 
