@@ -6,3 +6,4 @@ pub mod ingest;
 pub mod lance;
 pub mod postgres;
 pub mod usearch;
+pub mod vectors;
