@@ -2,4 +2,6 @@
 //! Pure in `model`; files and sled in `log`. No actors, no async runtime.
 
 pub mod log;
+pub mod model;
 pub mod record;
+pub mod upcast;

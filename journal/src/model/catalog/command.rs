@@ -1,0 +1,207 @@
+//! What the catalog can be asked to do. Commands come with everything that had to be looked up:
+//! files written, keys resolved to positions, and the position of the snapshot they were read at.
+
+use std::collections::BTreeMap;
+
+use super::{
+    DatasetSpec, EmbeddingSpec, FileDigest, FileEntry, IndexSpec, IngestMode, RefreshPolicy,
+    SchemaDoc, Sensitivity, Source,
+};
+use crate::{model::event::DeletedRows, record::Seq};
+
+/// A request to the catalog.
+#[derive(Debug, Clone)]
+pub enum CatalogCommand {
+    /// See [`CreateDataset`].
+    CreateDataset(CreateDataset),
+    /// See [`CommitFiles`].
+    CommitFiles(CommitFiles),
+    /// See [`PatchDataset`].
+    PatchDataset(PatchDataset),
+    /// See [`DropDataset`].
+    DropDataset(DropDataset),
+    /// See [`TombstoneRows`].
+    TombstoneRows(TombstoneRows),
+    /// See [`DefineIndex`].
+    DefineIndex(DefineIndex),
+    /// See [`CommitGeneration`].
+    CommitGeneration(CommitGeneration),
+    /// See [`FailGeneration`].
+    FailGeneration(FailGeneration),
+    /// Let this generation of an index answer searches.
+    PromoteGeneration {
+        /// The index.
+        index: String,
+        /// The generation.
+        generation: u64,
+    },
+    /// Remove an index.
+    DropIndex {
+        /// The index.
+        index: String,
+    },
+}
+
+/// Make a dataset with its first files.
+#[derive(Debug, Clone)]
+pub struct CreateDataset {
+    /// What it is.
+    pub spec: DatasetSpec,
+    /// Its first files.
+    pub commit: CommitFiles,
+}
+
+/// Add files to a dataset.
+#[derive(Debug, Clone)]
+pub struct CommitFiles {
+    /// The dataset.
+    pub dataset: String,
+    /// How.
+    pub mode: IngestMode,
+    /// Position of the catalog snapshot that `deleted` was resolved on.
+    pub read_seq: Seq,
+    /// The files, already durable in their buckets.
+    pub added: Vec<FileEntry>,
+    /// Rows that the new ones replace.
+    pub deleted: Vec<DeletedRows>,
+    /// The schema of the new files.
+    pub schema: SchemaDoc,
+    /// Where the rows came from.
+    pub source: Source,
+    /// Rows taken in.
+    pub rows: u64,
+    /// Batches taken in.
+    pub batches: u64,
+    /// Bytes as received.
+    pub source_bytes: u64,
+    /// How long it took.
+    pub elapsed_ms: u64,
+}
+
+/// Describe a dataset or set its policies.
+#[derive(Debug, Clone, Default)]
+pub struct PatchDataset {
+    /// The dataset.
+    pub dataset: String,
+    /// New description.
+    pub description: Option<String>,
+    /// New owner.
+    pub owner: Option<String>,
+    /// New tags.
+    pub tags: Option<Vec<String>>,
+    /// New classes of columns.
+    pub sensitivity: BTreeMap<String, Sensitivity>,
+    /// New refresh policy.
+    pub embedding_refresh_policy: Option<RefreshPolicy>,
+    /// New embedding.
+    pub embedding: Option<EmbeddingSpec>,
+}
+
+/// Remove a dataset.
+#[derive(Debug, Clone)]
+pub struct DropDataset {
+    /// The dataset.
+    pub dataset: String,
+    /// Whether its indexes go along; without, they are a conflict.
+    pub cascade: bool,
+}
+
+/// Delete rows for good.
+#[derive(Debug, Clone)]
+pub struct TombstoneRows {
+    /// The dataset.
+    pub dataset: String,
+    /// Position of the catalog snapshot that the keys were resolved on.
+    pub read_seq: Seq,
+    /// Keys that were found.
+    pub rows: Vec<String>,
+    /// Where.
+    pub deleted: Vec<DeletedRows>,
+    /// Keys that no visible row has.
+    pub missing: Vec<String>,
+    /// Why.
+    pub reason: String,
+    /// On whose behalf, when not the caller's own.
+    pub on_behalf_of: Option<String>,
+}
+
+/// Ask for an index.
+#[derive(Debug, Clone)]
+pub struct DefineIndex {
+    /// Its name.
+    pub index: String,
+    /// What it is.
+    pub spec: IndexSpec,
+}
+
+/// Report a generation that is built and durable.
+#[derive(Debug, Clone)]
+pub struct CommitGeneration {
+    /// The index.
+    pub index: String,
+    /// The generation.
+    pub generation: u64,
+    /// The job that built it.
+    pub job: String,
+    /// Position of the snapshot it was built from.
+    pub source_seq: Seq,
+    /// Folder of its files in the index's bucket.
+    pub prefix: String,
+    /// Its files.
+    pub files: Vec<FileDigest>,
+    /// How many vectors.
+    pub vectors: u64,
+    /// Rows without a vector.
+    pub skipped: u64,
+    /// How long it took.
+    pub build_ms: u64,
+}
+
+/// Report a generation that could not be built.
+#[derive(Debug, Clone)]
+pub struct FailGeneration {
+    /// The index.
+    pub index: String,
+    /// The generation.
+    pub generation: u64,
+    /// The job.
+    pub job: String,
+    /// Why.
+    pub error: String,
+}
+
+impl SchemaDoc {
+    /// What differs between this schema and `other`, or nothing.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        if self.fingerprint == other.fingerprint {
+            return None;
+        }
+        let find = |schema: &Self, name: &str| {
+            schema
+                .columns
+                .iter()
+                .find(|column| column.name == name)
+                .cloned()
+        };
+        let mut parts = Vec::new();
+        for column in &self.columns {
+            match find(other, &column.name) {
+                None => parts.push(format!("`{}` is missing", column.name)),
+                Some(found) if found.data_type != column.data_type => parts.push(format!(
+                    "`{}` is {} where {} is expected",
+                    column.name, found.data_type, column.data_type
+                )),
+                Some(_) => {}
+            }
+        }
+        for column in &other.columns {
+            if find(self, &column.name).is_none() {
+                parts.push(format!("`{}` is new", column.name));
+            }
+        }
+        if parts.is_empty() {
+            parts.push("columns differ in order or nullability".to_owned());
+        }
+        Some(parts.join("; "))
+    }
+}

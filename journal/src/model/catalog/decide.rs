@@ -1,0 +1,465 @@
+//! What the catalog lets happen. One function a command; reads state and command only.
+
+use super::{
+    CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CreateDataset, Dataset,
+    DefineIndex, DropDataset, FailGeneration, Index, IngestMode, PatchDataset, RefreshPolicy,
+    TombstoneRows,
+};
+use crate::{
+    model::{
+        Aggregate, Meta, ModelError, Stamp, Work,
+        error::{check_name, near_names},
+        event::{
+            CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, DeletedRows,
+            FilesCommitted, GenerationBuilt, GenerationFailed, IndexDefined, IndexDropped,
+            IndexPromoted, RowsTombstoned,
+        },
+    },
+    record::Seq,
+};
+
+type Decision = Result<Vec<CatalogEvent>, ModelError>;
+
+impl Aggregate for CatalogState {
+    type Command = CatalogCommand;
+    type Event = CatalogEvent;
+
+    fn decide(&self, command: &CatalogCommand, stamp: &Stamp) -> Decision {
+        match command {
+            CatalogCommand::CreateDataset(c) => self.create_dataset(c),
+            CatalogCommand::CommitFiles(c) => self.commit_files(c),
+            CatalogCommand::PatchDataset(c) => self.patch_dataset(c),
+            CatalogCommand::DropDataset(c) => self.drop_dataset(c),
+            CatalogCommand::TombstoneRows(c) => self.tombstone_rows(c),
+            CatalogCommand::DefineIndex(c) => self.define_index(c, stamp),
+            CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
+            CatalogCommand::FailGeneration(c) => self.fail_generation(c),
+            CatalogCommand::PromoteGeneration { index, generation } => {
+                self.promote_generation(index, *generation)
+            }
+            CatalogCommand::DropIndex { index } => {
+                self.index(index)?;
+                Ok(vec![
+                    IndexDropped {
+                        index: index.clone(),
+                    }
+                    .into(),
+                ])
+            }
+        }
+    }
+
+    fn apply(&mut self, meta: Meta<'_>, event: &CatalogEvent) {
+        self.apply_event(meta, event);
+    }
+
+    fn pending(&self) -> Vec<Work> {
+        self.indexes
+            .values()
+            .filter_map(|index| {
+                let (generation, job) = index.building.clone()?;
+                Some(Work::BuildGeneration {
+                    index: index.name.clone(),
+                    generation,
+                    job,
+                })
+            })
+            .collect()
+    }
+}
+
+impl CatalogState {
+    /// The dataset of that name.
+    ///
+    /// # Errors
+    /// [`ModelError::NotFound`] with names like it.
+    pub fn dataset(&self, name: &str) -> Result<&Dataset, ModelError> {
+        self.datasets
+            .get(name)
+            .map(AsRef::as_ref)
+            .ok_or_else(|| ModelError::NotFound {
+                what: "dataset",
+                name: name.to_owned(),
+                near: near_names(name, self.datasets.keys()),
+            })
+    }
+
+    /// The index of that name.
+    ///
+    /// # Errors
+    /// [`ModelError::NotFound`] with names like it.
+    pub fn index(&self, name: &str) -> Result<&Index, ModelError> {
+        self.indexes
+            .get(name)
+            .map(AsRef::as_ref)
+            .ok_or_else(|| ModelError::NotFound {
+                what: "index",
+                name: name.to_owned(),
+                near: near_names(name, self.indexes.keys()),
+            })
+    }
+
+    fn create_dataset(&self, command: &CreateDataset) -> Decision {
+        let name = &command.commit.dataset;
+        check_name("dataset", name)?;
+        if self.datasets.contains_key(name) {
+            return Err(ModelError::Exists {
+                what: "dataset",
+                name: name.clone(),
+            });
+        }
+        check_key(&command.spec.key, &command.spec.schema.columns)?;
+        let created = DatasetCreated {
+            dataset: name.clone(),
+            spec: command.spec.clone(),
+        };
+        Ok(vec![
+            created.into(),
+            committed(&command.commit, Vec::new(), false).into(),
+        ])
+    }
+
+    fn commit_files(&self, command: &CommitFiles) -> Decision {
+        let dataset = self.dataset(&command.dataset)?;
+        if command.mode == IngestMode::Create {
+            return Err(ModelError::Exists {
+                what: "dataset",
+                name: command.dataset.clone(),
+            });
+        }
+        if dataset.already_has(command.mode, &command.source.content_hash) {
+            return Ok(Vec::new());
+        }
+        if command.mode == IngestMode::Replace {
+            check_key(&dataset.key, &command.schema.columns)?;
+            let retired = dataset
+                .files
+                .iter()
+                .map(|file| file.entry.key.clone())
+                .collect();
+            return Ok(vec![committed(command, retired, true).into()]);
+        }
+        if let Some(difference) = dataset.schema.difference(&command.schema) {
+            return Err(ModelError::SchemaMismatch {
+                dataset: dataset.name.clone(),
+                difference,
+            });
+        }
+        if command.mode == IngestMode::Upsert && dataset.key.is_empty() {
+            return Err(ModelError::Impossible {
+                what: "mode",
+                reason: format!(
+                    "`upsert` needs a key and dataset `{}` has none",
+                    dataset.name
+                ),
+            });
+        }
+        if !dataset.key.is_empty() {
+            dataset.must_be_as_read(command.read_seq)?;
+        }
+        Ok(vec![committed(command, Vec::new(), false).into()])
+    }
+
+    fn patch_dataset(&self, command: &PatchDataset) -> Decision {
+        let dataset = self.dataset(&command.dataset)?;
+        for column in command.sensitivity.keys() {
+            dataset.must_have_column(column)?;
+        }
+        if let Some(embedding) = &command.embedding {
+            dataset.must_have_column(&embedding.key)?;
+            dataset.must_have_text(&embedding.text)?;
+        }
+        if let Some(policy) = &command.embedding_refresh_policy {
+            check_policy(policy)?;
+        }
+        let command = command.clone();
+        Ok(vec![
+            DatasetPatched {
+                dataset: command.dataset,
+                description: command.description,
+                owner: command.owner,
+                tags: command.tags,
+                sensitivity: command.sensitivity,
+                embedding_refresh_policy: command.embedding_refresh_policy,
+                embedding: command.embedding,
+            }
+            .into(),
+        ])
+    }
+
+    fn drop_dataset(&self, command: &DropDataset) -> Decision {
+        self.dataset(&command.dataset)?;
+        let indexes: Vec<String> = self
+            .indexes_over(&command.dataset)
+            .map(|index| index.name.clone())
+            .collect();
+        if !indexes.is_empty() && !command.cascade {
+            let (what, name) = ("dataset", command.dataset.clone());
+            return Err(ModelError::InUse {
+                what,
+                name,
+                by: indexes,
+            });
+        }
+        let mut events: Vec<CatalogEvent> = indexes
+            .into_iter()
+            .map(|index| IndexDropped { index }.into())
+            .collect();
+        events.push(
+            DatasetDropped {
+                dataset: command.dataset.clone(),
+            }
+            .into(),
+        );
+        Ok(events)
+    }
+
+    fn tombstone_rows(&self, command: &TombstoneRows) -> Decision {
+        let dataset = self.dataset(&command.dataset)?;
+        dataset.must_be_as_read(command.read_seq)?;
+        let deleted: Vec<DeletedRows> = command
+            .deleted
+            .iter()
+            .filter_map(|rows| dataset.still_there(rows))
+            .collect();
+        if deleted.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(vec![
+            RowsTombstoned {
+                dataset: command.dataset.clone(),
+                rows: command.rows.clone(),
+                deleted,
+                missing: command.missing.clone(),
+                reason: command.reason.clone(),
+                on_behalf_of: command.on_behalf_of.clone(),
+            }
+            .into(),
+        ])
+    }
+
+    fn define_index(&self, command: &DefineIndex, stamp: &Stamp) -> Decision {
+        check_name("index", &command.index)?;
+        if self.indexes.contains_key(&command.index) {
+            return Err(ModelError::Exists {
+                what: "index",
+                name: command.index.clone(),
+            });
+        }
+        let dataset = self.dataset(&command.spec.source)?;
+        dataset.must_have_column(&command.spec.key)?;
+        dataset.must_have_text(&command.spec.text)?;
+        Ok(vec![
+            IndexDefined {
+                index: command.index.clone(),
+                spec: command.spec.clone(),
+                job: stamp.id.clone(),
+            }
+            .into(),
+        ])
+    }
+
+    fn commit_generation(&self, command: &CommitGeneration) -> Decision {
+        let index = self.index(&command.index)?;
+        if index.building.as_ref() != Some(&(command.generation, command.job.clone())) {
+            return Ok(Vec::new());
+        }
+        let command = command.clone();
+        let promoted = IndexPromoted {
+            index: command.index.clone(),
+            generation: command.generation,
+        };
+        let built = GenerationBuilt {
+            index: command.index,
+            generation: command.generation,
+            job: command.job,
+            source_seq: command.source_seq,
+            prefix: command.prefix,
+            files: command.files,
+            vectors: command.vectors,
+            skipped: command.skipped,
+            build_ms: command.build_ms,
+        };
+        Ok(vec![built.into(), promoted.into()])
+    }
+
+    fn fail_generation(&self, command: &FailGeneration) -> Decision {
+        let index = self.index(&command.index)?;
+        if index.building.as_ref() != Some(&(command.generation, command.job.clone())) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![
+            GenerationFailed {
+                index: command.index.clone(),
+                generation: command.generation,
+                job: command.job.clone(),
+                error: command.error.clone(),
+            }
+            .into(),
+        ])
+    }
+
+    fn promote_generation(&self, name: &str, generation: u64) -> Decision {
+        let index = self.index(name)?;
+        if !index
+            .generations
+            .iter()
+            .any(|built| built.generation == generation)
+        {
+            return Err(ModelError::NotFound {
+                what: "generation",
+                name: generation.to_string(),
+                near: index
+                    .generations
+                    .iter()
+                    .map(|g| g.generation.to_string())
+                    .collect(),
+            });
+        }
+        if index.live == Some(generation) {
+            return Ok(Vec::new());
+        }
+        Ok(vec![
+            IndexPromoted {
+                index: name.to_owned(),
+                generation,
+            }
+            .into(),
+        ])
+    }
+}
+
+impl Dataset {
+    /// Whether a commit of this content would change nothing.
+    pub fn already_has(&self, mode: IngestMode, content_hash: &str) -> bool {
+        match mode {
+            IngestMode::Create => false,
+            IngestMode::Append => self.contents.contains_key(content_hash),
+            IngestMode::Upsert | IngestMode::Replace => {
+                self.last_content == content_hash && self.tombstone_batches.is_empty()
+            }
+        }
+    }
+
+    fn must_be_as_read(&self, read_seq: Seq) -> Result<(), ModelError> {
+        if self.files_seq > read_seq {
+            let (dataset, now_seq) = (self.name.clone(), self.files_seq);
+            return Err(ModelError::Stale {
+                dataset,
+                read_seq,
+                now_seq,
+            });
+        }
+        Ok(())
+    }
+
+    fn must_have_column(&self, name: &str) -> Result<(), ModelError> {
+        let names: Vec<String> = self.schema.columns.iter().map(|c| c.name.clone()).collect();
+        if names.iter().any(|column| column == name) {
+            return Ok(());
+        }
+        let near = near_names(name, names.iter());
+        Err(ModelError::NotFound {
+            what: "column",
+            name: name.to_owned(),
+            near,
+        })
+    }
+
+    fn must_have_text(&self, text: &super::TextSpec) -> Result<(), ModelError> {
+        let columns = text.columns().map_err(|reason| ModelError::Impossible {
+            what: "text",
+            reason,
+        })?;
+        columns
+            .iter()
+            .try_for_each(|column| self.must_have_column(column))
+    }
+
+    /// Those of `rows` that a live file still shows.
+    fn still_there(&self, rows: &DeletedRows) -> Option<DeletedRows> {
+        let file = self.files.iter().find(|file| file.entry.key == rows.file)?;
+        let positions = rows.positions.without(&file.deleted);
+        (!positions.is_empty()).then(|| DeletedRows {
+            file: rows.file.clone(),
+            positions,
+        })
+    }
+}
+
+impl super::TextSpec {
+    /// The columns that the text is made of, in order.
+    ///
+    /// # Errors
+    /// Says so when a template has an open brace or names no column.
+    pub fn columns(&self) -> Result<Vec<String>, String> {
+        let template = match self {
+            Self::Columns(columns) if columns.is_empty() => {
+                return Err("it names no column".to_owned());
+            }
+            Self::Columns(columns) => return Ok(columns.clone()),
+            Self::Template(template) => template,
+        };
+        let mut columns = Vec::new();
+        let mut rest = template.as_str();
+        while let Some(open) = rest.find('{') {
+            let after = &rest[open + 1..];
+            let close = after
+                .find('}')
+                .ok_or_else(|| format!("`{template}` has an open brace"))?;
+            columns.push(after[..close].to_owned());
+            rest = &after[close + 1..];
+        }
+        if columns.is_empty() {
+            return Err(format!("`{template}` names no column in braces"));
+        }
+        Ok(columns)
+    }
+}
+
+fn committed(command: &CommitFiles, retired: Vec<String>, new_schema: bool) -> FilesCommitted {
+    let command = command.clone();
+    FilesCommitted {
+        dataset: command.dataset,
+        mode: command.mode,
+        read_seq: command.read_seq,
+        added: command.added,
+        retired,
+        deleted: command.deleted,
+        schema: new_schema.then_some(command.schema),
+        source: command.source,
+        rows: command.rows,
+        batches: command.batches,
+        source_bytes: command.source_bytes,
+        elapsed_ms: command.elapsed_ms,
+    }
+}
+
+fn check_key(key: &[String], columns: &[super::Column]) -> Result<(), ModelError> {
+    if key.len() > 1 {
+        return Err(ModelError::Impossible {
+            what: "key",
+            reason: "a key of several columns is not supported; name one column".to_owned(),
+        });
+    }
+    for name in key {
+        if !columns.iter().any(|column| column.name == *name) {
+            return Err(ModelError::NotFound {
+                what: "column",
+                name: name.clone(),
+                near: near_names(name, columns.iter().map(|column| &column.name)),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_policy(policy: &RefreshPolicy) -> Result<(), ModelError> {
+    match policy {
+        RefreshPolicy::Manual => Ok(()),
+        RefreshPolicy::OnAppend | RefreshPolicy::Scheduled(_) => Err(ModelError::Impossible {
+            what: "embedding_refresh_policy",
+            reason: "this version refreshes by hand only; set `manual`".to_owned(),
+        }),
+    }
+}

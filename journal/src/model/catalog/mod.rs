@@ -1,0 +1,235 @@
+//! Datasets and indexes: what there is, which files make it up, which rows are gone.
+//! Pure. `actors::catalog` calls `decide`; replay calls `apply`; the edge reads the state.
+
+mod apply;
+mod command;
+mod decide;
+mod deletion;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use command::{
+    CatalogCommand, CommitFiles, CommitGeneration, CreateDataset, DefineIndex, DropDataset,
+    FailGeneration, PatchDataset, TombstoneRows,
+};
+pub use deletion::DeletionVector;
+pub use state::{
+    CatalogState, DataFile, Dataset, Generation, Index, LineageEntry, Tombstone, TombstoneBatch,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// How a commit relates to what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IngestMode {
+    /// A new dataset.
+    Create,
+    /// More rows; where there is a key, the newer row of a key wins.
+    Append,
+    /// Rows by key, the newer one wins.
+    Upsert,
+    /// These rows instead of all before.
+    Replace,
+}
+
+impl IngestMode {
+    /// The word of the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Append => "append",
+            Self::Upsert => "upsert",
+            Self::Replace => "replace",
+        }
+    }
+}
+
+/// How much a column may be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sensitivity {
+    /// To everybody.
+    Public,
+    /// Inside the team.
+    Internal,
+    /// About a person.
+    Pii,
+    /// To nobody who does not have to.
+    Secret,
+}
+
+/// When embeddings are brought up to date.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefreshPolicy {
+    /// When somebody asks.
+    Manual,
+    /// After each commit.
+    OnAppend,
+    /// By a cron expression with seconds.
+    Scheduled(String),
+}
+
+/// One column, as people see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its Arrow type, in Arrow's words.
+    #[serde(rename = "type")]
+    pub data_type: String,
+    /// Whether it may be null.
+    pub nullable: bool,
+}
+
+/// A dataset's schema: readable columns, and the Arrow schema as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaDoc {
+    /// The columns in order.
+    pub columns: Vec<Column>,
+    /// The Arrow schema as an IPC message, base64.
+    pub arrow_ipc: String,
+    /// blake3 (hex) over names, types and nullability.
+    pub fingerprint: String,
+}
+
+/// What a dataset is made as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetSpec {
+    /// Its lasting id, also the folder of its files.
+    pub id: String,
+    /// Its columns.
+    pub schema: SchemaDoc,
+    /// The columns that identify a row; empty when none do.
+    pub key: Vec<String>,
+    /// The bucket that new files go to.
+    pub bucket: String,
+    /// Who answers for it.
+    pub owner: String,
+}
+
+/// Where rows came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// `file` or `postgres`.
+    pub kind: String,
+    /// A name that says where, without any secret.
+    pub name: String,
+    /// blake3 (hex) of the bytes as received.
+    pub content_hash: String,
+}
+
+/// A new file of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// The bucket that holds it.
+    pub bucket: String,
+    /// Its object key, unique for ever.
+    pub key: String,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// blake3 (hex) of its bytes.
+    pub blake3: String,
+    /// Whether its rows ascend by the dataset's key.
+    #[serde(default)]
+    pub sorted_by_key: bool,
+    /// Rows that a later row of the same key in the same ingest replaces.
+    #[serde(default, skip_serializing_if = "DeletionVector::is_empty")]
+    pub superseded: DeletionVector,
+}
+
+/// A file by name, size and checksum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileDigest {
+    /// Its name in its folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// blake3 (hex) of its bytes.
+    pub blake3: String,
+}
+
+/// Which text of a row is embedded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TextSpec {
+    /// A template with column names in braces: `{title}. {body}`.
+    Template(String),
+    /// Columns joined by a space.
+    Columns(Vec<String>),
+}
+
+/// The embedding of a dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbeddingSpec {
+    /// The text.
+    pub text: TextSpec,
+    /// The column whose value names a row.
+    pub key: String,
+    /// Who embeds.
+    pub provider: String,
+    /// With what.
+    pub model: String,
+    /// Where indexes go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// On which engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+}
+
+/// The vector engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// usearch HNSW in a memory-mapped file.
+    Hnsw,
+    /// Lance.
+    Lance,
+}
+
+/// The tuning of a graph index; an absent field takes the engine's default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexConfig {
+    /// Neighbours a node keeps (M).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connectivity: Option<u32>,
+    /// Candidates looked at when a node is added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef_construction: Option<u32>,
+    /// Candidates looked at in a search.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef_search: Option<u32>,
+    /// `f32`, `f16`, `bf16` or `i8`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<String>,
+}
+
+/// What an index is made as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexSpec {
+    /// The dataset it is built over.
+    pub source: String,
+    /// The column whose value names a row.
+    pub key: String,
+    /// The text that is embedded.
+    pub text: TextSpec,
+    /// Who embeds.
+    pub provider: String,
+    /// With what.
+    pub model: String,
+    /// Components of a vector.
+    pub dimensions: u32,
+    /// The engine.
+    pub backend: Backend,
+    /// Its tuning.
+    #[serde(default)]
+    pub config: IndexConfig,
+    /// The bucket that its files go to.
+    pub bucket: String,
+}

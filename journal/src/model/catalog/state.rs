@@ -1,0 +1,223 @@
+//! The catalog's state. Its large parts are persistent maps (`imbl`): a copy costs nothing, so the
+//! state is published whole after every batch. Iteration order is the keys' order.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use imbl::{OrdMap, Vector};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    DeletionVector, EmbeddingSpec, FileDigest, FileEntry, IndexSpec, IngestMode, RefreshPolicy,
+    SchemaDoc, Sensitivity, Source,
+};
+use crate::record::{Actor, Micros, Seq};
+
+/// Everything the catalog owns.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CatalogState {
+    /// Datasets by name.
+    pub datasets: OrdMap<String, Arc<Dataset>>,
+    /// Indexes by name.
+    pub indexes: OrdMap<String, Arc<Index>>,
+}
+
+/// A table: immutable files, and which of their rows are still there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dataset {
+    /// Lasting id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Columns.
+    pub schema: SchemaDoc,
+    /// Key columns, possibly none.
+    pub key: Vec<String>,
+    /// Where new files go.
+    pub bucket: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// What it is.
+    pub description: String,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+    /// Classes of columns; what is absent is internal.
+    pub sensitivity: BTreeMap<String, Sensitivity>,
+    /// Live files, in the order they were added.
+    pub files: Vector<Arc<DataFile>>,
+    /// Position of the last change of files.
+    pub files_seq: Seq,
+    /// Hashes of the contents taken in since the last replacement.
+    pub contents: OrdMap<String, Seq>,
+    /// Hash of the content of the last commit.
+    pub last_content: String,
+    /// Where its rows came from, oldest first.
+    pub lineage: Vector<LineageEntry>,
+    /// Keys of rows deleted for good → the batch that did it.
+    pub tombstones: OrdMap<String, Seq>,
+    /// The batches, by position.
+    pub tombstone_batches: OrdMap<Seq, TombstoneBatch>,
+    /// When it was made.
+    pub created_at: Micros,
+    /// When it last changed.
+    pub updated_at: Micros,
+    /// When its embeddings were last current.
+    pub last_embedded_at: Option<Micros>,
+    /// Since when they are not.
+    pub embedding_stale_since: Option<Micros>,
+    /// When they are refreshed.
+    pub embedding_refresh_policy: RefreshPolicy,
+    /// What is embedded.
+    pub embedding: Option<EmbeddingSpec>,
+}
+
+/// A live file of a dataset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataFile {
+    /// The file as committed.
+    #[serde(flatten)]
+    pub entry: FileEntry,
+    /// Position of the commit that added it.
+    pub added_seq: Seq,
+    /// Rows that are gone.
+    pub deleted: DeletionVector,
+}
+
+impl DataFile {
+    /// Rows that are still there.
+    pub fn live_rows(&self) -> u64 {
+        self.entry.rows - self.deleted.len()
+    }
+}
+
+/// One step of a dataset's origin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LineageEntry {
+    /// Where the rows came from.
+    pub source: Source,
+    /// How.
+    pub mode: IngestMode,
+    /// Rows taken in.
+    pub rows: u64,
+    /// When.
+    pub at: Micros,
+    /// Position of the event.
+    pub journal_seq: Seq,
+}
+
+/// Who deleted rows, when and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TombstoneBatch {
+    /// When.
+    pub at: Micros,
+    /// Who.
+    pub actor: Actor,
+    /// On whose behalf.
+    pub on_behalf_of: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// How many rows.
+    pub rows: u64,
+}
+
+/// One deleted row with its batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Tombstone<'a> {
+    /// The row's key.
+    pub row_key: &'a str,
+    /// Position of the event.
+    pub seq: Seq,
+    /// Who, when, why.
+    pub batch: &'a TombstoneBatch,
+}
+
+impl Dataset {
+    /// Rows that are visible.
+    pub fn row_count(&self) -> u64 {
+        self.files.iter().map(|file| file.live_rows()).sum()
+    }
+
+    /// Bytes of its live files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.entry.bytes).sum()
+    }
+
+    /// Deleted rows in the order of their keys, those after `after` only.
+    pub fn tombstones_after<'a>(
+        &'a self,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = Tombstone<'a>> + use<'a> {
+        use std::ops::Bound;
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_owned()));
+        self.tombstones
+            .range((from, Bound::Unbounded))
+            .filter_map(|(key, seq)| {
+                let batch = self.tombstone_batches.get(seq)?;
+                Some(Tombstone {
+                    row_key: key,
+                    seq: *seq,
+                    batch,
+                })
+            })
+    }
+}
+
+/// A vector index: generations, one of which answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    /// Name.
+    pub name: String,
+    /// What it is.
+    pub spec: IndexSpec,
+    /// Generations that are built, oldest first.
+    pub generations: Vec<Generation>,
+    /// The one that answers.
+    pub live: Option<u64>,
+    /// The build that is due: generation and job.
+    pub building: Option<(u64, String)>,
+    /// Why the last build failed.
+    pub failed: Option<(String, String)>,
+    /// When it was asked for.
+    pub created_at: Micros,
+}
+
+/// One immutable build of an index.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Its number, from 1.
+    pub generation: u64,
+    /// The job that built it.
+    pub job: String,
+    /// Position of the snapshot it was built from: later tombstones hide its rows.
+    pub source_seq: Seq,
+    /// Folder of its files.
+    pub prefix: String,
+    /// Its files.
+    pub files: Vec<FileDigest>,
+    /// Vectors in it.
+    pub vectors: u64,
+    /// Rows without one.
+    pub skipped: u64,
+    /// How long it took.
+    pub build_ms: u64,
+    /// When.
+    pub built_at: Micros,
+}
+
+impl Index {
+    /// The generation that answers searches.
+    pub fn live_generation(&self) -> Option<&Generation> {
+        let live = self.live?;
+        self.generations
+            .iter()
+            .find(|generation| generation.generation == live)
+    }
+}
+
+impl CatalogState {
+    /// The indexes built over a dataset.
+    pub fn indexes_over<'a>(&'a self, dataset: &'a str) -> impl Iterator<Item = &'a Arc<Index>> {
+        self.indexes
+            .values()
+            .filter(move |index| index.spec.source == dataset)
+    }
+}

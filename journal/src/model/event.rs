@@ -1,0 +1,485 @@
+//! The closed set of events: everything that can ever have happened, in one file.
+//!
+//! An event carries results (sizes, checksums, chosen ids, times), never an instruction to compute
+//! again, and no row content. A new optional field is `#[serde(default)]`; any other change is a
+//! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    access::Role,
+    bucket::BucketSpec,
+    catalog::{
+        DatasetSpec, DeletionVector, EmbeddingSpec, FileDigest, FileEntry, IndexSpec, IngestMode,
+        RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    },
+    lake::OwnerId,
+};
+use crate::{
+    record::{Micros, Seq},
+    upcast,
+};
+
+/// A stored event that this version cannot read: replay stops here, nothing is skipped.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EventError {
+    /// No event of that name is known.
+    #[error("unknown event `{kind}`")]
+    UnknownKind {
+        /// The name found.
+        kind: String,
+    },
+    /// Written by a newer version.
+    #[error("event `{kind}` has schema {found}, this version reads up to {known}")]
+    Newer {
+        /// The event's name.
+        kind: String,
+        /// The schema found.
+        found: u16,
+        /// The newest schema known here.
+        known: u16,
+    },
+    /// Its data does not have the event's shape.
+    #[error("event `{kind}` schema {schema} cannot be read: {detail}")]
+    Malformed {
+        /// The event's name.
+        kind: String,
+        /// Its schema.
+        schema: u16,
+        /// What the decoder says.
+        detail: String,
+    },
+}
+
+macro_rules! events {
+    ($( $(#[$owner_doc:meta])* $owner:ident($inner:ident) { $( $kind:ident = $schema:literal, )+ } )+) => {
+        /// Anything that can have happened.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Event {
+            $( $(#[$owner_doc])* $owner($inner), )+
+        }
+        $(
+            $(#[$owner_doc])*
+            #[derive(Debug, Clone, PartialEq)]
+            pub enum $inner {
+                $( #[doc = concat!("See [`", stringify!($kind), "`].")] $kind($kind), )+
+            }
+            impl From<$inner> for Event {
+                fn from(event: $inner) -> Self {
+                    Self::$owner(event)
+                }
+            }
+            $( impl From<$kind> for $inner {
+                fn from(event: $kind) -> Self {
+                    Self::$kind(event)
+                }
+            } )+
+        )+
+        impl Event {
+            /// Every event's name and newest schema version.
+            pub const KINDS: &'static [(&'static str, u16)] =
+                &[ $( $( (stringify!($kind), $schema), )+ )+ ];
+
+            /// The event's name.
+            pub fn kind(&self) -> &'static str {
+                match self { $( $( Self::$owner($inner::$kind(_)) => stringify!($kind), )+ )+ }
+            }
+
+            /// The schema version that this program writes.
+            pub fn schema(&self) -> u16 {
+                match self { $( $( Self::$owner($inner::$kind(_)) => $schema, )+ )+ }
+            }
+
+            /// The event's data as JSON text.
+            pub fn encode(&self) -> Box<RawValue> {
+                let text = match self { $( $(
+                    Self::$owner($inner::$kind(event)) => serde_json::value::to_raw_value(event),
+                )+ )+ };
+                text.expect("an event's fields are plain values, which JSON can hold")
+            }
+
+            /// The event of stored data, upcast to the newest schema.
+            ///
+            /// # Errors
+            /// [`EventError`] for an unknown name, a newer schema, or data of another shape.
+            pub fn decode(kind: &str, schema: u16, data: &RawValue) -> Result<Self, EventError> {
+                match kind {
+                    $( $( stringify!($kind) => {
+                        let event: $kind = read(kind, schema, $schema, data)?;
+                        Ok(Self::$owner($inner::$kind(event)))
+                    } )+ )+
+                    _ => Err(EventError::UnknownKind { kind: kind.to_owned() }),
+                }
+            }
+        }
+    };
+}
+
+events! {
+    /// What happens to datasets and indexes.
+    Catalog(CatalogEvent) {
+        DatasetCreated = 1,
+        FilesCommitted = 1,
+        DatasetPatched = 1,
+        DatasetDropped = 1,
+        RowsTombstoned = 1,
+        IndexDefined = 1,
+        GenerationBuilt = 1,
+        GenerationFailed = 1,
+        IndexPromoted = 1,
+        IndexDropped = 1,
+    }
+    /// What happens to a bucket.
+    Bucket(BucketEvent) {
+        BucketRegistered = 1,
+        BucketUnregistered = 1,
+        OrphansCollected = 1,
+    }
+    /// What happens to tokens.
+    Access(AccessEvent) {
+        TokenIssued = 1,
+        TokenRevoked = 1,
+    }
+    /// What the daemon does by itself.
+    Scheduler(SchedulerEvent) {
+        DaemonStarted = 1,
+        TriggerFired = 1,
+        CheckpointTaken = 1,
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(
+    kind: &str,
+    schema: u16,
+    known: u16,
+    data: &RawValue,
+) -> Result<T, EventError> {
+    if schema > known {
+        return Err(EventError::Newer {
+            kind: kind.to_owned(),
+            found: schema,
+            known,
+        });
+    }
+    let malformed = |detail: String| EventError::Malformed {
+        kind: kind.to_owned(),
+        schema,
+        detail,
+    };
+    if schema == known {
+        return serde_json::from_str(data.get()).map_err(|e| malformed(e.to_string()));
+    }
+    let old = serde_json::from_str(data.get()).map_err(|e| malformed(e.to_string()))?;
+    let new = upcast::upcast(kind, schema, known, old).map_err(malformed)?;
+    serde_json::from_value(new).map_err(|e| malformed(e.to_string()))
+}
+
+/// A dataset came to be; its first files follow in the same decision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatasetCreated {
+    /// Its name.
+    pub dataset: String,
+    /// What it is.
+    pub spec: DatasetSpec,
+}
+
+/// Files were added to and taken from a dataset, in one step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FilesCommitted {
+    /// The dataset.
+    pub dataset: String,
+    /// How.
+    pub mode: IngestMode,
+    /// The position whose snapshot the commit was prepared on.
+    pub read_seq: Seq,
+    /// New files.
+    pub added: Vec<FileEntry>,
+    /// Object keys of files that are no longer part of it.
+    #[serde(default)]
+    pub retired: Vec<String>,
+    /// Rows of remaining files that newer rows replace.
+    #[serde(default)]
+    pub deleted: Vec<DeletedRows>,
+    /// The schema, when it is new.
+    #[serde(default)]
+    pub schema: Option<SchemaDoc>,
+    /// Where the rows came from.
+    pub source: Source,
+    /// Rows taken in.
+    pub rows: u64,
+    /// Record batches taken in.
+    pub batches: u64,
+    /// Bytes of the source as received.
+    pub source_bytes: u64,
+    /// How long reading and writing took.
+    pub elapsed_ms: u64,
+}
+
+/// Rows of one file, by position.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeletedRows {
+    /// Object key of the file.
+    pub file: String,
+    /// Row positions from 0.
+    pub positions: DeletionVector,
+}
+
+/// Somebody described a dataset or set its policies; an absent field did not change.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct DatasetPatched {
+    /// The dataset.
+    pub dataset: String,
+    /// New description.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// New owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// New tags.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Vec<String>>,
+    /// New classes of columns.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sensitivity: BTreeMap<String, Sensitivity>,
+    /// New refresh policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_refresh_policy: Option<RefreshPolicy>,
+    /// New embedding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<EmbeddingSpec>,
+}
+
+/// A dataset is gone, with its files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatasetDropped {
+    /// The dataset.
+    pub dataset: String,
+}
+
+/// Rows were deleted for good.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RowsTombstoned {
+    /// The dataset.
+    pub dataset: String,
+    /// Keys of the rows that are gone.
+    pub rows: Vec<String>,
+    /// Where they lie.
+    pub deleted: Vec<DeletedRows>,
+    /// Keys asked for that no visible row has.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// Why.
+    pub reason: String,
+    /// On whose behalf, when not the caller's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<String>,
+}
+
+/// An index was asked for; building it is pending work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexDefined {
+    /// Its name.
+    pub index: String,
+    /// What it is.
+    pub spec: IndexSpec,
+    /// The job that builds the first generation.
+    pub job: String,
+}
+
+/// A generation of an index is built and lies in its bucket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationBuilt {
+    /// The index.
+    pub index: String,
+    /// Its number.
+    pub generation: u64,
+    /// The job that built it.
+    pub job: String,
+    /// The position whose snapshot it was built from.
+    pub source_seq: Seq,
+    /// Folder of its files in the index's bucket.
+    pub prefix: String,
+    /// Its files.
+    pub files: Vec<FileDigest>,
+    /// How many vectors.
+    pub vectors: u64,
+    /// Rows that had no vector: no known word in their text.
+    #[serde(default)]
+    pub skipped: u64,
+    /// How long it took.
+    pub build_ms: u64,
+}
+
+/// A generation could not be built.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationFailed {
+    /// The index.
+    pub index: String,
+    /// Its number.
+    pub generation: u64,
+    /// The job.
+    pub job: String,
+    /// Why.
+    pub error: String,
+}
+
+/// A generation answers searches from here on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexPromoted {
+    /// The index.
+    pub index: String,
+    /// The generation.
+    pub generation: u64,
+}
+
+/// An index is gone, with its generations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexDropped {
+    /// The index.
+    pub index: String,
+}
+
+/// A bucket is known, or its settings changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BucketRegistered {
+    /// Its name.
+    pub bucket: String,
+    /// Where it is.
+    pub spec: BucketSpec,
+}
+
+/// A bucket is no longer used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BucketUnregistered {
+    /// Its name.
+    pub bucket: String,
+}
+
+/// Objects that no event points at were removed from a bucket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OrphansCollected {
+    /// The bucket.
+    pub bucket: String,
+    /// How many objects.
+    pub objects: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// A token was given out. The secret itself is nowhere, only its hash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenIssued {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// blake3 (hex) of the secret.
+    pub secret_hash: String,
+    /// When it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Micros>,
+}
+
+/// A token is no longer valid.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenRevoked {
+    /// Its id.
+    pub id: String,
+}
+
+/// The daemon came up and had replayed its state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DaemonStarted {
+    /// Program version.
+    pub version: String,
+}
+
+/// A schedule came due.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TriggerFired {
+    /// Which one.
+    pub trigger: String,
+    /// When it was due.
+    pub due: Micros,
+}
+
+/// What the state's hashes were, so that a later replay can prove that it is the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointTaken {
+    /// Owner → position of its last event and hash of its state there.
+    pub owners: BTreeMap<OwnerId, OwnerHash>,
+}
+
+/// A state's hash at a position.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OwnerHash {
+    /// Position of the owner's last event.
+    pub seq: Seq,
+    /// blake3 (hex) of the canonical state.
+    pub hash: String,
+}
+
+impl Event {
+    /// Whose state it changes.
+    pub fn owner(&self) -> OwnerId {
+        match self {
+            Self::Catalog(_) => OwnerId::Catalog,
+            Self::Bucket(event) => OwnerId::Bucket(event.bucket().to_owned()),
+            Self::Access(_) => OwnerId::Access,
+            Self::Scheduler(_) => OwnerId::Scheduler,
+        }
+    }
+
+    /// What it is about: `dataset:people`, `row:people:17`, `index:kb`; the key of the history.
+    pub fn subjects(&self) -> Vec<String> {
+        match self {
+            Self::Catalog(event) => event.subjects(),
+            Self::Bucket(event) => vec![format!("bucket:{}", event.bucket())],
+            Self::Access(AccessEvent::TokenIssued(e)) => {
+                vec![format!("token:{}", e.id), format!("token:{}", e.name)]
+            }
+            Self::Access(AccessEvent::TokenRevoked(e)) => vec![format!("token:{}", e.id)],
+            Self::Scheduler(SchedulerEvent::TriggerFired(e)) => {
+                vec![format!("trigger:{}", e.trigger)]
+            }
+            Self::Scheduler(SchedulerEvent::DaemonStarted(_)) => vec!["daemon".to_owned()],
+            Self::Scheduler(SchedulerEvent::CheckpointTaken(_)) => vec!["checkpoint".to_owned()],
+        }
+    }
+}
+
+impl CatalogEvent {
+    fn subjects(&self) -> Vec<String> {
+        let dataset = |name: &str| format!("dataset:{name}");
+        let index = |name: &str| format!("index:{name}");
+        match self {
+            Self::DatasetCreated(e) => vec![dataset(&e.dataset)],
+            Self::FilesCommitted(e) => vec![dataset(&e.dataset)],
+            Self::DatasetPatched(e) => vec![dataset(&e.dataset)],
+            Self::DatasetDropped(e) => vec![dataset(&e.dataset)],
+            Self::RowsTombstoned(e) => std::iter::once(dataset(&e.dataset))
+                .chain(e.rows.iter().map(|key| format!("row:{}:{key}", e.dataset)))
+                .collect(),
+            Self::IndexDefined(e) => vec![index(&e.index), dataset(&e.spec.source)],
+            Self::GenerationBuilt(e) => vec![index(&e.index)],
+            Self::GenerationFailed(e) => vec![index(&e.index)],
+            Self::IndexPromoted(e) => vec![index(&e.index)],
+            Self::IndexDropped(e) => vec![index(&e.index)],
+        }
+    }
+}
+
+impl BucketEvent {
+    fn bucket(&self) -> &str {
+        match self {
+            Self::BucketRegistered(e) => &e.bucket,
+            Self::BucketUnregistered(e) => &e.bucket,
+            Self::OrphansCollected(e) => &e.bucket,
+        }
+    }
+}
