@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use chrono::{Days, NaiveDate};
 
+use super::random::as_index;
 use super::tables::Table;
 use super::world::World;
 
@@ -98,7 +99,7 @@ impl<'a> Record<'a> {
     pub(super) fn date(&mut self, day: u64) -> &mut Self {
         self.separate();
         self.out
-            .extend_from_slice(CALENDAR[day as usize].as_bytes());
+            .extend_from_slice(CALENDAR[as_index(day)].as_bytes());
         self
     }
 
@@ -127,7 +128,7 @@ pub(super) fn push_int(out: &mut Vec<u8>, mut value: u64) {
     let mut at = digits.len();
     loop {
         at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
+        digits[at] = b"0123456789"[as_index(value % 10)];
         value /= 10;
         if value == 0 {
             break;
@@ -145,8 +146,10 @@ pub(super) fn push_hundredths(out: &mut Vec<u8>, value: u64) {
 }
 
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "a digit fits a byte")]
 fn push_two(out: &mut Vec<u8>, value: u64) {
-    out.extend_from_slice(&[b'0' + (value / 10) as u8, b'0' + (value % 10) as u8]);
+    let digit = |value: u64| b'0' + (value % 10) as u8;
+    out.extend_from_slice(&[digit(value / 10), digit(value)]);
 }
 
 /// A table as CSV with a header line, in chunks of about 1 MiB that end at a record's end.

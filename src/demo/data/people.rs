@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use fake::locales::{Data, EN};
 
 use super::csv::Record;
-use super::random::{RowRng, Stream};
+use super::random::{RowRng, Stream, share};
+use super::tables::Table;
 use super::world::{CITIES, FIRST_MONDAY, INDUSTRIES, WEEKS, World};
 
 impl World {
@@ -15,9 +16,8 @@ impl World {
         let mut rng = self.rng(Stream::Clients, row);
         let name = company(&mut rng);
         let industry = rng.word(&INDUSTRIES);
-        let city = self.city(rng.below(CITIES) as usize);
-        let tier =
-            ["gold", "silver", "silver", "bronze", "bronze", "bronze"][rng.below(6) as usize];
+        let city = self.city(rng.below(CITIES));
+        let tier = rng.word(&["gold", "silver", "silver", "bronze", "bronze", "bronze"]);
         let contact = Self::person(&mut rng, row + 1, "c");
         let mut record = Record::new(out);
         record
@@ -43,7 +43,7 @@ impl World {
         let (candidate, mut rng) = self.candidate(row);
         let person = &candidate.person;
         let city = self.city(candidate.city);
-        let count = rng.between(5, 11) as usize;
+        let count = 5 + rng.index(7);
         let skills = distinct(candidate.skills, count, &mut rng);
         let headline = headline(candidate.profession.title, candidate.years, &skills);
         let status = match rng.below(100) {
@@ -52,7 +52,7 @@ impl World {
             82..96 => "inactive",
             _ => "blocked",
         };
-        let created = row * FIRST_MONDAY / self.rows(super::Table::Candidates);
+        let created = share(row, self.rows(Table::Candidates), FIRST_MONDAY);
         let mut record = Record::new(out);
         record
             .int(row + 1)

@@ -1,6 +1,6 @@
 //! Numbers for the made-up tables: a short stream of them for every row of every table.
 //! The generators call it; a row's stream follows from (seed, stream, row) alone, so any row can be
-//! made without the rows before it. SplitMix64 on wrapping 64-bit integers, no float and no crate:
+//! made without the rows before it. `SplitMix64` on wrapping 64-bit integers, no float and no crate:
 //! the same bytes on every machine and under every version of the dependencies.
 
 /// Which stream of numbers is drawn; two streams never share numbers.
@@ -24,7 +24,27 @@ pub(super) struct RowRng(u64);
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
+/// A number as an index. What it is used for has far fewer than 2^32 items.
+#[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers are below the lengths of lists in memory"
+)]
+pub(super) const fn as_index(number: u64) -> usize {
+    number as usize
+}
+
+/// The same share of `whole` as `part` is of `all`, rounded down.
+#[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a share is at most the whole"
+)]
+pub(super) const fn share(part: u64, all: u64, whole: u64) -> u64 {
+    (part as u128 * whole as u128 / all as u128) as u64
+}
+
+/// The finaliser of `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
 const fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -46,6 +66,10 @@ impl RowRng {
 
     /// A number in `0..bound`; 0 where the bound is 0.
     #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the high half of 128 bits has 64"
+    )]
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
@@ -65,7 +89,13 @@ impl RowRng {
     /// One of the items, which are not empty.
     #[inline]
     pub(super) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[self.below(items.len() as u64) as usize]
+        &items[self.index(items.len())]
+    }
+
+    /// An index below a length.
+    #[inline]
+    pub(super) fn index(&mut self, length: usize) -> usize {
+        as_index(self.below(length as u64))
     }
 
     /// One of the words, which are not none.

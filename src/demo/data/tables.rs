@@ -1,6 +1,8 @@
 //! The seven staffing tables: their names, columns, keys and how many rows each has at a scale.
 //! The demo lists them from here; the generators write their fields in this order.
 
+use super::random::share;
+
 /// Rows of all seven tables together unless another number is asked for.
 pub const DEFAULT_ROWS: u64 = 2_469_278;
 
@@ -214,32 +216,17 @@ impl Table {
             Self::Emails => EMAILS,
         }
     }
-
-    /// Rows at the default scale; they add up to [`DEFAULT_ROWS`].
-    const fn default_rows(self) -> u64 {
-        match self {
-            Self::Clients => 3_000,
-            Self::Candidates => 70_000,
-            Self::Jobs => 30_000,
-            Self::Placements => 70_000,
-            Self::Timesheets => 1_840_000,
-            Self::Activities => 376_278,
-            Self::Emails => 80_000,
-        }
-    }
 }
+
+/// Rows at the default scale, in the order of [`Table::ALL`].
+const DEFAULT_SPLIT: [u64; 7] = [3_000, 70_000, 30_000, 70_000, 1_840_000, 376_278, 80_000];
 
 /// Rows of each table, in the order of [`Table::ALL`], when there are to be `rows` in all.
 /// Every table has at least one, so fewer than seven in all become seven; what rounding leaves
 /// over goes to the timesheets.
 pub(super) fn split(rows: u64) -> [u64; 7] {
     let rows = rows.max(Table::ALL.len() as u64);
-    let mut counts = Table::ALL.map(|table| {
-        let share = u128::from(rows) * u128::from(table.default_rows()) / u128::from(DEFAULT_ROWS);
-        u64::try_from(share)
-            .expect("a share is at most the whole")
-            .max(1)
-    });
+    let mut counts = DEFAULT_SPLIT.map(|part| share(part, DEFAULT_ROWS, rows).max(1));
     let rest: u64 = counts.iter().sum::<u64>() - counts[Table::Timesheets as usize];
     counts[Table::Timesheets as usize] = (rows - rest).max(1);
     counts

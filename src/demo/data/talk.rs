@@ -23,8 +23,7 @@ impl World {
         let (candidate_row, job_row) = self.who_about(day, &mut rng);
         let (candidate, _) = self.candidate(candidate_row);
         let job = job_row.map(|row| self.job(row).0);
-        let kind =
-            &templates().activities[rng.below(100) as usize * templates().activities.len() / 100];
+        let kind = rng.pick(&templates().activities);
         let ssn = || self.ssn(candidate_row);
         let facts = Facts {
             candidate: &candidate,

@@ -114,7 +114,7 @@ fn the_same_seed_gives_the_same_bytes_on_every_machine() {
             "jobs 3230d20ef71e40da",
             "placements 7669fc80873ee306",
             "timesheets ce1e7a3cf427885f",
-            "activities f8b6b880c1c145ae",
+            "activities 765ef11dd0afca6b",
             "emails 72ef49fb99a1ca04",
         ]
     );

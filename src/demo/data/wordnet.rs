@@ -1,4 +1,4 @@
-//! The knowledge base: WordNet 3.1's synsets with their glosses, packed into the binary.
+//! The knowledge base: `WordNet` 3.1's synsets with their glosses, packed into the binary.
 //! The demo ingests and searches it. `tools/make-wordnet` packs it; the NOTICE beside it has the licence.
 
 use std::io::{self, BufReader, Read};

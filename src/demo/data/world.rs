@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use fake::locales::{Data, EN};
 
-use super::random::{RowRng, Stream};
+use super::random::{RowRng, Stream, as_index, share};
 use super::skills::{PROFESSIONS, Profession, skills_of};
 use super::tables::{Table, split};
 
@@ -41,7 +41,7 @@ pub(super) struct Candidate {
     pub(super) person: Person,
     pub(super) profession: &'static Profession,
     pub(super) skills: &'static [&'static str],
-    pub(super) city: usize,
+    pub(super) city: u64,
     pub(super) years: u64,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Job {
     pub(super) profession: &'static Profession,
     pub(super) skills: &'static [&'static str],
     pub(super) level: &'static str,
-    pub(super) city: usize,
+    pub(super) city: u64,
     /// Cents an hour.
     pub(super) rate: u64,
     /// Days since the calendar's start.
@@ -106,8 +106,8 @@ impl World {
         RowRng::new(self.seed, stream, row)
     }
 
-    pub(super) fn city(&self, index: usize) -> &City {
-        &self.cities[index]
+    pub(super) fn city(&self, index: u64) -> &City {
+        &self.cities[as_index(index)]
     }
 
     /// Somebody new; `id` makes the mail address unique.
@@ -135,7 +135,7 @@ impl World {
     /// one row, at a place that the block's own rotation decides: see [`World::row_in_profession`].
     fn profession(&self, table: Table, row: u64) -> usize {
         let all = PROFESSIONS.len() as u64;
-        ((row % all + self.rotation(table, row / all)) % all) as usize
+        as_index((row % all + self.rotation(table, row / all)) % all)
     }
 
     fn rotation(&self, table: Table, block: u64) -> u64 {
@@ -169,7 +169,7 @@ impl World {
         let mut rng = self.rng(Stream::Candidates, row);
         let profession = self.candidate_profession(row);
         let person = Self::person(&mut rng, row + 1, "");
-        let city = rng.below(CITIES) as usize;
+        let city = rng.below(CITIES);
         let years = rng.below(36).min(rng.below(36));
         let (skills, profession) = (skills_of(profession), &PROFESSIONS[profession]);
         (
@@ -205,11 +205,11 @@ impl World {
         let profession = self.profession(Table::Jobs, row);
         let client = rng.below(self.rows(Table::Clients));
         let rank = rng.below(100);
-        let city = rng.below(CITIES) as usize;
+        let city = rng.below(CITIES);
         let (skills, profession) = (skills_of(profession), &PROFESSIONS[profession]);
         let (low, high) = profession.pay;
         let rate = (low * 100 + (high - low) * rank + 12) / 25 * 25;
-        let opened = FIRST_MONDAY + row * (WEEKS * 7) / self.rows(Table::Jobs);
+        let opened = FIRST_MONDAY + share(row, self.rows(Table::Jobs), WEEKS * 7);
         (
             Job {
                 client,
@@ -227,24 +227,22 @@ impl World {
     /// How many jobs are open on or before a day: the first so many, as they open in order.
     pub(super) fn jobs_opened(&self, day: u64) -> u64 {
         let jobs = self.rows(Table::Jobs);
-        (day.saturating_sub(FIRST_MONDAY) * jobs / (WEEKS * 7)).min(jobs)
+        share(day.saturating_sub(FIRST_MONDAY), WEEKS * 7, jobs).min(jobs)
     }
 
     /// The first timesheet of a placement. Two placements share the timesheets of two, in a
     /// proportion drawn for the pair; the last placement's end is the table's.
     pub(super) fn timesheets_before(&self, placement: u64) -> u64 {
         let (sheets, placements) = (self.rows(Table::Timesheets), self.rows(Table::Placements));
-        let at = |placement: u64| {
-            (u128::from(placement) * u128::from(sheets) / u128::from(placements)) as u64
-        };
+        let at = |placement: u64| share(placement, placements, sheets);
         if placement.is_multiple_of(2) || placement >= placements {
             return at(placement.min(placements));
         }
         let (low, high) = (at(placement - 1), at((placement + 1).min(placements)));
-        let share = self
+        let weight = self
             .rng(Stream::PlacementWeeks, placement / 2)
             .between(20, 236);
-        low + (high - low) * share / 256
+        low + (high - low) * weight / 256
     }
 
     pub(super) fn placement(&self, row: u64) -> Placement {
@@ -288,7 +286,7 @@ impl World {
         const OPENS: u64 = 8 * 3600;
         const HOURS: u64 = 10 * 3600;
         const DAYS: u64 = WEEKS * 5;
-        let at = (u128::from(row) * u128::from(DAYS * HOURS) / u128::from(rows)) as u64;
+        let at = share(row, rows, DAYS * HOURS);
         let (day, second) = (at / HOURS, at % HOURS);
         (FIRST_MONDAY + day / 5 * 7 + day % 5, OPENS + second)
     }
