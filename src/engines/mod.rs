@@ -3,5 +3,6 @@
 pub mod embedder;
 pub mod ingest;
 pub mod lance;
+pub mod object_store;
 pub mod postgres;
 pub mod usearch;
