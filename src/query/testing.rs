@@ -14,7 +14,7 @@ use datafusion::parquet::{
 };
 use futures::TryStreamExt;
 use lakehouse_journal::model::catalog::{
-    CatalogState, DataFile, Dataset, DeletionVector, FileEntry, RefreshPolicy,
+    CatalogState, DataFile, Dataset, DeletionVector, FileEntry, RefreshPolicy, TombstoneBatch,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -150,11 +150,11 @@ pub(crate) fn dataset(name: &str, schema: &Schema) -> Dataset {
         sensitivity: std::collections::BTreeMap::default(),
         files: std::iter::empty().collect(),
         files_seq: 1,
-        contents: std::iter::empty().collect(),
+        contents: std::iter::empty::<(String, u64)>().collect(),
         last_content: String::new(),
         lineage: std::iter::empty().collect(),
-        tombstones: std::iter::empty().collect(),
-        tombstone_batches: std::iter::empty().collect(),
+        tombstones: std::iter::empty::<(String, u64)>().collect(),
+        tombstone_batches: std::iter::empty::<(u64, TombstoneBatch)>().collect(),
         created_at: 0,
         updated_at: 0,
         last_embedded_at: None,

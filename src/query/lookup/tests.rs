@@ -114,8 +114,9 @@ fn columns_of_hits_come_with_the_key_they_were_asked_by() {
         let expected = [("777", "n777"), ("8", "n8")];
         assert_eq!(seen, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert_eq!(answer.batch.num_columns(), 2);
-        let none = lake.engine.rows_by_keys(dataset, "id", &texts(&["7"]), &columns);
-        assert_eq!(none.await.unwrap().batch.num_rows(), 0);
+        let gone = texts(&["7"]);
+        let none = lake.engine.rows_by_keys(dataset, "id", &gone, &columns).await;
+        assert_eq!(none.unwrap().batch.num_rows(), 0);
     });
 }
 

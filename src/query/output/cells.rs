@@ -5,6 +5,7 @@ use std::{fmt::Write as _, io::Write as _};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, cast::as_string_array},
+    buffer::NullBuffer,
     compute::cast,
     datatypes::{
         DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
@@ -36,7 +37,7 @@ enum Kind {
 
 /// A column with the writer of its cells, without quotes and escapes.
 struct Column<'a> {
-    array: ArrayRef,
+    nulls: Option<NullBuffer>,
     kind: Kind,
     write: Writer<'a>,
 }
@@ -76,7 +77,7 @@ impl Cells<'_> {
             if index > 0 {
                 out.push(b',');
             }
-            if column.array.is_null(row) {
+            if column.is_null(row) {
                 continue;
             }
             text.clear();
@@ -96,8 +97,12 @@ impl Cells<'_> {
 }
 
 impl Column<'_> {
+    fn is_null(&self, row: usize) -> bool {
+        self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row))
+    }
+
     fn json(&self, row: usize, out: &mut Vec<u8>) -> Result<(), QueryError> {
-        if self.array.is_null(row) {
+        if self.is_null(row) {
             out.extend_from_slice(b"null");
             return Ok(());
         }
@@ -171,7 +176,7 @@ fn column<'a>(array: &ArrayRef) -> Result<Column<'a>, QueryError> {
         _ => (Kind::Text, formatted(array)?),
     };
     Ok(Column {
-        array: array.clone(),
+        nulls: array.logical_nulls(),
         kind,
         write,
     })
