@@ -4,6 +4,7 @@ pub mod egress;
 pub mod embedder;
 pub mod ingest;
 pub mod lance;
+pub mod object_store;
 pub mod postgres;
 pub mod usearch;
 pub mod vectors;
