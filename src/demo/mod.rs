@@ -1,1 +1,3 @@
 //! The main job on real data, narrated.
+
+pub mod data;
