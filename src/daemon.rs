@@ -33,7 +33,9 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::{
     config::{ArchiveMode, Config},
     engines::{
-        buckets::LakeBuckets, indexes::LakeIndexes, ingest::IngestLimits,
+        buckets::LakeBuckets,
+        indexes::LakeIndexes,
+        ingest::IngestLimits,
         object_store::{Bucket, Buckets},
         tables::LakeTables,
     },
@@ -68,7 +70,13 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let store = Arc::new(LakeBuckets::new(Arc::clone(&buckets)));
     let journal = open_journal(&config, work.handle(), &store)?;
     let system = actix_web::rt::System::new();
-    let served = system.block_on(serve(config, work.handle().clone(), buckets, store, &journal));
+    let served = system.block_on(serve(
+        config,
+        work.handle().clone(),
+        buckets,
+        store,
+        &journal,
+    ));
     journal.committer().close();
     served
 }
@@ -76,7 +84,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 fn make_dirs(config: &Config) -> anyhow::Result<()> {
     for part in ["", "journal", "snapshots", "staging", "tmp"] {
         let dir = config.data_dir.join(part);
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
+        std::fs::create_dir_all(&dir)
+            .with_context(|| format!("cannot make `{}`", dir.display()))?;
     }
     // What an interrupted ingest or build left is nobody's any more.
     let staging = config.data_dir.join("staging");
@@ -89,8 +98,12 @@ fn make_dirs(config: &Config) -> anyhow::Result<()> {
 /// Takes the data directory for this process, as long as the file is open.
 fn hold(data_dir: &Path) -> anyhow::Result<File> {
     let path = data_dir.join("LOCK");
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -99,7 +112,9 @@ fn hold(data_dir: &Path) -> anyhow::Result<File> {
             let text = format!("the data directory is held by process {}", holder.trim());
             return Err(Exit::new(HELD, text).into());
         }
-        Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the data directory"),
+        Err(TryLockError::Error(error)) => {
+            return Err(error).context("cannot lock the data directory");
+        }
     }
     file.set_len(0)?;
     writeln!(file, "{}", std::process::id())?;
@@ -108,7 +123,11 @@ fn hold(data_dir: &Path) -> anyhow::Result<File> {
 
 /// Threads for long work: ingests, builds, housekeeping.
 fn runtime() -> anyhow::Result<Runtime> {
-    Ok(Builder::new_multi_thread().thread_name("work").worker_threads(2).enable_all().build()?)
+    Ok(Builder::new_multi_thread()
+        .thread_name("work")
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
 }
 
 fn open_buckets(config: &Config) -> anyhow::Result<Arc<Buckets>> {
@@ -159,16 +178,26 @@ async fn serve(
     store: Arc<LakeBuckets>,
     journal: &Journal,
 ) -> anyhow::Result<()> {
-    let query = Arc::new(QueryEngine::new(query_config(&config), Arc::clone(&buckets))?);
+    let query = Arc::new(QueryEngine::new(
+        query_config(&config),
+        Arc::clone(&buckets),
+    )?);
     let staging = config.data_dir.join("staging");
     let limits = IngestLimits {
-        body_bytes_max: config.ingest.body_limit_bytes(),
+        body_bytes_max: config.ingest.body_limit.0,
         ..IngestLimits::default()
     };
-    let tables =
-        LakeTables::new(staging.clone(), limits, Arc::clone(&buckets), Arc::clone(&query));
-    let indexes =
-        Arc::new(LakeIndexes::new(staging, Arc::clone(&buckets), Arc::clone(&query)));
+    let tables = LakeTables::new(
+        staging.clone(),
+        limits,
+        Arc::clone(&buckets),
+        Arc::clone(&query),
+    );
+    let indexes = Arc::new(LakeIndexes::new(
+        staging,
+        Arc::clone(&buckets),
+        Arc::clone(&query),
+    ));
     let sweep = Trigger::new("orphan_sweep", &config.storage.orphan_sweep)
         .map_err(|error| anyhow::anyhow!("storage.orphan_sweep: {error}"))?;
     let (lake, report) = start(Parts {
@@ -184,7 +213,12 @@ async fn serve(
         triggers: vec![sweep],
     })
     .context("the journal cannot be replayed")?;
-    tracing::info!(seq = report.seq, records = report.records, ms = report.replay_ms, "replayed");
+    tracing::info!(
+        seq = report.seq,
+        records = report.records,
+        ms = report.replay_ms,
+        "replayed"
+    );
     settle(&lake, &config).await?;
     let edge = web::Data::new(Edge {
         lake: lake.clone(),
@@ -199,8 +233,11 @@ async fn serve(
         config,
     });
     answer_requests(edge).await?;
-    let checkpoint = SchedulerCommand::NoteCheckpoint { owners: lake.hashes() };
-    lake.ask_scheduler(checkpoint, Caller::daemon("daemon")).await?;
+    let checkpoint = SchedulerCommand::NoteCheckpoint {
+        owners: lake.hashes(),
+    };
+    lake.ask_scheduler(checkpoint, Caller::daemon("daemon"))
+        .await?;
     Ok(())
 }
 
@@ -216,12 +253,18 @@ fn query_config(config: &Config) -> QueryConfig {
 async fn settle(lake: &Lake, config: &Config) -> anyhow::Result<()> {
     let caller = || Caller::daemon("daemon");
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    lake.ask_scheduler(SchedulerCommand::NoteStart { version }, caller()).await?;
+    lake.ask_scheduler(SchedulerCommand::NoteStart { version }, caller())
+        .await?;
     for (bucket, spec) in config.bucket_specs() {
-        let command = BucketCommand::Register { bucket: bucket.clone(), spec };
+        let command = BucketCommand::Register {
+            bucket: bucket.clone(),
+            spec,
+        };
         lake.ask_bucket(&bucket, command, caller()).await?;
     }
-    let hash = blake3::hash(admin_secret(config)?.as_bytes()).to_hex().to_string();
+    let hash = blake3::hash(admin_secret(config)?.as_bytes())
+        .to_hex()
+        .to_string();
     let known = lake.access().state.token(&hash, lake.now()).is_some();
     if known {
         return Ok(());
@@ -235,7 +278,8 @@ async fn settle(lake: &Lake, config: &Config) -> anyhow::Result<()> {
         .map(|token| token.id.clone())
         .collect();
     for id in old {
-        lake.ask_access(AccessCommand::RevokeToken { id }, caller()).await?;
+        lake.ask_access(AccessCommand::RevokeToken { id }, caller())
+            .await?;
     }
     let command = AccessCommand::IssueToken {
         name: ADMIN.to_owned(),
@@ -257,8 +301,12 @@ fn admin_secret(config: &Config) -> anyhow::Result<String> {
     }
     let secret = rest::access::new_secret().map_err(|error| anyhow::anyhow!("{error}"))?;
     let new = path.with_extension("token.new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
     writeln!(file, "{secret}")?;
     file.sync_all()?;
     std::fs::rename(&new, &path)?;
@@ -293,7 +341,11 @@ async fn no_such_route(
     _: auth::May<auth::ReadCatalog>,
 ) -> Result<&'static str, Problem> {
     let text = format!("no route `{} {}`", request.method(), request.path());
-    Err(Problem::new(actix_web::http::StatusCode::NOT_FOUND, "route_not_found", text))
+    Err(Problem::new(
+        actix_web::http::StatusCode::NOT_FOUND,
+        "route_not_found",
+        text,
+    ))
 }
 
 /// Rebuilds the journal of an empty data directory from the archive in a bucket: one of the
@@ -304,13 +356,22 @@ async fn no_such_route(
 pub fn restore(config: &Config, from: &str) -> anyhow::Result<String> {
     std::fs::create_dir_all(&config.data_dir)?;
     let _lock = hold(&config.data_dir)?;
-    let spec = config.bucket_specs().into_iter().find(|(name, _)| name == from);
+    let spec = config
+        .bucket_specs()
+        .into_iter()
+        .find(|(name, _)| name == from);
     let spec = spec.map_or_else(
-        || BucketSpec::Local { root: from.to_owned(), rescue_bucket: None },
+        || BucketSpec::Local {
+            root: from.to_owned(),
+            rescue_bucket: None,
+        },
         |(_, spec)| spec,
     );
     if let BucketSpec::Local { root, .. } = &spec {
-        anyhow::ensure!(Path::new(root).is_dir(), "`{from}` is no bucket and no directory");
+        anyhow::ensure!(
+            Path::new(root).is_dir(),
+            "`{from}` is no bucket and no directory"
+        );
     }
     let bucket = Bucket::open("archive", &spec, &|_| None, false)?;
     let buckets = Arc::new(Buckets::new());
@@ -332,8 +393,12 @@ pub fn restore(config: &Config, from: &str) -> anyhow::Result<String> {
 
 async fn archived(store: &LakeBuckets, bucket: &Bucket) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     use object_store::ObjectStoreExt;
-    let mut keys: Vec<String> =
-        store.list(&bucket.name, "_journal/").await?.into_iter().map(|object| object.key).collect();
+    let mut keys: Vec<String> = store
+        .list(&bucket.name, "_journal/")
+        .await?
+        .into_iter()
+        .map(|object| object.key)
+        .collect();
     keys.sort_unstable();
     let mut segments = Vec::new();
     for key in keys {

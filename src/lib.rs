@@ -9,3 +9,4 @@ pub mod demo;
 pub mod engines;
 pub mod exit;
 pub mod query;
+pub mod rest;

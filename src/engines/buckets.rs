@@ -30,7 +30,9 @@ impl LakeBuckets {
     }
 
     fn bucket(&self, name: &str) -> Result<Bucket, PortError> {
-        self.buckets.get(name).map_err(|error| of_bucket(name, &error))
+        self.buckets
+            .get(name)
+            .map_err(|error| of_bucket(name, &error))
     }
 }
 
@@ -86,7 +88,10 @@ impl BucketStore for LakeBuckets {
         let store = self.bucket(bucket)?.store;
         let path = check_key(key).map_err(|error| of_bucket(bucket, &error))?;
         let bytes = Bytes::from(bytes);
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
         let payload = PutPayload::from_bytes(bytes.clone());
         match object_store::ObjectStore::put_opts(store.as_ref(), &path, payload, options).await {
             Ok(_) => Ok(()),
@@ -94,7 +99,11 @@ impl BucketStore for LakeBuckets {
                 // Our own write whose answer was lost, or another writer's: the bytes tell.
                 let there = store.get(&path).await.map_err(|e| of_store(bucket, &e))?;
                 let there = there.bytes().await.map_err(|e| of_store(bucket, &e))?;
-                if there == bytes { Ok(()) } else { Err(of_store(bucket, &error)) }
+                if there == bytes {
+                    Ok(())
+                } else {
+                    Err(of_store(bucket, &error))
+                }
             }
             Err(error) => Err(of_store(bucket, &error)),
         }
@@ -129,7 +138,10 @@ impl BucketStore for LakeBuckets {
         self.put_if_absent(bucket, &key, b"probe".to_vec()).await?;
         let store = self.bucket(bucket)?.store;
         let path = check_key(&key).map_err(|error| of_bucket(bucket, &error))?;
-        store.get(&path).await.map_err(|error| of_store(bucket, &error))?;
+        store
+            .get(&path)
+            .await
+            .map_err(|error| of_store(bucket, &error))?;
         self.delete(bucket, &key).await?;
         Ok(started.elapsed())
     }

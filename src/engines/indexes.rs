@@ -106,7 +106,12 @@ pub struct Searched {
 impl LakeIndexes {
     /// Indexes that are built in this staging directory.
     pub fn new(staging: PathBuf, buckets: Arc<Buckets>, query: Arc<QueryEngine>) -> Self {
-        Self { staging, buckets, query, open: Mutex::default() }
+        Self {
+            staging,
+            buckets,
+            query,
+            open: Mutex::default(),
+        }
     }
 
     /// Searches the generation of `index` that answers.
@@ -143,7 +148,8 @@ impl LakeIndexes {
         let found = if request.exact {
             open.index.search_exact(&vector, request.k, visible)
         } else {
-            open.index.search(&vector, request.k, request.ef_search, visible)
+            open.index
+                .search(&vector, request.k, request.ef_search, visible)
         }
         .map_err(|error| of_vector(&error))?;
         Ok(Searched {
@@ -166,7 +172,9 @@ impl LakeIndexes {
     ) -> Result<Option<(Arc<OpenGeneration>, u64)>, PortError> {
         let (_, open) = self.live(index)?;
         let dataset = dataset_of(state, index)?;
-        let Some(slot) = open.index.slot_of(key) else { return Ok(None) };
+        let Some(slot) = open.index.slot_of(key) else {
+            return Ok(None);
+        };
         let shown = self.shown(state, index, dataset, &open).await?;
         Ok(shown.allows(slot).then_some((open, slot)))
     }
@@ -175,7 +183,10 @@ impl LakeIndexes {
     pub fn forget_dropped(&self, state: &CatalogState) {
         self.open.lock().retain(|(name, number), _| {
             state.indexes.get(name).is_some_and(|index| {
-                index.generations.iter().any(|generation| generation.generation == *number)
+                index
+                    .generations
+                    .iter()
+                    .any(|generation| generation.generation == *number)
             })
         });
     }
@@ -226,12 +237,17 @@ impl LakeIndexes {
     }
 
     fn local_dir(&self, bucket: &str, prefix: &str) -> Result<PathBuf, PortError> {
-        let opened = self.buckets.get(bucket).map_err(|error| of_bucket(bucket, &error))?;
+        let opened = self
+            .buckets
+            .get(bucket)
+            .map_err(|error| of_bucket(bucket, &error))?;
         let local = opened.local.ok_or_else(|| {
             let text = format!("bucket `{bucket}` is no directory; indexes are mapped from files");
             PortError::new(ErrorKind::Unprocessable, "unsupported", text)
         })?;
-        local.file(prefix).map_err(|error| of_bucket(bucket, &error))
+        local
+            .file(prefix)
+            .map_err(|error| of_bucket(bucket, &error))
     }
 
     /// What of a generation the snapshot shows; remembered until the dataset changes.
@@ -283,7 +299,10 @@ impl LakeIndexes {
             let batch = batch.map_err(|error| of_query(&error))?;
             let keys = text_column(&batch, 0)?;
             for key in keys.as_string::<i32>().iter().flatten() {
-                let slot = open.index.slot_of(key).and_then(|slot| u32::try_from(slot).ok());
+                let slot = open
+                    .index
+                    .slot_of(key)
+                    .and_then(|slot| u32::try_from(slot).ok());
                 slots.extend(slot);
             }
         }
@@ -297,7 +316,10 @@ impl LakeIndexes {
     ) -> Result<crate::query::QueryStream, PortError> {
         let tables = SessionTables::all(Arc::new(state.clone()));
         let session = self.query.session(tables).with_timeout(BUILD_TIMEOUT);
-        session.execute(sql, Vec::new(), None).await.map_err(|error| of_query(&error))
+        session
+            .execute(sql, Vec::new(), None)
+            .await
+            .map_err(|error| of_query(&error))
     }
 }
 
@@ -306,7 +328,9 @@ const BUILD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(6 * 36
 
 impl Shown {
     fn allows(&self, slot: u64) -> bool {
-        let Ok(slot) = u32::try_from(slot) else { return false };
+        let Ok(slot) = u32::try_from(slot) else {
+            return false;
+        };
         match self {
             Self::All => true,
             Self::Except(hidden) => !hidden.contains(slot),
@@ -338,9 +362,9 @@ fn hidden_slots(dataset: &Dataset, open: &OpenGeneration) -> Shown {
 }
 
 fn dataset_of<'a>(state: &'a CatalogState, index: &Index) -> Result<&'a Dataset, PortError> {
-    state.dataset(&index.spec.source).map_err(|error| {
-        PortError::new(error.kind(), error.code(), error.to_string())
-    })
+    state
+        .dataset(&index.spec.source)
+        .map_err(|error| PortError::new(error.kind(), error.code(), error.to_string()))
 }
 
 fn embed_one(text: &str) -> Result<Vec<f32>, PortError> {
@@ -365,7 +389,11 @@ impl IndexBuilder for LakeIndexes {
     ) -> Result<BuiltGeneration, PortError> {
         if index.spec.backend != Backend::Hnsw {
             let text = "this version builds `hnsw` indexes only";
-            return Err(PortError::new(ErrorKind::Unprocessable, "unsupported", text));
+            return Err(PortError::new(
+                ErrorKind::Unprocessable,
+                "unsupported",
+                text,
+            ));
         }
         let work = tempfile::Builder::new()
             .prefix("index-")
@@ -378,7 +406,9 @@ impl IndexBuilder for LakeIndexes {
         let mut builder = HnswBuilder::new(&dir, dimensions, config, options)
             .map_err(|error| of_vector(&error))?;
         let mut state = CatalogState::default();
-        state.datasets.insert(dataset.name.clone(), Arc::clone(&dataset));
+        state
+            .datasets
+            .insert(dataset.name.clone(), Arc::clone(&dataset));
         let template = index.spec.text.clone();
         let mut rows = self.rows(&state, &text_query(&index, &dataset)?).await?;
         let mut skipped = 0;
@@ -390,12 +420,18 @@ impl IndexBuilder for LakeIndexes {
                 let skipped = add_batch(&mut builder, &batch, &template)?;
                 Ok::<_, PortError>((builder, skipped))
             });
-            let (returned, without) = added.await.map_err(|error| PortError::internal(error.to_string()))??;
+            let (returned, without) = added
+                .await
+                .map_err(|error| PortError::internal(error.to_string()))??;
             builder = returned;
             skipped += without;
             progress.done.fetch_add(count, Ordering::Relaxed);
             if progress.is_cancelled() {
-                return Err(PortError::new(ErrorKind::Timeout, "cancelled", "the build was cancelled"));
+                return Err(PortError::new(
+                    ErrorKind::Timeout,
+                    "cancelled",
+                    "the build was cancelled",
+                ));
             }
         }
         let built = tokio::task::spawn_blocking(move || builder.finish())
@@ -404,7 +440,8 @@ impl IndexBuilder for LakeIndexes {
             .map_err(|error| of_vector(&error))?;
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let prefix = format!("vectors/{}/{generation}-{}", index.name, &unique[..12]);
-        self.publish(&index.spec.bucket, &prefix, &dir, &built.files).await?;
+        self.publish(&index.spec.bucket, &prefix, &dir, &built.files)
+            .await?;
         Ok(BuiltGeneration {
             prefix,
             vectors: built.stats.vectors,
@@ -412,7 +449,11 @@ impl IndexBuilder for LakeIndexes {
             files: built
                 .files
                 .into_iter()
-                .map(|file| FileDigest { name: file.name, bytes: file.bytes, blake3: file.blake3 })
+                .map(|file| FileDigest {
+                    name: file.name,
+                    bytes: file.bytes,
+                    blake3: file.blake3,
+                })
                 .collect(),
         })
     }
@@ -426,7 +467,10 @@ impl LakeIndexes {
         dir: &Path,
         files: &[vectors::FileDigest],
     ) -> Result<(), PortError> {
-        let opened = self.buckets.get(bucket).map_err(|error| of_bucket(bucket, &error))?;
+        let opened = self
+            .buckets
+            .get(bucket)
+            .map_err(|error| of_bucket(bucket, &error))?;
         let local = opened.local.ok_or_else(|| {
             let text = format!("bucket `{bucket}` is no directory; indexes are mapped from files");
             PortError::new(ErrorKind::Unprocessable, "unsupported", text)
@@ -439,7 +483,10 @@ impl LakeIndexes {
         tokio::task::spawn_blocking(move || {
             moves.iter().try_for_each(|(path, key)| {
                 // An index of no text has an empty file of texts, which is no broken write.
-                local.put_file(path, key).map(|_| ()).map_err(|error| of_bucket(&bucket, &error))
+                local
+                    .put_file(path, key)
+                    .map(|_| ())
+                    .map_err(|error| of_bucket(&bucket, &error))
             })
         })
         .await
@@ -449,12 +496,17 @@ impl LakeIndexes {
 
 /// Key and text columns of every visible row, as text.
 fn text_query(index: &Index, dataset: &Dataset) -> Result<String, PortError> {
-    let columns = index.spec.text.columns().map_err(|reason| {
-        PortError::new(ErrorKind::Unprocessable, "impossible", reason)
-    })?;
+    let columns = index
+        .spec
+        .text
+        .columns()
+        .map_err(|reason| PortError::new(ErrorKind::Unprocessable, "impossible", reason))?;
     let mut selected = vec![format!("CAST({} AS VARCHAR)", quoted(&index.spec.key))];
     for (number, column) in columns.iter().enumerate() {
-        selected.push(format!("CAST({} AS VARCHAR) AS text_{number}", quoted(column)));
+        selected.push(format!(
+            "CAST({} AS VARCHAR) AS text_{number}",
+            quoted(column)
+        ));
     }
     Ok(format!(
         "SELECT {} FROM {} WHERE {} IS NOT NULL",
@@ -478,7 +530,11 @@ fn add_batch(
         .map(|row| {
             let values = parts.iter().map(|part| {
                 let part = part.as_string::<i32>();
-                if arrow::array::Array::is_null(part, row) { "" } else { part.value(row) }
+                if arrow::array::Array::is_null(part, row) {
+                    ""
+                } else {
+                    part.value(row)
+                }
             });
             render(template, values)
         })
@@ -496,7 +552,11 @@ fn add_batch(
     }
     let skipped = batch.num_rows() - chunk_keys.len();
     builder
-        .add_chunk(Chunk { keys: &chunk_keys, texts: Some(&chunk_texts), vectors: &numbers })
+        .add_chunk(Chunk {
+            keys: &chunk_keys,
+            texts: Some(&chunk_texts),
+            vectors: &numbers,
+        })
         .map_err(|error| of_vector(&error))?;
     Ok(skipped as u64)
 }
@@ -509,7 +569,12 @@ fn embed_all(texts: &[String]) -> Vec<Option<[f32; super::embedder::DIMENSIONS]>
         let workers: Vec<_> = texts
             .chunks(part)
             .map(|texts| {
-                scope.spawn(move || texts.iter().map(|text| embedder.embed(text)).collect::<Vec<_>>())
+                scope.spawn(move || {
+                    texts
+                        .iter()
+                        .map(|text| embedder.embed(text))
+                        .collect::<Vec<_>>()
+                })
             })
             .collect();
         workers
@@ -538,7 +603,8 @@ fn render<'a>(template: &TextSpec, mut values: impl Iterator<Item = &'a str>) ->
 }
 
 fn text_column(batch: &RecordBatch, column: usize) -> Result<arrow::array::ArrayRef, PortError> {
-    cast(batch.column(column), &DataType::Utf8).map_err(|error| PortError::internal(error.to_string()))
+    cast(batch.column(column), &DataType::Utf8)
+        .map_err(|error| PortError::internal(error.to_string()))
 }
 
 /// An identifier as SQL has it.

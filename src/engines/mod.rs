@@ -1,10 +1,13 @@
 //! One adapter to the outside a file; each implements a port of the actors or serves one that does.
 
+pub mod buckets;
 pub mod egress;
 pub mod embedder;
+pub mod indexes;
 pub mod ingest;
 pub mod lance;
 pub mod object_store;
 pub mod postgres;
+pub mod tables;
 pub mod usearch;
 pub mod vectors;

@@ -3,11 +3,19 @@
 
 use std::{
     io::Read,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
 
+use arrow::{
+    array::AsArray,
+    compute::cast,
+    datatypes::{DataType, SchemaRef},
+    ipc::writer::StreamWriter,
+    record_batch::RecordBatch,
+};
 use async_trait::async_trait;
+use futures::{Stream, StreamExt};
 use lakehouse_actors::{
     PortError,
     ports::{Compactor, Progress, ResolvedRows, RowLookup, StageFn, StagedTable},
@@ -17,17 +25,21 @@ use lakehouse_journal::model::{
     catalog::{DataFile, Dataset, DeletionVector, FileEntry, SchemaDoc},
     event::DeletedRows,
 };
+use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 
 use super::{
     buckets::of_bucket,
     ingest::{
-        self, FileFormat, IngestError, IngestErrorKind, IngestLimits, IngestOptions, Staged,
-        StagedFile,
+        self, ChannelReader, FileFormat, IngestError, IngestErrorKind, IngestLimits, IngestOptions,
+        Staged, StagedFile,
     },
     object_store::Buckets,
+    postgres::{PostgresError, PostgresSource, ReadOptions, Relation},
 };
 use crate::query::{QueryEngine, QueryError, arrow_schema, schema_doc};
 
+/// Batches that wait for the writer before their source does.
+const BATCHES_WAITING: usize = 8;
 /// Keys looked up at a time when rows are replaced.
 const KEYS_AT_A_TIME: usize = 100_000;
 
@@ -58,7 +70,12 @@ impl LakeTables {
         buckets: Arc<Buckets>,
         query: Arc<QueryEngine>,
     ) -> Self {
-        Self { staging, limits, buckets, query }
+        Self {
+            staging,
+            limits,
+            buckets,
+            query,
+        }
     }
 
     /// How a file becomes staged rows.
@@ -87,6 +104,48 @@ impl LakeTables {
     }
 }
 
+impl LakeTables {
+    /// How a PostgreSQL table or query becomes staged rows.
+    pub fn stage_postgres(
+        &self,
+        source: PostgresSource,
+        relation: Relation,
+        read: ReadOptions,
+    ) -> StageFn {
+        let tables = self.clone();
+        Box::new(move |options| {
+            let key = options.key.clone();
+            let expected = options.expected.as_ref().map(arrow_schema).transpose();
+            let ingest = IngestOptions {
+                expected: expected.map_err(|error| of_query(&error))?,
+                key: options.key,
+                limits: tables.limits.clone(),
+                ..IngestOptions::new(&tables.staging)
+            };
+            let staged = tokio::runtime::Handle::current().block_on(async {
+                let rows = source
+                    .read(relation, read)
+                    .await
+                    .map_err(|error| of_postgres(&error))?;
+                let schema = Arc::clone(&rows.schema);
+                let progress = options.progress;
+                let batches = rows.map(move |batch| {
+                    let batch = batch.map_err(|error| of_postgres(&error))?;
+                    let bytes = batch.get_array_memory_size() as u64;
+                    progress.done.fetch_add(bytes, Ordering::Relaxed);
+                    Ok(batch)
+                });
+                stage_batches(schema, batches, ingest).await
+            })?;
+            Ok(Box::new(LakeStaged::new(tables, staged, key)) as Box<dyn StagedTable>)
+        })
+    }
+}
+
+fn of_postgres(error: &PostgresError) -> PortError {
+    PortError::new(error.kind(), error.code(), error.to_string())
+}
+
 /// Copies an ingest's counters to its job until it is dropped.
 struct Watched {
     ended: std::sync::mpsc::Sender<()>,
@@ -97,13 +156,15 @@ impl Watched {
         let (ended, end) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             loop {
-                to.done.store(from.bytes_in.load(Ordering::Relaxed), Ordering::Relaxed);
+                to.done
+                    .store(from.bytes_in.load(Ordering::Relaxed), Ordering::Relaxed);
                 if to.is_cancelled() {
                     from.cancel();
                 }
                 let waited = end.recv_timeout(std::time::Duration::from_millis(100));
                 if waited != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                    to.done.store(from.bytes_in.load(Ordering::Relaxed), Ordering::Relaxed);
+                    to.done
+                        .store(from.bytes_in.load(Ordering::Relaxed), Ordering::Relaxed);
                     return;
                 }
             }
@@ -128,7 +189,12 @@ struct LakeStaged {
 
 impl LakeStaged {
     fn new(tables: LakeTables, staged: Staged, key: Vec<String>) -> Self {
-        Self { tables, schema: schema_doc(&staged.schema), key, staged }
+        Self {
+            tables,
+            schema: schema_doc(&staged.schema),
+            key,
+            staged,
+        }
     }
 
     fn entry(&self, file: &StagedFile, bucket: &str, key: String) -> FileEntry {
@@ -172,10 +238,15 @@ impl StagedTable for LakeStaged {
     }
 
     async fn replaced_rows(&self, dataset: &Dataset) -> Result<Vec<DeletedRows>, PortError> {
-        let Some(key) = self.key.first() else { return Ok(Vec::new()) };
+        let Some(key) = self.key.first() else {
+            return Ok(Vec::new());
+        };
         let mut deleted = Vec::new();
         for file in &self.staged.files {
-            let keys = ingest::read_keys(&file.path, key).map_err(|error| of_ingest(&error))?;
+            let (path, key) = (file.path.clone(), key.clone());
+            let keys = tokio::task::spawn_blocking(move || read_keys(&path, &key))
+                .await
+                .map_err(|error| PortError::internal(error.to_string()))??;
             for chunk in keys.chunks(KEYS_AT_A_TIME) {
                 deleted.extend(self.tables.resolve(dataset, chunk).await?.deleted);
             }
@@ -184,24 +255,40 @@ impl StagedTable for LakeStaged {
     }
 
     async fn publish(&self, bucket: &str, dataset_id: &str) -> Result<Vec<FileEntry>, PortError> {
-        let opened = self.tables.buckets.get(bucket).map_err(|e| of_bucket(bucket, &e))?;
+        let opened = self
+            .tables
+            .buckets
+            .get(bucket)
+            .map_err(|e| of_bucket(bucket, &e))?;
         let Some(local) = opened.local else {
-            let text = format!("bucket `{bucket}` is no directory; this version writes to those only");
-            return Err(PortError::new(ErrorKind::Unprocessable, "unsupported", text));
+            let text =
+                format!("bucket `{bucket}` is no directory; this version writes to those only");
+            return Err(PortError::new(
+                ErrorKind::Unprocessable,
+                "unsupported",
+                text,
+            ));
         };
         let mut entries = Vec::new();
         let mut moves = Vec::new();
         for file in &self.staged.files {
             // Content and ingest in the name: the same bytes ingested twice are two objects.
             let ingest = uuid::Uuid::new_v4().simple().to_string();
-            let key = format!("datasets/{dataset_id}/{}-{}.parquet", &file.blake3[..32], &ingest[..8]);
+            let key = format!(
+                "datasets/{dataset_id}/{}-{}.parquet",
+                &file.blake3[..32],
+                &ingest[..8]
+            );
             moves.push((file.path.clone(), key.clone()));
             entries.push(self.entry(file, bucket, key));
         }
         let name = bucket.to_owned();
         tokio::task::spawn_blocking(move || {
             moves.iter().try_for_each(|(path, key)| {
-                local.put_file(path, key).map(|_| ()).map_err(|error| of_bucket(&name, &error))
+                local
+                    .put_file(path, key)
+                    .map(|_| ())
+                    .map_err(|error| of_bucket(&name, &error))
             })
         })
         .await
@@ -215,13 +302,18 @@ fn merged(deleted: Vec<DeletedRows>) -> Vec<DeletedRows> {
     for rows in deleted {
         by_file.entry(rows.file).or_default().add(&rows.positions);
     }
-    by_file.into_iter().map(|(file, positions)| DeletedRows { file, positions }).collect()
+    by_file
+        .into_iter()
+        .map(|(file, positions)| DeletedRows { file, positions })
+        .collect()
 }
 
 #[async_trait]
 impl RowLookup for LakeTables {
     async fn resolve(&self, dataset: &Dataset, keys: &[String]) -> Result<ResolvedRows, PortError> {
-        let Some(column) = dataset.key.first() else { return Ok(ResolvedRows::default()) };
+        let Some(column) = dataset.key.first() else {
+            return Ok(ResolvedRows::default());
+        };
         let found = self
             .query
             .resolve_keys(&Arc::new(dataset.clone()), column, keys)
@@ -230,8 +322,11 @@ impl RowLookup for LakeTables {
         let mut by_file = std::collections::BTreeMap::<String, Vec<u32>>::new();
         let mut rows = Vec::with_capacity(found.found.len());
         for (key, positions) in found.found {
-            for (file, position) in positions {
-                by_file.entry(file).or_default().push(position);
+            for position in positions {
+                by_file
+                    .entry(position.file.to_string())
+                    .or_default()
+                    .push(position.row);
             }
             rows.push(key);
         }
@@ -257,22 +352,96 @@ impl Compactor for LakeTables {
         files: &[Arc<DataFile>],
         progress: Arc<Progress>,
     ) -> Result<Box<dyn StagedTable>, PortError> {
-        let some = Dataset { files: files.iter().cloned().collect(), ..dataset.clone() };
+        let some = Dataset {
+            files: files.iter().cloned().collect(),
+            ..dataset.clone()
+        };
         progress.total.store(some.row_count(), Ordering::Relaxed);
         let schema = arrow_schema(&dataset.schema).map_err(|error| of_query(&error))?;
-        let rows = self.query.scan_rows(&Arc::new(some)).await.map_err(|e| of_query(&e))?;
+        let rows = self
+            .query
+            .scan_rows(&Arc::new(some))
+            .await
+            .map_err(|error| of_query(&error))?;
+        let read_schema = Arc::clone(rows.schema());
+        let counted = rows.map(move |batch| {
+            let batch = batch.map_err(|error| of_query(&error))?;
+            progress
+                .done
+                .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            Ok(batch)
+        });
         let options = IngestOptions {
             expected: Some(schema),
             key: dataset.key.clone(),
             ..IngestOptions::new(&self.staging)
         };
-        let staged = ingest::ingest_batches(rows, options, move |rows| {
-            progress.done.fetch_add(rows, Ordering::Relaxed);
-        })
-        .await
-        .map_err(|error| of_ingest(&error))?;
-        Ok(Box::new(LakeStaged::new(self.clone(), staged, dataset.key.clone())))
+        let staged = stage_batches(read_schema, counted, options).await?;
+        Ok(Box::new(LakeStaged::new(
+            self.clone(),
+            staged,
+            dataset.key.clone(),
+        )))
     }
+}
+
+/// Batches as staged rows: through the same door as an Arrow stream of a client.
+async fn stage_batches(
+    schema: SchemaRef,
+    batches: impl Stream<Item = Result<RecordBatch, PortError>>,
+    options: IngestOptions,
+) -> Result<Staged, PortError> {
+    let options = IngestOptions {
+        format: Some(FileFormat::ArrowIpc),
+        ..options
+    };
+    let (sender, reader) = ChannelReader::bounded(BATCHES_WAITING);
+    let ingest = tokio::task::spawn_blocking(move || ingest::ingest_reader(reader, &options));
+    let internal = |error: &dyn std::fmt::Display| PortError::internal(error.to_string());
+    let mut writer =
+        StreamWriter::try_new(Vec::new(), &schema).map_err(|error| internal(&error))?;
+    let mut batches = std::pin::pin!(batches);
+    let mut read = true;
+    while let Some(batch) = batches.next().await {
+        writer.write(&batch?).map_err(|error| internal(&error))?;
+        let bytes = std::mem::take(writer.get_mut());
+        if sender.send(bytes.into()).await.is_err() {
+            // The ingest has failed and says why below.
+            read = false;
+            break;
+        }
+    }
+    if read {
+        writer.finish().map_err(|error| internal(&error))?;
+        let bytes = std::mem::take(writer.get_mut());
+        if sender.send(bytes.into()).await.is_ok() {
+            // An ingest that is gone needs no end.
+            let _ = sender.finish().await;
+        }
+    }
+    ingest
+        .await
+        .map_err(|error| internal(&error))?
+        .map_err(|error| of_ingest(&error))
+}
+
+/// The key column of a staged file, as text.
+fn read_keys(path: &Path, key: &str) -> Result<Vec<String>, PortError> {
+    let internal = |error: &dyn std::fmt::Display| PortError::internal(error.to_string());
+    let file = std::fs::File::open(path).map_err(|error| internal(&error))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| internal(&e))?;
+    let column = ProjectionMask::columns(builder.parquet_schema(), [key]);
+    let reader = builder
+        .with_projection(column)
+        .build()
+        .map_err(|error| internal(&error))?;
+    let mut keys = Vec::new();
+    for batch in reader {
+        let batch = batch.map_err(|error| internal(&error))?;
+        let text = cast(batch.column(0), &DataType::Utf8).map_err(|error| internal(&error))?;
+        keys.extend(text.as_string::<i32>().iter().flatten().map(str::to_owned));
+    }
+    Ok(keys)
 }
 
 /// A query's failure as the actors speak of it.

@@ -200,8 +200,7 @@ fn runtime_env(
     let spill = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::Directories(vec![config.spill_dir.clone()]))
         .with_max_temp_directory_size(config.spill_bytes_max);
-    let caches =
-        CacheManagerConfig::default().with_metadata_cache_limit(config.footer_cache_bytes);
+    let caches = CacheManagerConfig::default().with_metadata_cache_limit(config.footer_cache_bytes);
     RuntimeEnvBuilder::new()
         .with_memory_pool(pool)
         .with_disk_manager_builder(spill)

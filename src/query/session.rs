@@ -118,6 +118,14 @@ impl QuerySession {
         self
     }
 
+    /// Another number of partitions than the engine's; one keeps the order of the files' rows.
+    #[must_use]
+    pub fn with_partitions(mut self, partitions: usize) -> Self {
+        let config = self.state.config_mut();
+        config.options_mut().execution.target_partitions = partitions;
+        self
+    }
+
     /// Other limits of a statement's size than the engine's.
     #[must_use]
     pub fn with_gate(mut self, gate: GateLimits) -> Self {
@@ -148,10 +156,7 @@ impl QuerySession {
             async move {
                 match self.ready(&sql, &params, limit, &flag).await {
                     Ok(ready) => {
-                        let known = (
-                            Arc::clone(&ready.schema),
-                            ready.datasets.clone(),
-                        );
+                        let known = (Arc::clone(&ready.schema), ready.datasets.clone());
                         if started.send(Ok(known)).is_ok() {
                             pump(ready, &rows, deadline).await;
                         }
@@ -322,14 +327,14 @@ async fn pump(
     deadline: Instant,
 ) {
     let work = async {
-        let mut stream: SendableRecordBatchStream =
-            match execute_stream(ready.plan, ready.context) {
-                Ok(stream) => stream,
-                Err(error) => {
-                    let error = QueryError::from_engine(&error, &ready.buckets);
-                    return drop(rows.send(Err(error)).await);
-                }
-            };
+        let mut stream: SendableRecordBatchStream = match execute_stream(ready.plan, ready.context)
+        {
+            Ok(stream) => stream,
+            Err(error) => {
+                let error = QueryError::from_engine(&error, &ready.buckets);
+                return drop(rows.send(Err(error)).await);
+            }
+        };
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(|error| QueryError::from_engine(&error, &ready.buckets));
             let failed = batch.is_err();

@@ -23,7 +23,9 @@ use super::{
 pub fn routes(config: &mut web::ServiceConfig) {
     config
         .service(
-            web::resource("/auth/tokens").route(web::post().to(issue)).route(web::get().to(list)),
+            web::resource("/auth/tokens")
+                .route(web::post().to(issue))
+                .route(web::get().to(list)),
         )
         .route("/auth/tokens/{id}", web::delete().to(revoke));
 }
@@ -48,7 +50,9 @@ pub struct NewToken {
 /// 500 when the system has no randomness.
 pub fn new_secret() -> Result<String, Problem> {
     let mut bytes = [0_u8; 32];
-    OsRng.try_fill_bytes(&mut bytes).map_err(|error| Problem::internal(&error))?;
+    OsRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(|error| Problem::internal(&error))?;
     Ok(format!("lh_{}", BASE64_URL_SAFE_NO_PAD.encode(bytes)))
 }
 
@@ -64,7 +68,9 @@ pub async fn issue(
     let caller = may.caller(&body.bytes);
     let asked = body.value;
     if !asked.views.is_empty() || !asked.tools.is_empty() || asked.profile.is_some() {
-        return Err(Problem::unsupported("a token bound to views, tools or a profile"));
+        return Err(Problem::unsupported(
+            "a token bound to views, tools or a profile",
+        ));
     }
     let secret = new_secret()?;
     let command = AccessCommand::IssueToken {

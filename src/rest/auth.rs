@@ -165,15 +165,25 @@ fn authenticate(request: &HttpRequest, edge: &Edge) -> Option<Arc<Token>> {
     }
     // The secret has 256 random bits and only its hash is looked up: comparing cannot leak it.
     let hash = blake3::hash(secret.trim().as_bytes()).to_hex();
-    edge.lake.access().state.token(hash.as_str(), edge.lake.now()).cloned()
+    edge.lake
+        .access()
+        .state
+        .token(hash.as_str(), edge.lake.now())
+        .cloned()
 }
 
 fn unauthorized() -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "a valid bearer token is needed")
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "unauthorized",
+        "a valid bearer token is needed",
+    )
 }
 
 fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
-    let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
+    let Some(value) = request.headers().get("idempotency-key") else {
+        return Ok(None);
+    };
     let text = value.to_str().unwrap_or_default();
     if text.is_empty() || text.len() > KEY_LENGTH_MAX {
         return Err(Problem::invalid(format!(
@@ -190,7 +200,14 @@ mod tests {
     #[test]
     fn an_agent_may_nothing_and_an_admin_everything() {
         use Permission::{Administer, Delete, ReadCatalog, ReadData, ReadJournal, Write};
-        for permission in [Administer, Delete, ReadCatalog, ReadData, ReadJournal, Write] {
+        for permission in [
+            Administer,
+            Delete,
+            ReadCatalog,
+            ReadData,
+            ReadJournal,
+            Write,
+        ] {
             assert!(allowed(Role::Admin, permission));
             assert!(!allowed(Role::Agent, permission));
         }
@@ -199,7 +216,11 @@ mod tests {
     #[test]
     fn an_analyst_reads_and_changes_nothing() {
         assert!(allowed(Role::Analyst, Permission::ReadData));
-        for permission in [Permission::Write, Permission::Delete, Permission::Administer] {
+        for permission in [
+            Permission::Write,
+            Permission::Delete,
+            Permission::Administer,
+        ] {
             assert!(!allowed(Role::Analyst, permission));
         }
     }

@@ -69,7 +69,9 @@ impl Page {
 pub fn page(mut entries: Vec<(String, Value)>, limit: usize) -> Value {
     let more = entries.len() > limit;
     entries.truncate(limit);
-    let next = more.then(|| entries.last().map(|(cursor, _)| cursor.clone())).flatten();
+    let next = more
+        .then(|| entries.last().map(|(cursor, _)| cursor.clone()))
+        .flatten();
     let items: Vec<Value> = entries.into_iter().map(|(_, value)| value).collect();
     json!({ "items": items, "next": next })
 }
@@ -201,18 +203,29 @@ pub async fn tombstone(
     let caller = may.caller(&body.bytes);
     let asked = body.value;
     if asked.row_keys.is_empty() || asked.row_keys.len() > ROW_KEYS_MAX {
-        return Err(Problem::invalid(format!("`row_keys` must have 1 to {ROW_KEYS_MAX} keys")));
+        return Err(Problem::invalid(format!(
+            "`row_keys` must have 1 to {ROW_KEYS_MAX} keys"
+        )));
     }
     if asked.reason.trim().is_empty() {
         return Err(Problem::invalid("`reason` must say why"));
     }
-    let mut keys = asked.row_keys.iter().map(key_text).collect::<Result<Vec<_>, _>>()?;
+    let mut keys = asked
+        .row_keys
+        .iter()
+        .map(key_text)
+        .collect::<Result<Vec<_>, _>>()?;
     let requested = keys.len();
     keys.sort_unstable();
     keys.dedup();
-    let done = edge.lake.tombstone(&name, &keys, asked.reason, asked.actor, caller).await?;
+    let done = edge
+        .lake
+        .tombstone(&name, &keys, asked.reason, asked.actor, caller)
+        .await?;
     let rows = done.rows.len() as u64;
-    edge.metrics.rows_tombstoned.fetch_add(rows, std::sync::atomic::Ordering::Relaxed);
+    edge.metrics
+        .rows_tombstoned
+        .fetch_add(rows, std::sync::atomic::Ordering::Relaxed);
     Ok(HttpResponse::Ok().json(json!({
         "requested": requested,
         "tombstoned": done.rows.len(),
@@ -276,7 +289,11 @@ pub async fn compact(
     let done = edge.lake.compact(&name, may.caller(&[])).await?;
     let catalog = edge.lake.catalog();
     let dataset = catalog.state.dataset(&name)?;
-    let (files, rows, bytes) = (dataset.files.len() as u64, dataset.row_count(), dataset.bytes());
+    let (files, rows, bytes) = (
+        dataset.files.len() as u64,
+        dataset.row_count(),
+        dataset.bytes(),
+    );
     let pair = |before: u64, after: u64| json!({ "before": before, "after": after });
     let change = done.change;
     Ok(HttpResponse::Ok().json(json!({

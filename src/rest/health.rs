@@ -82,15 +82,31 @@ pub async fn metrics(edge: web::Data<Edge>, _: May<ReadCatalog>) -> Result<HttpR
     let counters = [
         ("queries", "SQL statements answered", &edge.metrics.queries),
         ("searches", "Searches answered", &edge.metrics.searches),
-        ("rows_ingested", "Rows taken in", &edge.metrics.rows_ingested),
-        ("rows_tombstoned", "Rows deleted for good", &edge.metrics.rows_tombstoned),
+        (
+            "rows_ingested",
+            "Rows taken in",
+            &edge.metrics.rows_ingested,
+        ),
+        (
+            "rows_tombstoned",
+            "Rows deleted for good",
+            &edge.metrics.rows_tombstoned,
+        ),
     ];
     for (name, help, counter) in counters {
-        registry.register(name, help, ConstCounter::new(counter.load(Ordering::Relaxed)));
+        registry.register(
+            name,
+            help,
+            ConstCounter::new(counter.load(Ordering::Relaxed)),
+        );
     }
     let stats = edge.lake.journal().reader().stats();
     let memory = i64::try_from(edge.query.memory_reserved_bytes()).unwrap_or(i64::MAX);
-    registry.register("journal_events", "Durable events", ConstCounter::new(stats.events));
+    registry.register(
+        "journal_events",
+        "Durable events",
+        ConstCounter::new(stats.events),
+    );
     registry.register_with_unit(
         "query_memory",
         "Memory reserved by queries",

@@ -64,11 +64,15 @@ pub async fn file(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let asked: FileQuery = query(&request)?;
-    must_fit(&request, edge.config.ingest.body_limit_bytes())?;
+    must_fit(&request, edge.config.ingest.body_limit.0)?;
     let multipart = is_multipart(&request);
     let format = format_of(&request, &asked, multipart)?;
     let (sender, body) = ChannelReader::bounded(CHUNKS_WAITING);
-    let source = FileSource { body: Box::new(body), format, file_name: None };
+    let source = FileSource {
+        body: Box::new(body),
+        format,
+        file_name: None,
+    };
     let job = uuid::Uuid::new_v4().to_string();
     let job = edge.lake.jobs().open(&job, "ingest", &asked.dataset);
     if let Some(length) = content_length(&request) {
@@ -93,7 +97,9 @@ pub async fn file(
     } else {
         feed(payload.map_err(|_| ()), sender).await;
     }
-    let done = ingested.await.map_err(|error| Problem::internal(&error))??;
+    let done = ingested
+        .await
+        .map_err(|error| Problem::internal(&error))??;
     Ok(HttpResponse::Ok().json(answer(&edge, &asked.dataset, &done)))
 }
 
@@ -111,11 +117,19 @@ fn must_fit(request: &HttpRequest, limit: u64) -> Result<(), Problem> {
 }
 
 fn content_length(request: &HttpRequest) -> Option<u64> {
-    request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    request
+        .headers()
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 fn is_multipart(request: &HttpRequest) -> bool {
-    request.content_type().eq_ignore_ascii_case("multipart/form-data")
+    request
+        .content_type()
+        .eq_ignore_ascii_case("multipart/form-data")
 }
 
 fn format_of(
@@ -136,7 +150,11 @@ fn format_of(
 
 fn key_columns(key: Option<&str>) -> Option<Vec<String>> {
     let key = key.filter(|key| !key.is_empty())?;
-    Some(key.split(',').map(|column| column.trim().to_owned()).collect())
+    Some(
+        key.split(',')
+            .map(|column| column.trim().to_owned())
+            .collect(),
+    )
 }
 
 /// The bucket that `X-Lakehouse-Bucket` names.
@@ -144,8 +162,12 @@ fn key_columns(key: Option<&str>) -> Option<Vec<String>> {
 /// # Errors
 /// 400 when it is no text.
 pub fn wanted_bucket(request: &HttpRequest) -> Result<Option<String>, Problem> {
-    let Some(value) = request.headers().get("x-lakehouse-bucket") else { return Ok(None) };
-    let name = value.to_str().map_err(|_| Problem::invalid("X-Lakehouse-Bucket is no text"))?;
+    let Some(value) = request.headers().get("x-lakehouse-bucket") else {
+        return Ok(None);
+    };
+    let name = value
+        .to_str()
+        .map_err(|_| Problem::invalid("X-Lakehouse-Bucket is no text"))?;
     Ok(Some(name.to_owned()))
 }
 
@@ -185,7 +207,9 @@ fn answer(edge: &Edge, dataset: &str, done: &Ingested) -> serde_json::Value {
         _ => None,
     });
     if committed.is_some() && !done.committed.repeated {
-        edge.metrics.rows_ingested.fetch_add(done.rows, Ordering::Relaxed);
+        edge.metrics
+            .rows_ingested
+            .fetch_add(done.rows, Ordering::Relaxed);
     }
     let catalog = edge.lake.catalog();
     let found = catalog.state.datasets.get(dataset);
@@ -239,12 +263,19 @@ pub async fn db(
     if asked.secret.is_some() {
         return Err(Problem::unsupported("a DSN by the handle of a secret"));
     }
-    let dsn = asked.dsn.as_deref().ok_or_else(|| Problem::invalid("`dsn` is missing"))?;
+    let dsn = asked
+        .dsn
+        .as_deref()
+        .ok_or_else(|| Problem::invalid("`dsn` is missing"))?;
     let relation = match (&asked.table, &asked.query) {
         (Some(table), None) => Relation::table(table)
             .map_err(|error| Problem::of_kind(error.kind(), error.code(), error.to_string()))?,
         (None, Some(sql)) => Relation::Query(sql.clone()),
-        _ => return Err(Problem::invalid("exactly one of `table` and `query` is needed")),
+        _ => {
+            return Err(Problem::invalid(
+                "exactly one of `table` and `query` is needed",
+            ));
+        }
     };
     let policy = EgressPolicy {
         allow: edge.config.egress.allow.clone(),
@@ -252,7 +283,10 @@ pub async fn db(
     };
     let source = PostgresSource::parse(dsn, &policy)
         .map_err(|error| Problem::of_kind(error.kind(), error.code(), error.to_string()))?;
-    let mut options = ReadOptions { interval_as_text: true, ..ReadOptions::default() };
+    let mut options = ReadOptions {
+        interval_as_text: true,
+        ..ReadOptions::default()
+    };
     options.partitions = asked.partitions;
     if let Some(rows) = asked.batch_rows {
         options.batch_rows = rows;
@@ -272,6 +306,8 @@ pub async fn db(
     };
     let lake = edge.lake.clone();
     let ingested = tokio::spawn(async move { lake.ingest(ingest).await });
-    let done = ingested.await.map_err(|error| Problem::internal(&error))??;
+    let done = ingested
+        .await
+        .map_err(|error| Problem::internal(&error))??;
     Ok(HttpResponse::Ok().json(answer(&edge, &asked.dataset, &done)))
 }

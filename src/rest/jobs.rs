@@ -13,7 +13,9 @@ use super::{
 
 /// `/jobs…`
 pub fn routes(config: &mut web::ServiceConfig) {
-    config.route("/jobs", web::get().to(list)).route("/jobs/{id}", web::get().to(show));
+    config
+        .route("/jobs", web::get().to(list))
+        .route("/jobs/{id}", web::get().to(show));
 }
 
 /// Every job, newest first.
@@ -33,7 +35,11 @@ pub async fn show(
     _: May<ReadCatalog>,
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let job = edge.lake.jobs().find(&id).ok_or_else(|| Problem::not_found("job", &id))?;
+    let job = edge
+        .lake
+        .jobs()
+        .find(&id)
+        .ok_or_else(|| Problem::not_found("job", &id))?;
     Ok(HttpResponse::Ok().json(view(&job)))
 }
 

@@ -79,18 +79,25 @@ impl Wanted {
     fn takes(&self, record: &Record) -> bool {
         let draft = &record.draft;
         self.kind.as_ref().is_none_or(|kind| *kind == draft.kind)
-            && self.actor.as_ref().is_none_or(|actor| *actor == draft.actor.name)
+            && self
+                .actor
+                .as_ref()
+                .is_none_or(|actor| *actor == draft.actor.name)
             && self.since.is_none_or(|since| draft.at >= since)
             && self.until.is_none_or(|until| draft.at < until)
-            && self.subject.as_ref().is_none_or(|subject| is_about(draft, subject))
+            && self
+                .subject
+                .as_ref()
+                .is_none_or(|subject| is_about(draft, subject))
     }
 }
 
 /// Whether an event is about a subject, given whole (`dataset:people`) or by its name alone.
 fn is_about(draft: &lakehouse_journal::record::Draft, subject: &str) -> bool {
-    draft.subjects.iter().any(|own| {
-        own == subject || own.split_once(':').is_some_and(|(_, name)| name == subject)
-    })
+    draft
+        .subjects
+        .iter()
+        .any(|own| own == subject || own.split_once(':').is_some_and(|(_, name)| name == subject))
 }
 
 /// Events, oldest first.
@@ -115,7 +122,9 @@ pub async fn events(
         let mut looked_at = 0;
         loop {
             let records = reader.scan(after, SCAN_STEP.min(SCAN_MAX - looked_at))?;
-            let Some(last) = records.last() else { return Ok((found, None)) };
+            let Some(last) = records.last() else {
+                return Ok((found, None));
+            };
             let end = last.seq;
             looked_at += records.len();
             for record in records {
@@ -135,7 +144,8 @@ pub async fn events(
     })
     .await
     .map_err(|error| Problem::internal(&error))?;
-    let (items, next) = page.map_err(|error: lakehouse_journal::log::LogError| Problem::from(error))?;
+    let (items, next) =
+        page.map_err(|error: lakehouse_journal::log::LogError| Problem::from(error))?;
     Ok(HttpResponse::Ok().json(json!({ "items": items, "next": next })))
 }
 
@@ -176,7 +186,9 @@ pub async fn history(
     records.dedup_by_key(|record| record.seq);
     let more = records.len() > limit;
     records.truncate(limit);
-    let next = more.then(|| records.last().map(|record| record.seq)).flatten();
+    let next = more
+        .then(|| records.last().map(|record| record.seq))
+        .flatten();
     let items: Vec<Value> = records.iter().map(event).collect();
     Ok(HttpResponse::Ok().json(json!({ "items": items, "next": next })))
 }
@@ -187,7 +199,11 @@ fn subjects_of(edge: &Edge, key: &str, dataset: Option<&str>) -> Vec<String> {
         return vec![format!("row:{dataset}:{key}")];
     }
     let catalog = edge.lake.catalog();
-    let rows = catalog.state.datasets.keys().map(|dataset| format!("row:{dataset}:{key}"));
+    let rows = catalog
+        .state
+        .datasets
+        .keys()
+        .map(|dataset| format!("row:{dataset}:{key}"));
     ["dataset", "index", "bucket", "token", "trigger"]
         .into_iter()
         .map(|kind| format!("{kind}:{key}"))
@@ -205,9 +221,14 @@ pub async fn stream(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let asked: EventQuery = query(&request)?;
-    let resumed = request.headers().get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
+    let resumed = request
+        .headers()
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok());
     let reader = edge.lake.journal().reader().clone();
-    let mut after: Seq = resumed.or(asked.after).unwrap_or_else(|| reader.stats().events);
+    let mut after: Seq = resumed
+        .or(asked.after)
+        .unwrap_or_else(|| reader.stats().events);
     let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(16);
     tokio::spawn(async move {
         let mut idle = 0;
@@ -220,7 +241,10 @@ pub async fn stream(
             for record in &records {
                 after = record.seq;
                 let data = event(record);
-                text.push_str(&format!("id: {after}\nevent: {}\ndata: {data}\n\n", record.draft.kind));
+                text.push_str(&format!(
+                    "id: {after}\nevent: {}\ndata: {data}\n\n",
+                    record.draft.kind
+                ));
             }
             if idle == STREAM_IDLE_LOOKS {
                 idle = 0;
@@ -250,7 +274,9 @@ pub async fn stream(
 pub async fn stats(edge: web::Data<Edge>, _: May<ReadJournal>) -> HttpResponse {
     let journal = edge.lake.journal();
     let stats = journal.reader().stats();
-    let snapshot = journal.snapshots().and_then(|store| store.all().ok()?.into_iter().max());
+    let snapshot = journal
+        .snapshots()
+        .and_then(|store| store.all().ok()?.into_iter().max());
     HttpResponse::Ok().json(json!({
         "events": stats.events,
         "bytes": stats.bytes,

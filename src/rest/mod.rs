@@ -27,7 +27,9 @@ use lakehouse_actors::Lake;
 
 use crate::{
     config::Config,
-    engines::{buckets::LakeBuckets, indexes::LakeIndexes, object_store::Buckets, tables::LakeTables},
+    engines::{
+        buckets::LakeBuckets, indexes::LakeIndexes, object_store::Buckets, tables::LakeTables,
+    },
     query::QueryEngine,
 };
 

@@ -6,7 +6,9 @@ use utoipa::{
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::{access, catalog, console, health, ingest, jobs, journal, problem, query, storage, vectors};
+use super::{
+    access, catalog, console, health, ingest, jobs, journal, problem, query, storage, vectors,
+};
 
 /// `/openapi.json`
 pub fn routes(config: &mut web::ServiceConfig) {

@@ -6,7 +6,10 @@ use actix_web::{
     http::{StatusCode, header},
 };
 use lakehouse_actors::{LakeError, PortError};
-use lakehouse_journal::{log::LogError, model::{ErrorKind, ModelError}};
+use lakehouse_journal::{
+    log::LogError,
+    model::{ErrorKind, ModelError},
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -66,17 +66,23 @@ pub async fn sql(
         .unwrap_or_default();
     if accept.contains(ARROW_STREAM) {
         let rows = started_query(&request, session, &asked, None).await?;
-        return Ok(HttpResponse::Ok().content_type(ARROW_STREAM).streaming(arrow_ipc(rows)));
+        return Ok(HttpResponse::Ok()
+            .content_type(ARROW_STREAM)
+            .streaming(arrow_ipc(rows)));
     }
     if accept.contains("text/csv") {
         let rows = started_query(&request, session, &asked, None).await?;
         let text = csv(rows, CsvOptions::default());
-        return Ok(HttpResponse::Ok().content_type("text/csv; charset=utf-8").streaming(text));
+        return Ok(HttpResponse::Ok()
+            .content_type("text/csv; charset=utf-8")
+            .streaming(text));
     }
     let most = edge.query.config().rows_json_max;
     let limit = asked.limit.unwrap_or(most);
     let answer = async {
-        let rows = session.execute(&asked.sql, asked.params.clone(), Some(limit)).await?;
+        let rows = session
+            .execute(&asked.sql, asked.params.clone(), Some(limit))
+            .await?;
         let datasets = rows.datasets().to_vec();
         Ok::<_, Problem>((rows_json(rows, limit).await?, datasets))
     };
@@ -129,15 +135,15 @@ async fn started_query(
 
 /// A session that sees what the caller's role may: rows for readers of data, `system` for readers
 /// of the journal. What it may not see does not exist in it.
-fn session<P: Needs>(
-    edge: &Edge,
-    may: &May<P>,
-    sql: &str,
-) -> Result<(QuerySession, u64), Problem> {
+fn session<P: Needs>(edge: &Edge, may: &May<P>, sql: &str) -> Result<(QuerySession, u64), Problem> {
     let reads_rows = may.also(Permission::ReadData);
     let reads_system = may.also(Permission::ReadJournal);
     if !reads_rows && !reads_system {
-        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "the role may not query"));
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "the role may not query",
+        ));
     }
     // Making these tables reads the journal: only for a statement that names the schema.
     let names_system = sql.to_ascii_lowercase().contains("system");
@@ -145,7 +151,11 @@ fn session<P: Needs>(
     let tables = SessionTables {
         state: Arc::new(catalog.state.clone()),
         visible: Arc::new(move |_| reads_rows),
-        system: if reads_system && names_system { system::tables(edge)? } else { Vec::new() },
+        system: if reads_system && names_system {
+            system::tables(edge)?
+        } else {
+            Vec::new()
+        },
     };
     Ok((edge.query.session(tables), catalog.seq))
 }
@@ -153,4 +163,3 @@ fn session<P: Needs>(
 fn hung_up() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "client_gone", "the client hung up")
 }
-

@@ -73,18 +73,25 @@ fn complete<B: MessageBody + 'static>(
 fn of_status(status: StatusCode) -> Problem {
     match status {
         StatusCode::NOT_FOUND => Problem::new(status, "route_not_found", "no such route"),
-        StatusCode::METHOD_NOT_ALLOWED => {
-            Problem::new(status, "method_not_allowed", "the route does not take this method")
-        }
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(status, "body_too_large", "the body is larger than the limit")
-        }
+        StatusCode::METHOD_NOT_ALLOWED => Problem::new(
+            status,
+            "method_not_allowed",
+            "the route does not take this method",
+        ),
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
+            status,
+            "body_too_large",
+            "the body is larger than the limit",
+        ),
         status => Problem::new(status, "request_refused", "the request cannot be served"),
     }
 }
 
 fn id_of(request: &ServiceRequest) -> String {
-    let given = request.headers().get("x-request-id").and_then(|value| value.to_str().ok());
+    let given = request
+        .headers()
+        .get("x-request-id")
+        .and_then(|value| value.to_str().ok());
     match given {
         Some(id) if !id.is_empty() && id.len() <= LENGTH_MAX && id.is_ascii() => id.to_owned(),
         _ => uuid::Uuid::new_v4().to_string(),

@@ -25,8 +25,14 @@ use crate::engines::{
 /// Objects of a listing unless asked otherwise.
 const PAGE: usize = 1000;
 /// Folders that are the lakehouse's own.
-const OWN_PREFIXES: [&str; 6] =
-    ["_catalog/", "_journal/", "_probe/", "datasets/", "vectors/", ".staging/"];
+const OWN_PREFIXES: [&str; 6] = [
+    "_catalog/",
+    "_journal/",
+    "_probe/",
+    "datasets/",
+    "vectors/",
+    ".staging/",
+];
 
 /// `/storage/…`
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -100,8 +106,17 @@ pub async fn list(
 ) -> Result<HttpResponse, Problem> {
     let asked: ListQuery = query(&request)?;
     edge.lake.known_bucket(&bucket)?;
-    let store = edge.buckets.get(&bucket).map_err(|error| of_bucket(&bucket, &error))?.store;
-    let prefix = match asked.prefix.as_deref().unwrap_or_default().trim_end_matches('/') {
+    let store = edge
+        .buckets
+        .get(&bucket)
+        .map_err(|error| of_bucket(&bucket, &error))?
+        .store;
+    let prefix = match asked
+        .prefix
+        .as_deref()
+        .unwrap_or_default()
+        .trim_end_matches('/')
+    {
         "" => None,
         prefix => Some(check_key(prefix).map_err(|error| of_bucket(&bucket, &error))?),
     };
@@ -131,7 +146,9 @@ pub async fn list(
 }
 
 fn is_own(key: &str) -> bool {
-    OWN_PREFIXES.iter().any(|own| key.starts_with(own) || *own == format!("{key}/"))
+    OWN_PREFIXES
+        .iter()
+        .any(|own| key.starts_with(own) || *own == format!("{key}/"))
 }
 
 /// The key of a request, and whether its caller may read it.
@@ -155,8 +172,15 @@ pub async fn read(
     let (bucket, key) = path.into_inner();
     edge.lake.known_bucket(&bucket)?;
     let key = readable(&may, &bucket, &key)?;
-    let store = edge.buckets.get(&bucket).map_err(|error| of_bucket(&bucket, &error))?.store;
-    let found = store.get(&key).await.map_err(|error| of_store(&bucket, &error))?;
+    let store = edge
+        .buckets
+        .get(&bucket)
+        .map_err(|error| of_bucket(&bucket, &error))?
+        .store;
+    let found = store
+        .get(&key)
+        .await
+        .map_err(|error| of_store(&bucket, &error))?;
     let size = found.meta.size;
     let name = bucket.clone();
     let bytes = found
@@ -181,8 +205,15 @@ pub async fn head(
     let (bucket, key) = path.into_inner();
     edge.lake.known_bucket(&bucket)?;
     let key = readable(&may, &bucket, &key)?;
-    let store = edge.buckets.get(&bucket).map_err(|error| of_bucket(&bucket, &error))?.store;
-    let meta = store.head(&key).await.map_err(|error| of_store(&bucket, &error))?;
+    let store = edge
+        .buckets
+        .get(&bucket)
+        .map_err(|error| of_bucket(&bucket, &error))?
+        .store;
+    let meta = store
+        .head(&key)
+        .await
+        .map_err(|error| of_store(&bucket, &error))?;
     Ok(HttpResponse::Ok()
         .insert_header((header::LAST_MODIFIED, meta.last_modified.to_rfc2822()))
         .insert_header(("x-lakehouse-bucket", bucket))

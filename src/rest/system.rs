@@ -45,8 +45,20 @@ struct Builder {
 
 impl Builder {
     fn new(name: &'static str, columns: &[(&'static str, bool)]) -> Self {
-        let empty = |number| if number { Cells::Number(Vec::new()) } else { Cells::Text(Vec::new()) };
-        Self { name, columns: columns.iter().map(|(name, number)| (*name, empty(*number))).collect() }
+        let empty = |number| {
+            if number {
+                Cells::Number(Vec::new())
+            } else {
+                Cells::Text(Vec::new())
+            }
+        };
+        Self {
+            name,
+            columns: columns
+                .iter()
+                .map(|(name, number)| (*name, empty(*number)))
+                .collect(),
+        }
     }
 
     fn row(&mut self, texts: &[Option<String>], numbers: &[u64]) {
@@ -55,7 +67,11 @@ impl Builder {
             match cells {
                 Cells::Text(column) => column.push(texts.next().cloned().flatten()),
                 Cells::Number(column) => {
-                    column.push(numbers.next().and_then(|number| i64::try_from(*number).ok()));
+                    column.push(
+                        numbers
+                            .next()
+                            .and_then(|number| i64::try_from(*number).ok()),
+                    );
                 }
             }
         }
@@ -102,7 +118,10 @@ fn datasets(edge: &Edge) -> Result<Named, Problem> {
             times::text(dataset.updated_at),
         ];
         let files = dataset.files.len() as u64;
-        table.row(&texts.map(Some), &[dataset.row_count(), dataset.bytes(), files]);
+        table.row(
+            &texts.map(Some),
+            &[dataset.row_count(), dataset.bytes(), files],
+        );
     }
     table.finish()
 }
@@ -147,7 +166,10 @@ fn tombstones(edge: &Edge) -> Result<Named, Problem> {
                 dataset.name.clone(),
                 tombstone.row_key.to_owned(),
                 times::text(batch.at),
-                batch.on_behalf_of.clone().unwrap_or_else(|| batch.actor.name.clone()),
+                batch
+                    .on_behalf_of
+                    .clone()
+                    .unwrap_or_else(|| batch.actor.name.clone()),
                 batch.reason.clone(),
             ];
             table.row(&texts.map(Some), &[tombstone.seq]);
@@ -179,7 +201,11 @@ fn indexes(edge: &Edge) -> Result<Named, Problem> {
 fn buckets(edge: &Edge) -> Result<Named, Problem> {
     let mut table = Builder::new("buckets", &[("name", false), ("role", false)]);
     for name in edge.lake.buckets().into_keys() {
-        let role = if name == edge.lake.primary() { "primary" } else { "data" };
+        let role = if name == edge.lake.primary() {
+            "primary"
+        } else {
+            "data"
+        };
         table.row(&[Some(name), Some(role.to_owned())], &[]);
     }
     table.finish()

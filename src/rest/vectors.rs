@@ -46,7 +46,10 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .route(web::get().to(show))
                 .route(web::delete().to(remove)),
         )
-        .route("/vectors/indexes/{name}/generations", web::post().to(build_generation))
+        .route(
+            "/vectors/indexes/{name}/generations",
+            web::post().to(build_generation),
+        )
         .route("/vectors/indexes/{name}/promote", web::post().to(promote))
         .route("/vectors/indexes/{name}/rollback", web::post().to(rollback))
         .route("/vectors/indexes/{name}/rows/{key}", web::get().to(row))
@@ -101,7 +104,10 @@ pub async fn define(
         spec: spec_of(&edge, body.value, bucket)?,
     };
     let name = define.index.clone();
-    let committed = edge.lake.ask_catalog(CatalogCommand::DefineIndex(define), caller).await?;
+    let committed = edge
+        .lake
+        .ask_catalog(CatalogCommand::DefineIndex(define), caller)
+        .await?;
     let job = committed.events.iter().find_map(|event| match event {
         Event::Catalog(CatalogEvent::IndexDefined(event)) => Some(event.job.clone()),
         _ => None,
@@ -124,14 +130,23 @@ fn spec_of(edge: &Edge, asked: NewIndex, bucket: Option<String>) -> Result<Index
     if asked.backend != Backend::Hnsw {
         return Err(Problem::unsupported("the backend `lance`"));
     }
-    let provider = asked.provider.unwrap_or_else(|| embedder.provider.to_owned());
+    let provider = asked
+        .provider
+        .unwrap_or_else(|| embedder.provider.to_owned());
     let model = asked.model.unwrap_or_else(|| embedder.model.to_owned());
     if provider != embedder.provider || model != embedder.model {
-        return Err(Problem::unsupported("an embedder other than `in-process`/`static-minilm-128`"));
+        return Err(Problem::unsupported(
+            "an embedder other than `in-process`/`static-minilm-128`",
+        ));
     }
-    let text = asked.text.ok_or_else(|| Problem::invalid("`text` says what is embedded"))?;
+    let text = asked
+        .text
+        .ok_or_else(|| Problem::invalid("`text` says what is embedded"))?;
     hnsw_config(&asked.config)?;
-    let bucket = asked.bucket.or(bucket).unwrap_or_else(|| edge.lake.primary().to_owned());
+    let bucket = asked
+        .bucket
+        .or(bucket)
+        .unwrap_or_else(|| edge.lake.primary().to_owned());
     edge.lake.known_bucket(&bucket)?;
     Ok(IndexSpec {
         source: asked.source,
@@ -207,7 +222,9 @@ pub async fn remove(
     may: May<Delete>,
     name: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let command = CatalogCommand::DropIndex { index: name.to_string() };
+    let command = CatalogCommand::DropIndex {
+        index: name.to_string(),
+    };
     let committed = edge.lake.ask_catalog(command, may.caller(&[])).await?;
     edge.indexes.forget_dropped(&edge.lake.catalog().state);
     Ok(HttpResponse::Ok().json(json!({ "index": *name, "journal_seq": committed.seq })))
@@ -224,7 +241,9 @@ pub async fn build_generation(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let asked: Wait = query(&request)?;
-    let command = CatalogCommand::RequestGeneration { index: name.to_string() };
+    let command = CatalogCommand::RequestGeneration {
+        index: name.to_string(),
+    };
     let committed = edge.lake.ask_catalog(command, may.caller(&[])).await?;
     let building = edge.lake.catalog().state.index(&name)?.building.clone();
     let mut answer = json!({
@@ -273,7 +292,12 @@ pub async fn rollback(
         let catalog = edge.lake.catalog();
         let index = catalog.state.index(&name)?;
         let live = index.live.unwrap_or(0);
-        index.generations.iter().map(|built| built.generation).filter(|n| *n < live).max()
+        index
+            .generations
+            .iter()
+            .map(|built| built.generation)
+            .filter(|n| *n < live)
+            .max()
     };
     let Some(generation) = before else {
         return Err(Problem::new(
@@ -291,7 +315,10 @@ async fn answer_by(
     generation: u64,
     caller: Caller,
 ) -> Result<HttpResponse, Problem> {
-    let command = CatalogCommand::PromoteGeneration { index: name.to_owned(), generation };
+    let command = CatalogCommand::PromoteGeneration {
+        index: name.to_owned(),
+        generation,
+    };
     let committed = edge.lake.ask_catalog(command, caller).await?;
     Ok(HttpResponse::Ok().json(json!({
         "index": name, "generation": generation, "journal_seq": committed.seq,
@@ -310,7 +337,10 @@ pub async fn row(
     let (name, key) = path.into_inner();
     let catalog = edge.lake.catalog();
     let index = catalog.state.index(&name)?;
-    let found = edge.indexes.visible_slot(&catalog.state, index, &key).await?;
+    let found = edge
+        .indexes
+        .visible_slot(&catalog.state, index, &key)
+        .await?;
     let (open, slot) = found.ok_or_else(|| Problem::not_found("row", &key))?;
     Ok(HttpResponse::Ok().json(json!({
         "key": key,
@@ -360,7 +390,11 @@ pub async fn search(
     let wanted = match (&asked.query, &asked.vector) {
         (Some(text), None) => SearchQuery::Text(text),
         (None, Some(vector)) => SearchQuery::Vector(vector),
-        _ => return Err(Problem::invalid("exactly one of `query` and `vector` is needed")),
+        _ => {
+            return Err(Problem::invalid(
+                "exactly one of `query` and `vector` is needed",
+            ));
+        }
     };
     let filter = asked.filter.as_deref().map(predicate).transpose()?;
     let catalog = edge.lake.catalog();
@@ -440,15 +474,27 @@ async fn rows_of(
         quoted(&index.spec.source),
         keys.join(", ")
     );
-    let session = edge.query.session(SessionTables::all(std::sync::Arc::new(state.clone())));
+    let session = edge
+        .query
+        .session(SessionTables::all(std::sync::Arc::new(state.clone())));
     let stream = session.execute(&sql, Vec::new(), Some(HITS_MAX)).await?;
     let page = rows_json(stream, HITS_MAX).await?;
     let values: Vec<Vec<Value>> =
         serde_json::from_str(page.rows.get()).map_err(|error| Problem::internal(&error))?;
     for mut row in values {
         let cells = row.split_off(1);
-        let Some(Value::String(key)) = row.pop() else { continue };
-        rows.insert(key, columns.iter().cloned().zip(cells).collect::<Map<_, _>>().into());
+        let Some(Value::String(key)) = row.pop() else {
+            continue;
+        };
+        rows.insert(
+            key,
+            columns
+                .iter()
+                .cloned()
+                .zip(cells)
+                .collect::<Map<_, _>>()
+                .into(),
+        );
     }
     Ok(rows)
 }
@@ -465,7 +511,11 @@ pub async fn refresh(
     let started = std::time::Instant::now();
     let before = vectors_over(&edge.lake.catalog().state, &dataset);
     let done = edge.lake.refresh(&dataset, may.caller(&[])).await?;
-    let embedded: u64 = done.generations.iter().map(|(_, built)| built.vectors).sum();
+    let embedded: u64 = done
+        .generations
+        .iter()
+        .map(|(_, built)| built.vectors)
+        .sum();
     let rows = edge.lake.catalog().state.dataset(&dataset)?.row_count();
     Ok(HttpResponse::Ok().json(json!({
         "dataset": *dataset,
@@ -480,7 +530,9 @@ pub async fn refresh(
 }
 
 fn vectors_over(state: &CatalogState, dataset: &str) -> u64 {
-    let live = state.indexes_over(dataset).filter_map(|index| index.live_generation());
+    let live = state
+        .indexes_over(dataset)
+        .filter_map(|index| index.live_generation());
     live.map(|generation| generation.vectors).sum()
 }
 
