@@ -78,7 +78,8 @@ async fn what_is_promised_answers_and_what_is_not_there_yet_is_404() {
     for (later, routes) in [(false, contract(false)), (true, contract(true))] {
         for route in routes {
             let (method, path) = route.split_once(' ').unwrap();
-            if path.starts_with("/journal/stream") {
+            // The stream of events does not end.
+            if path == "/journal/stream" {
                 continue;
             }
             let method = Method::from_bytes(method.as_bytes()).unwrap();
@@ -87,13 +88,15 @@ async fn what_is_promised_answers_and_what_is_not_there_yet_is_404() {
                 .send()
                 .await;
             if later {
-                assert_eq!(
+                // Where the same path has other methods, 405 is the exact word for it.
+                let absent = [404, 405].contains(&answer.status);
+                assert!(
+                    absent,
+                    "{route} is for later: {} {}",
                     answer.status,
-                    404,
-                    "{route} is for later: {}",
                     answer.text()
                 );
-                answer.problem(404);
+                answer.refused();
             } else {
                 assert!(
                     answer.status < 500,
@@ -134,7 +137,7 @@ async fn every_failure_is_a_problem_document() {
         .call(Method::POST, "/query/sql")
         .header("content-type", "text/plain");
     not_json.body("SELECT 1").send().await.refused();
-    let large = format!("{{\"sql\": \"SELECT '{}'\"}}", "x".repeat(20 << 20));
+    let large = format!("{{\"sql\": \"SELECT '{}'\"}}", "x".repeat(65 << 20));
     let large = api
         .call(Method::POST, "/query/sql")
         .header("content-type", "application/json")
