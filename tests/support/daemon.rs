@@ -168,7 +168,11 @@ impl Starting {
                     });
                     return Ok(base.trim().to_owned());
                 }
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+                Err(RecvTimeoutError::Timeout) => {}
+                // It closed its output, so it is about to end.
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
             }
             let child = self.child.as_mut().expect("a starting process is there");
             if let Some(status) = child.try_wait().unwrap() {
