@@ -11,6 +11,7 @@ mod support;
 
 mod access;
 mod catalog;
+mod command_line;
 mod delete;
 mod health;
 mod idempotency;
