@@ -2,6 +2,10 @@
 //! ports (DataFusion, Parquet, usearch, Lance, the embedder, PostgreSQL, object stores).
 
 pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod demo;
 pub mod engines;
+pub mod exit;
 pub mod query;

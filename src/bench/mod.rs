@@ -1,1 +1,3 @@
 //! Benchmarks: ratios against a baseline in the same run.
+
+pub mod tpch;

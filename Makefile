@@ -1,0 +1,86 @@
+# The two commands of the README, and the long campaigns.
+#
+#   make demo        set up, build, run the main job on real data; stays up until Ctrl-C
+#   make test        set up, then everything that must hold: format, clippy, docs, all tests
+#
+# The first build compiles about 500 crates and takes a while on a small machine; later ones are
+# short. CARGO_TARGET_DIR is honoured.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+DEMO_DIR ?= lakehouse-demo
+DEMO_LISTEN ?= 127.0.0.1:3100
+DEMO_ROWS ?= 2469278
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+LAKEHOUSE := $(TARGET_DIR)/debug/lakehouse
+
+# How long the crash tests of `make test` are, and those of `make crash-long`.
+CRASH_CYCLES ?= 40
+CRASH_ROUNDS ?= 20
+LONG_CRASH_CYCLES ?= 1000
+LONG_CRASH_ROUNDS ?= 200
+
+.PHONY: help demo demo-exit build test check fmt-check clippy doc tests crash-long bench setup setup-build setup-test clean-demo
+
+help: ## show what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: build ## the main job on real data, narrated; stays up until Ctrl-C
+	$(LAKEHOUSE) demo --data-dir "$(DEMO_DIR)" --listen "$(DEMO_LISTEN)" --rows "$(DEMO_ROWS)"
+
+demo-exit: build ## the same in a temporary directory, on a free port, ending with the job
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	$(LAKEHOUSE) demo --data-dir "$$dir/demo" --listen 127.0.0.1:0 --rows "$(DEMO_ROWS)" --exit
+
+build: setup-build ## the program, target/debug/lakehouse (its hot dependencies are optimised)
+	$(CARGO) build --locked --bin lakehouse
+
+test: setup fmt-check clippy doc tests ## everything that must hold
+
+check: fmt-check clippy ## the quick half of `make test`
+
+fmt-check:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+
+tests:
+	LAKEHOUSE_CRASH_CYCLES=$(CRASH_CYCLES) LAKEHOUSE_CRASH_ROUNDS=$(CRASH_ROUNDS) \
+	$(CARGO) test --locked --workspace
+
+crash-long: setup ## many kill -9 cycles under load; the seed is printed
+	LAKEHOUSE_CRASH_CYCLES=$(LONG_CRASH_CYCLES) LAKEHOUSE_CRASH_ROUNDS=$(LONG_CRASH_ROUNDS) \
+	$(CARGO) test --locked --test crash -- --nocapture
+
+bench: build ## the benchmarks of this version, each beside its baseline; JSON into target/bench
+	@mkdir -p $(TARGET_DIR)/bench
+	@for what in journal sql ingest; do \
+		echo "== $$what"; \
+		$(LAKEHOUSE) bench $$what --out $(TARGET_DIR)/bench/$$what.json; \
+	done
+
+clean-demo: ## remove the data of `make demo`
+	@if [ -f "$(DEMO_DIR)/demo.json" ]; then rm -rf "$(DEMO_DIR)"; echo "removed $(DEMO_DIR)"; \
+	else echo "$(DEMO_DIR) holds no demo"; fi
+
+setup: setup-build setup-test
+
+# What compiling needs beside Rust: a C++ compiler for usearch. protoc comes from a crate.
+setup-build:
+	@command -v $(CARGO) >/dev/null || { \
+		echo "Rust 1.95 or newer is needed and cargo is not on the PATH: install it by rustup." >&2; exit 1; }
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || deploy/install-packages g++
+
+# What the tests need beside that: rustfmt, clippy, and a PostgreSQL to read from (never one that runs).
+setup-test:
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 || { \
+		echo "rustfmt and clippy are needed: rustup component add rustfmt clippy" >&2; exit 1; }
+	@command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null \
+		|| deploy/install-packages postgresql

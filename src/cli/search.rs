@@ -1,0 +1,94 @@
+//! `lakehouse search`: the rows of an index that are nearest in meaning to a text.
+
+use std::io::Write as _;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{CliError, Connection, client::items, output};
+
+/// What `search` takes.
+#[derive(Debug, Args)]
+pub(super) struct SearchArgs {
+    #[command(flatten)]
+    connection: Connection,
+    /// The index
+    index: String,
+    /// What to look for, in plain words
+    query: String,
+    /// How many rows
+    #[arg(short, default_value_t = 10, value_name = "ROWS")]
+    k: u32,
+    /// Only rows of the source for which this SQL condition holds
+    #[arg(long, value_name = "SQL")]
+    filter: Option<String>,
+    /// Columns of the source to show instead of the text, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    columns: Vec<String>,
+    /// Print the answer of POST /vectors/search
+    #[arg(long)]
+    json: bool,
+}
+
+impl SearchArgs {
+    pub(super) async fn run(self) -> Result<(), CliError> {
+        let client = self.connection.client()?;
+        let mut body = json!({ "index": self.index, "query": self.query, "k": self.k });
+        if let Some(filter) = &self.filter {
+            body["filter"] = json!(filter);
+        }
+        if !self.columns.is_empty() {
+            body["columns"] = json!(self.columns);
+        }
+        let answer = client.post(&["vectors", "search"], &body).await?;
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{answer:#}")?;
+        } else {
+            writeln!(out, "{}", hits_table(&answer, &self.columns))?;
+        }
+        Ok(())
+    }
+}
+
+/// The hits, best first: score, key, and the columns asked for or the text.
+fn hits_table(answer: &Value, columns: &[String]) -> String {
+    let mut headers = vec!["score", "key"];
+    if columns.is_empty() {
+        headers.push("text");
+    }
+    headers.extend(columns.iter().map(String::as_str));
+    let hits = items(&answer["hits"]).iter();
+    let rows: Vec<Vec<String>> = hits.map(|hit| hit_row(hit, columns)).collect();
+    output::table(&headers, &rows)
+}
+
+fn hit_row(hit: &Value, columns: &[String]) -> Vec<String> {
+    let score = hit["score"].as_f64().unwrap_or_default();
+    let mut row = vec![format!("{score:.3}"), output::cell(&hit["key"])];
+    if columns.is_empty() {
+        row.push(output::shortened(&output::cell(&hit["text"])));
+    }
+    row.extend(
+        columns
+            .iter()
+            .map(|column| output::cell(&hit["row"][column])),
+    );
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hits_show_their_text_or_the_columns_asked_for() {
+        let answer = json!({"hits": [
+            {"key": "n1", "score": 0.79812, "text": "a text", "row": {"pos": "noun"}},
+        ]});
+        let text = hits_table(&answer, &[]);
+        assert!(text.contains("0.798") && text.contains("n1") && text.contains("a text"));
+        let columns = hits_table(&answer, &["pos".to_owned()]);
+        assert!(columns.contains("noun") && !columns.contains("a text"));
+    }
+}
