@@ -232,6 +232,7 @@ async fn the_same_bytes_appended_again_are_a_no_op_that_says_so() {
         .await
         .ok();
     assert_eq!(again["deduplicated"], true, "{again}");
+    assert_eq!(again["mode"], "append", "{again}");
     assert_eq!(api.witness(seq).await, before);
     assert_eq!(names(&api).await, ["1 ada", "2 grace"]);
 }

@@ -179,7 +179,8 @@ async fn stats_count_and_verify_proves() {
     let (daemon, api) = busy().await;
     let stats = api.get("/journal/stats").await.ok();
     assert!(stats["events"].as_u64().unwrap() >= 15, "{stats}");
-    for field in ["bytes", "segments", "last_snapshot_seq", "replay_ms"] {
+    assert!(stats.get("last_snapshot_seq").is_some(), "{stats}");
+    for field in ["bytes", "segments", "replay_ms"] {
         assert!(stats[field].is_number(), "`{field}` in {stats}");
     }
     let verified = api.call(Method::POST, "/journal/verify").send().await.ok();

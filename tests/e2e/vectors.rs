@@ -351,3 +351,39 @@ async fn a_refresh_brings_new_rows_into_the_index() {
     assert_eq!(keys(&found), ["x1"]);
     assert!(list(&api.get("/vectors/stale").await.ok()).is_empty());
 }
+
+#[tokio::test]
+async fn a_generation_is_built_beside_promoted_and_rolled_back() {
+    let (_daemon, api) = indexed().await;
+    let path = "/vectors/indexes/notes_idx";
+    let first = api.get(path).await.ok()["generation"].as_u64().unwrap();
+    api.post(&format!("{path}/generations?wait=true"), &json!({}))
+        .await
+        .ok();
+    let built = until("the second generation", || async {
+        let index = api.get(path).await.ok();
+        (list(&index["generations"]).len() == 2).then_some(index)
+    })
+    .await;
+    let second = list(&built["generations"])[1]["generation"]
+        .as_u64()
+        .unwrap();
+    assert!(second > first, "{built}");
+
+    api.post(&format!("{path}/promote"), &json!({ "generation": second }))
+        .await
+        .ok();
+    let body = json!({ "index": "notes_idx", "query": "rain", "k": 3 });
+    assert_eq!(search(&api, body.clone()).await["generation"], second);
+    let rolled = api
+        .call(Method::POST, &format!("{path}/rollback"))
+        .send()
+        .await
+        .ok();
+    assert!(rolled["journal_seq"].is_u64(), "{rolled}");
+    assert_eq!(search(&api, body.clone()).await["generation"], first);
+    api.post(&format!("{path}/promote"), &json!({ "generation": 99 }))
+        .await
+        .problem(404);
+    assert_eq!(search(&api, body).await["generation"], first);
+}
