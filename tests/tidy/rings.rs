@@ -176,10 +176,13 @@ fn rest_keeps_no_state_and_never_opens_the_journal() {
 
 #[test]
 fn libraries_do_not_speak_anyhow() {
-    let allowed = ["src/main.rs"];
+    // The program around the libraries: it ends with a sentence for a person.
+    let program = |path: &str| {
+        ["src/main.rs", "src/daemon.rs", "build.rs"].contains(&path) || path.starts_with("src/cli/")
+    };
     let named: Vec<String> = sources()
         .iter()
-        .filter(|source| !allowed.contains(&source.path.as_str()))
+        .filter(|source| !program(&source.path))
         .flat_map(|source| source.places(&["anyhow"]))
         .collect();
     assert!(
