@@ -5,7 +5,6 @@
 //! when their number and range are known. In memory stand the graph with its rounded vectors and
 //! about 40 bytes a row.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,17 +12,16 @@ use std::time::Instant;
 use roaring::RoaringBitmap;
 
 use super::super::vectors::files::{seal, sync_dir, write_new};
+use super::super::vectors::keys::{SeenKeys, key_hash};
 use super::super::vectors::{
-    BuildOptions, Built, Chunk, Duplicates, FileDigest, HnswConfig, IndexStats, VectorError,
+    BuildOptions, Built, Chunk, FileDigest, HnswConfig, IndexStats, VectorError,
 };
-use super::column::{Column, ColumnWriter, key_hash};
+use super::column::{Column, ColumnWriter};
 use super::graph::{self, Rounding};
 use super::matrix::{Matrix, MatrixWriter, Range};
-use super::{
-    FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, ROWS_MAX, TEXTS_FILE, VECTORS_FILE,
-};
+use super::{FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, VECTORS_FILE};
 
-/// Suffix of the files that are written anew without the rows that were replaced.
+/// Where the files are that are written anew without the rows that were replaced.
 const RETAINED: [(&str, &str); 3] = [
     ("rows.keys.live", KEYS_FILE),
     ("rows.texts.live", TEXTS_FILE),
@@ -38,9 +36,7 @@ pub struct HnswBuilder {
     options: BuildOptions,
     started: Instant,
     rows: RowWriter,
-    /// The newest row of each key.
-    seen: HashMap<u128, u32>,
-    replaced: RoaringBitmap,
+    seen: SeenKeys,
 }
 
 impl HnswBuilder {
@@ -61,6 +57,7 @@ impl HnswBuilder {
             });
         }
         fs::create_dir_all(dir).map_err(VectorError::io("."))?;
+        let duplicates = options.duplicates;
         let rows = RowWriter::create(dir, &config, [KEYS_FILE, TEXTS_FILE, VECTORS_FILE])?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -69,8 +66,7 @@ impl HnswBuilder {
             options,
             started: Instant::now(),
             rows,
-            seen: HashMap::new(),
-            replaced: RoaringBitmap::new(),
+            seen: SeenKeys::new(duplicates),
         })
     }
 
@@ -89,34 +85,13 @@ impl HnswBuilder {
             .enumerate()
         {
             let hash = key_hash(key);
-            self.note(key, hash)?;
+            self.seen.note(key, hash)?;
             self.rows.push(
                 key,
                 hash,
                 chunk.texts.map(|texts| texts[index].as_str()),
                 vector,
             )?;
-        }
-        Ok(())
-    }
-
-    /// Remembers the key of the row that comes next.
-    fn note(&mut self, key: &str, hash: u128) -> Result<(), VectorError> {
-        let row = self.rows.hashes.len() as u64;
-        if row >= ROWS_MAX {
-            return Err(VectorError::TooMany { max: ROWS_MAX });
-        }
-        let row = u32::try_from(row).expect("below the limit of rows");
-        match (self.seen.insert(hash, row), self.options.duplicates) {
-            (None, _) => {}
-            (Some(_), Duplicates::Refuse) => {
-                return Err(VectorError::DuplicateKey {
-                    key: key.to_owned(),
-                });
-            }
-            (Some(earlier), Duplicates::LastWins) => {
-                self.replaced.insert(earlier);
-            }
         }
         Ok(())
     }
@@ -134,9 +109,8 @@ impl HnswBuilder {
             started,
             rows,
             seen,
-            replaced,
         } = self;
-        drop(seen);
+        let replaced = seen.into_replaced();
         let mut count = rows.hashes.len();
         let mut range = rows.finish()?;
         if !replaced.is_empty() {

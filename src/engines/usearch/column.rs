@@ -12,18 +12,12 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use super::super::vectors::VectorError;
+use super::super::vectors::keys::key_hash;
 use super::mapped::map;
 
 const MAGIC: &[u8; 8] = b"LHCOLUM1";
 const FOOTER_BYTES: usize = 24;
 const MISSING: u64 = 1 << 63;
-
-/// The hash that rows are told apart and found by: 128 bits of blake3, so that nobody can make keys
-/// that meet.
-pub fn key_hash(key: &str) -> u128 {
-    let hash = blake3::hash(key.as_bytes());
-    u128::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
-}
 
 /// Writes a column.
 pub struct ColumnWriter {

@@ -33,9 +33,6 @@ const MANIFEST_FILE: &str = "manifest.json";
 
 const FORMAT: &str = "lakehouse.hnsw/1";
 
-/// Rows in one generation at most: slots are 32 bits, and usearch keeps the highest for itself.
-const ROWS_MAX: u64 = u32::MAX as u64 - 1;
-
 /// `manifest.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Manifest {

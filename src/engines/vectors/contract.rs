@@ -420,7 +420,7 @@ pub fn a_changed_byte_in_any_file_and_it_is_not_opened<E: Engine>() {
             changed[at] ^= 0x10;
             std::fs::write(&path, &changed).unwrap();
             let error = E::open(dir.path(), &built.files).err().unwrap();
-            assert_eq!(error.kind(), VectorErrorKind::Corrupt, "{error}");
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
             assert!(error.to_string().contains(&file.name), "{error}");
         }
         std::fs::write(&path, &whole[1..]).unwrap();
@@ -457,7 +457,7 @@ pub fn a_repeated_key_is_refused_or_the_last_row_wins<E: Engine>() {
     let error = E::build(dir.path(), &rows, Metric::Cosine, BuildOptions::default()).unwrap_err();
     assert_eq!(
         (error.to_string().as_str(), error.kind()),
-        ("key `key-7` occurs twice", VectorErrorKind::Conflict)
+        ("key `key-7` occurs twice", ErrorKind::Conflict)
     );
     let dir = tempfile::tempdir().unwrap();
     let options = BuildOptions {

@@ -2,22 +2,7 @@
 //! Engines return it, the indexing worker and search pass it on; it names keys and files of an
 //! index, never a path of this machine.
 
-/// What kind of failure it is; the edge turns it into a status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VectorErrorKind {
-    /// The caller's vectors or settings are wrong.
-    Invalid,
-    /// No such row or index.
-    NotFound,
-    /// A key is there twice, or the build was stopped from outside.
-    Conflict,
-    /// Bytes on disk are not those that were written.
-    Corrupt,
-    /// The disk or the system failed.
-    Unavailable,
-    /// A fault of ours or of an engine.
-    Internal,
-}
+use lakehouse_journal::model::ErrorKind;
 
 /// What a vector engine refuses or fails at.
 #[derive(Debug, thiserror::Error)]
@@ -112,21 +97,21 @@ fn of_key(key: &Option<String>) -> String {
 
 impl VectorError {
     /// What kind of failure it is.
-    pub fn kind(&self) -> VectorErrorKind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Config { .. }
             | Self::Shape { .. }
             | Self::Dimensions { .. }
             | Self::NotFinite { .. }
             | Self::Zero { .. }
-            | Self::TooMany { .. } => VectorErrorKind::Invalid,
-            Self::DuplicateKey { .. } | Self::Cancelled => VectorErrorKind::Conflict,
-            Self::Corrupt { .. } => VectorErrorKind::Corrupt,
+            | Self::TooMany { .. } => ErrorKind::Invalid,
+            Self::DuplicateKey { .. } | Self::Cancelled => ErrorKind::Conflict,
+            Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                VectorErrorKind::NotFound
+                ErrorKind::NotFound
             }
-            Self::Io { .. } => VectorErrorKind::Unavailable,
-            Self::Engine { .. } => VectorErrorKind::Internal,
+            Self::Io { .. } => ErrorKind::Unavailable,
+            Self::Engine { .. } => ErrorKind::Internal,
         }
     }
 

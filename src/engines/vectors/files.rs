@@ -93,6 +93,55 @@ pub fn sync_dir(dir: &Path) -> Result<(), VectorError> {
         .map_err(VectorError::io("."))
 }
 
+/// The names of all files below `dir`, in order.
+///
+/// # Errors
+/// `Io`.
+pub fn files_below(dir: &Path) -> Result<Vec<String>, VectorError> {
+    let mut names = Vec::new();
+    walk(dir, "", &mut |name, is_dir| {
+        if !is_dir {
+            names.push(name.to_owned());
+        }
+        Ok(())
+    })?;
+    names.sort();
+    Ok(names)
+}
+
+/// Makes the names in `dir` and in all directories below it durable.
+///
+/// # Errors
+/// `Io`.
+pub fn sync_dirs_below(dir: &Path) -> Result<(), VectorError> {
+    walk(dir, "", &mut |name, is_dir| {
+        if is_dir {
+            sync_dir(&dir.join(name))
+        } else {
+            Ok(())
+        }
+    })?;
+    sync_dir(dir)
+}
+
+/// Calls `visit` with the name of everything below `dir`, and whether it is a directory.
+fn walk(
+    dir: &Path,
+    prefix: &str,
+    visit: &mut impl FnMut(&str, bool) -> Result<(), VectorError>,
+) -> Result<(), VectorError> {
+    for entry in std::fs::read_dir(dir).map_err(VectorError::io(prefix))? {
+        let entry = entry.map_err(VectorError::io(prefix))?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        let is_dir = entry.file_type().map_err(VectorError::io(&name))?.is_dir();
+        if is_dir {
+            walk(&entry.path(), &format!("{name}/"), visit)?;
+        }
+        visit(&name, is_dir)?;
+    }
+    Ok(())
+}
+
 /// blake3 of a file, read and hashed by all processors.
 fn hash_file(file: &File, bytes: u64) -> std::io::Result<blake3::Hash> {
     let length = usize::try_from(bytes).map_err(std::io::Error::other)?;

@@ -7,6 +7,7 @@ pub mod contract;
 mod error;
 pub mod exact;
 pub mod files;
+pub mod keys;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
-pub use error::{VectorError, VectorErrorKind};
+pub use error::VectorError;
+pub use lakehouse_journal::model::ErrorKind;
 
 /// How far apart two vectors are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,7 +27,7 @@ fn bad_vectors_are_refused_at_the_door_by_key() {
             error.to_string(),
             "vector of key `b` holds a number that is not finite at position 1"
         );
-        assert_eq!(error.kind(), VectorErrorKind::Invalid);
+        assert_eq!(error.kind(), ErrorKind::Invalid);
     }
     let error = check(&[1.0, 0.0, 0.0, 0.0], Metric::Cosine).unwrap_err();
     assert_eq!(

@@ -1,0 +1,26 @@
+//! End to end: the real binary on a free port, spoken to over REST as `contract.md` has it, one module a resource.
+//! Every test has a daemon and a directory of its own; there is no order between tests.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should say where"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod catalog;
+mod command_line;
+mod delete;
+mod health;
+mod idempotency;
+mod ingest;
+mod ingest_refused;
+mod journal;
+mod openapi;
+mod process;
+mod query;
+mod statements;
+mod storage;
+mod vectors;

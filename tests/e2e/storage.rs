@@ -1,0 +1,218 @@
+//! Storage: the buckets, their health, and objects of the caller's own beside those of the lakehouse.
+
+use reqwest::Method;
+
+use crate::support::api::list;
+use crate::support::daemon::Daemon;
+
+const OBJECTS: &str = "/storage/buckets/primary/objects";
+
+#[tokio::test]
+async fn without_configuration_there_is_one_local_bucket() {
+    let daemon = Daemon::start();
+    let buckets = list(&daemon.admin().get("/storage/buckets").await.ok());
+    assert_eq!(buckets.len(), 1, "{buckets:?}");
+    assert_eq!(buckets[0]["name"], "primary");
+    assert_eq!(buckets[0]["backend"], "local");
+    assert_eq!(buckets[0]["role"], "primary");
+    assert_eq!(buckets[0]["reachable"], true);
+    assert!(buckets[0].get("rescue_bucket").is_some(), "{buckets:?}");
+}
+
+#[tokio::test]
+async fn health_probes_every_bucket_now() {
+    let daemon = Daemon::start();
+    let health = list(&daemon.admin().get("/storage/bucket-health").await.ok());
+    assert_eq!(health.len(), 1, "{health:?}");
+    assert_eq!(health[0]["bucket"], "primary");
+    assert_eq!(health[0]["reachable"], true);
+    assert!(health[0]["latency_ms"].is_number(), "{health:?}");
+    assert!(health[0].get("errors_last_hour").is_some(), "{health:?}");
+    assert!(health[0].get("last_error").is_some(), "{health:?}");
+}
+
+#[tokio::test]
+async fn objects_are_listed_and_read_as_they_lie_there() {
+    let daemon = Daemon::start();
+    let api = daemon.admin();
+    api.create("people", "id,name\n1,ada\n").await;
+    let manifest = api.get("/catalog/datasets/people").await.ok();
+    let file = &manifest["files"][0];
+    let key = file["key"].as_str().unwrap();
+
+    let listed = list(&api.get(&format!("{OBJECTS}?prefix=datasets/")).await.ok());
+    let entry = listed
+        .iter()
+        .find(|entry| entry["key"] == key)
+        .expect("the file is listed");
+    assert_eq!(entry["size"], file["bytes"], "{entry}");
+    assert!(
+        entry["last_modified"].is_string() && entry.get("etag").is_some(),
+        "{entry}"
+    );
+    let read = api.get(&format!("{OBJECTS}/{key}")).await;
+    assert_eq!(read.status, 200);
+    assert_eq!(file["bytes"], read.body.len());
+    assert_eq!(
+        blake3::hash(&read.body).to_hex().as_str(),
+        file["blake3"].as_str().unwrap()
+    );
+    assert_eq!(read.header("x-lakehouse-bucket"), "primary");
+    let head = api
+        .call(Method::HEAD, &format!("{OBJECTS}/{key}"))
+        .send()
+        .await;
+    assert_eq!(head.header("content-length"), file["bytes"].to_string());
+    api.get(&format!("{OBJECTS}/reports/nothing.txt"))
+        .await
+        .problem(404);
+}
+
+#[tokio::test]
+async fn the_lakehouses_own_keys_are_written_by_nobody_and_read_by_an_admin() {
+    let daemon = Daemon::start();
+    let api = daemon.admin();
+    api.create("people", "id,name\n1,ada\n").await;
+    let manifest = api.get("/catalog/datasets/people").await.ok();
+    let file = manifest["files"][0]["key"].as_str().unwrap().to_owned();
+    let operator = api.with_role("operator").await;
+    for key in [
+        file.as_str(),
+        "datasets/x",
+        "_catalog/x",
+        "_journal/x",
+        "vectors/x",
+    ] {
+        let path = format!("{OBJECTS}/{key}");
+        for caller in [&api, &operator] {
+            caller
+                .call(Method::PUT, &path)
+                .body("spoiled")
+                .send()
+                .await
+                .refused();
+            caller.delete(&path).await.refused();
+        }
+    }
+    assert_eq!(api.cell("SELECT name FROM people").await, "ada");
+    let own = api.get(&format!("{OBJECTS}/{file}")).await;
+    assert_eq!(&own.body[..4], b"PAR1", "an admin may read them");
+    for role in ["operator", "analyst", "auditor"] {
+        let caller = if role == "operator" {
+            operator.clone()
+        } else {
+            api.with_role(role).await
+        };
+        let answer = caller.get(&format!("{OBJECTS}/{file}")).await;
+        answer.refused();
+        assert!(
+            [403, 404].contains(&answer.status),
+            "{role}: {}",
+            answer.status
+        );
+        let listed = caller.get(&format!("{OBJECTS}?prefix=datasets/")).await;
+        assert!(!listed.text().contains(&file), "{role}: {}", listed.text());
+    }
+}
+
+#[tokio::test]
+async fn no_key_leads_out_of_the_bucket() {
+    let daemon = Daemon::start();
+    let api = daemon.admin();
+    let long = "k".repeat(1025);
+    let keys = [
+        "../admin.token",
+        "..%2Fadmin.token",
+        "%2e%2e/admin.token",
+        "%2e%2e%2fadmin.token",
+        "%252e%252e%252fadmin.token",
+        "a/../../admin.token",
+        "a/%2e%2e/%2e%2e/admin.token",
+        "..%5cadmin.token",
+        "%2Fetc%2Fpasswd",
+        "/etc/passwd",
+        "a//b",
+        "a%00b",
+        "./a",
+        "a/./b",
+        long.as_str(),
+        "%ff%fe",
+        "datasets%2Fx",
+        "./datasets/x",
+        "a/../datasets/x",
+    ];
+    let root = daemon.site().scratch().to_owned();
+    let outside = |dir: &std::path::Path| -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let mut before = (outside(&root), outside(&daemon.site().data_dir()));
+    let (_, token) = (&before, daemon.token().to_owned());
+    for key in keys {
+        // Sent as it stands: an ordinary client would tidy the path before sending it.
+        for method in ["GET", "PUT", "DELETE"] {
+            let (status, body) = raw(&daemon, method, &format!("{OBJECTS}/{key}"));
+            assert!(status < 500, "{method} {key:.60}: {status} {body}");
+            assert!(
+                !body.contains(&token) && !body.contains("root:"),
+                "{method} {key:.60}: {body}"
+            );
+        }
+    }
+    let mut after = (outside(&root), outside(&daemon.site().data_dir()));
+    for names in [&mut before.0, &mut before.1, &mut after.0, &mut after.1] {
+        names.sort();
+    }
+    assert_eq!(after, before, "nothing appeared beside the bucket");
+    assert_eq!(
+        std::fs::read_to_string(daemon.site().data_dir().join("admin.token"))
+            .unwrap()
+            .trim(),
+        token
+    );
+    api.get("/health").await.ok();
+}
+
+/// A request whose path no client library has touched.
+fn raw(daemon: &Daemon, method: &str, path: &str) -> (u16, String) {
+    use std::io::{Read as _, Write as _};
+
+    let address = daemon.base().strip_prefix("http://").unwrap();
+    let mut socket = std::net::TcpStream::connect(address).unwrap();
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+        .unwrap();
+    let body = if method == "PUT" { "x" } else { "" };
+    write!(
+        socket,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        daemon.token(),
+        body.len()
+    )
+    .unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (
+        status.unwrap_or_else(|| panic!("{method} {path:.80} gets an answer: {answer}")),
+        answer,
+    )
+}
+
+#[tokio::test]
+async fn an_unknown_bucket_is_404_with_the_valid_ones() {
+    let daemon = Daemon::start();
+    let answer = daemon
+        .admin()
+        .get("/storage/buckets/elsewhere/objects/a")
+        .await;
+    let problem = answer.problem_code(404, "bucket_not_found");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("primary"),
+        "{problem}"
+    );
+}
