@@ -52,7 +52,7 @@ impl DataSource for GuardedScan {
 
     fn open_with_args(&self, args: OpenArgs) -> Result<SendableRecordBatchStream> {
         // The opener prunes for a LIMIT only where the order of rows is free.
-        match self.inner.with_preserve_order(false) {
+        match self.inner.with_preserve_order(true) {
             Some(guarded) => guarded.open_with_args(args),
             None => datafusion::common::internal_err!("a scan that cannot be guarded"),
         }
