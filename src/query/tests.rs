@@ -7,14 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-<<<<<<< HEAD
-use arrow::{array::AsArray, datatypes::Int64Type};
-=======
 use arrow::{
     array::{AsArray, RecordBatch},
     datatypes::Int64Type,
 };
->>>>>>> wt-query
 use futures::StreamExt;
 use lakehouse_journal::model::ErrorKind;
 use proptest::prelude::*;
@@ -50,10 +46,7 @@ fn lake() -> Lake {
 fn deleted_rows_are_gone_from_scans_counts_and_limits() {
     on(async {
         let lake = lake();
-        assert_eq!(
-            lake.rows("SELECT count(*) FROM people").await,
-            json!([[1849]])
-        );
+        assert_eq!(lake.rows("SELECT count(*) FROM people").await, json!([[1849]]));
         assert_eq!(
             lake.rows("SELECT id FROM people WHERE id IN (149, 150, 1499, 1500, 1501) ORDER BY id")
                 .await,
@@ -75,16 +68,8 @@ fn deleted_rows_are_gone_from_scans_counts_and_limits() {
 fn a_count_is_answered_from_statistics() {
     on(async {
         let lake = lake();
-        let plan = lake
-            .session()
-            .explain("SELECT count(*) FROM people")
-            .await
-            .unwrap();
-        assert!(
-            plan.physical.contains("PlaceholderRowExec"),
-            "{}",
-            plan.physical
-        );
+        let plan = lake.session().explain("SELECT count(*) FROM people").await.unwrap();
+        assert!(plan.physical.contains("PlaceholderRowExec"), "{}", plan.physical);
         assert!(!plan.physical.contains(".parquet"));
     });
 }
@@ -278,11 +263,6 @@ fn a_query_over_its_memory_is_refused_and_gives_it_back() {
         ] {
             let error = lake.error(sql).await;
             assert_eq!(error.code(), "memory_limit", "{sql}: {error}");
-<<<<<<< HEAD
-            let free =
-                || lake.engine.memory_reserved_bytes() == 0 && lake.engine.spill_used_bytes() == 0;
-            assert!(wait_for(free).await, "{sql} keeps memory");
-=======
             let free = || {
                 lake.engine.memory_reserved_bytes() == 0 && lake.engine.spill_used_bytes() == 0
             };
@@ -292,12 +272,8 @@ fn a_query_over_its_memory_is_refused_and_gives_it_back() {
                 lake.engine.memory_reserved_bytes(),
                 lake.engine.spill_used_bytes()
             );
->>>>>>> wt-query
         }
-        assert_eq!(
-            lake.rows("SELECT count(*) FROM big").await,
-            json!([[200_000]])
-        );
+        assert_eq!(lake.rows("SELECT count(*) FROM big").await, json!([[200_000]]));
     });
 }
 
@@ -317,16 +293,10 @@ fn the_largest_statements_that_get_in_are_planned_in_time() {
         let whens = (0..900).map(|i| format!("WHEN id = {i} THEN {i} "));
         for sql in [
             format!("SELECT {}", vec!["1"; limits.chain_max].join(" + ")),
-            format!(
-                "SELECT {} FROM orders",
-                vec!["id"; limits.chain_max].join(" + ")
-            ),
+            format!("SELECT {} FROM orders", vec!["id"; limits.chain_max].join(" + ")),
             format!("SELECT id FROM orders WHERE {}", chain(" OR ", "id > 3")),
             format!("SELECT id FROM orders WHERE {}", chain(" AND ", "id > 3")),
-            format!(
-                "SELECT id FROM orders WHERE {}",
-                chain(" OR ", "name = 'n3'")
-            ),
+            format!("SELECT id FROM orders WHERE {}", chain(" OR ", "name = 'n3'")),
             format!("SELECT {}1{}", "(".repeat(deep), ")".repeat(deep)),
             format!("SELECT {} true", "NOT ".repeat(40)),
             format!("SELECT id FROM orders WHERE id IN ({})", list.join(",")),
@@ -376,11 +346,7 @@ fn plans_are_shown_without_files() {
             .explain("SELECT name FROM people WHERE id > 5 ORDER BY name LIMIT 3")
             .await
             .unwrap();
-        assert!(
-            plan.physical.contains("DataSourceExec"),
-            "{}",
-            plan.physical
-        );
+        assert!(plan.physical.contains("DataSourceExec"), "{}", plan.physical);
         for text in [&plan.logical, &plan.physical] {
             for secret in [".parquet", "primary", "datasets/", "lake://"] {
                 assert!(!text.contains(secret), "{text}");
@@ -437,10 +403,7 @@ fn lakes() -> impl Strategy<Value = (Vec<(i64, Vec<u32>)>, usize)> {
 
 fn sql_of(ask: &Ask) -> String {
     use std::fmt::Write;
-    let mut sql = format!(
-        "SELECT id FROM t WHERE id >= {} AND id < {}",
-        ask.from, ask.to
-    );
+    let mut sql = format!("SELECT id FROM t WHERE id >= {} AND id < {}", ask.from, ask.to);
     if let Some(group) = ask.group {
         write!(sql, " AND grp <> {group}").unwrap();
     }
@@ -469,9 +432,7 @@ fn expected(files: &[(i64, Vec<u32>)], ask: &Ask) -> Vec<i64> {
         *id >= ask.from
             && *id < ask.to
             && ask.group.is_none_or(|group| id % 7 != group)
-            && bound
-                .as_ref()
-                .is_none_or(|bound| &format!("n{id}") <= bound)
+            && bound.as_ref().is_none_or(|bound| &format!("n{id}") <= bound)
     });
     ids
 }
@@ -508,33 +469,10 @@ async fn check(
     asks: &[Ask],
 ) -> Result<(), TestCaseError> {
     for ask in asks {
-<<<<<<< HEAD
-        let mut lake = Lake::with(|config| {
-            config.target_partitions = ask.partitions;
-            config.pushdown_filters = ask.pushdown;
-            config.repartition_bytes_min = 1;
-        });
-        lake.add("t", &batches, group_rows);
-        let sql = sql_of(&ask);
-        let mut all = expected(&files, &ask);
-        let total: usize = all.len();
-        let seen = lake.batches(&sql).await;
-        let mut seen: Vec<i64> = seen
-            .iter()
-            .flat_map(|batch| {
-                batch
-                    .column(0)
-                    .as_primitive::<Int64Type>()
-                    .values()
-                    .to_vec()
-            })
-            .collect();
-=======
         let sql = sql_of(ask);
         let mut all = expected(files, ask);
         let total = all.len();
         let mut seen = ids(&lake.batches(&sql).await);
->>>>>>> wt-query
         match ask.descending {
             Some(true) => all.reverse(),
             Some(false) => {}
@@ -547,24 +485,6 @@ async fn check(
         } else {
             prop_assert!(seen.iter().all(|id| all.contains(id)), "{}", sql);
         }
-<<<<<<< HEAD
-        let count = lake
-            .rows("SELECT count(*), count(id), min(id), max(id) FROM t")
-            .await;
-        let left = expected(
-            &files,
-            &Ask {
-                from: 0,
-                to: i64::MAX,
-                group: None,
-                name: None,
-                ..ask
-            },
-        );
-        let rows = left.len();
-        prop_assert_eq!(count, json!([[rows, rows, left.first(), left.last()]]));
-=======
->>>>>>> wt-query
     }
     let whole = Ask {
         from: 0,
