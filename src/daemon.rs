@@ -1,23 +1,344 @@
-//! Signatures that the command line calls; the daemon itself takes this file's place.
+//! The daemon, top to bottom: lock, journal, replay, actors, REST, drain.
+//! Called by `lakehouse serve`; the only place that joins the rings together.
 
-use crate::config::Config;
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix_web::{App, HttpServer, middleware::from_fn, web};
+use anyhow::Context;
+use lakehouse_actors::{
+    Caller, Journal, Lake, Parts, Trigger,
+    ports::{BucketStore, Clock, IndexBuilder},
+    start,
+};
+use lakehouse_journal::{
+    archive::restore_into,
+    log::{CommitterConfig, LogConfig, RealIo, SealedSegment, SledLog},
+    model::{
+        access::{AccessCommand, Role},
+        bucket::{BucketCommand, BucketSpec},
+        scheduler::SchedulerCommand,
+    },
+    record::Micros,
+    snapshot::SnapshotStore,
+};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use crate::{
+    config::{ArchiveMode, Config},
+    engines::{
+        buckets::LakeBuckets, indexes::LakeIndexes, ingest::IngestLimits,
+        object_store::{Bucket, Buckets},
+        tables::LakeTables,
+    },
+    exit::{Exit, HELD, STUCK_JOURNAL},
+    query::{QueryConfig, QueryEngine},
+    rest::{self, Edge, auth, health::Metrics, peer, problem::Problem, request_id},
+};
+
+/// How long requests may take to end after SIGTERM.
+const DRAIN_S: u64 = 10;
+/// Name of the token that the first start writes to `admin.token`.
+const ADMIN: &str = "admin";
+
+/// The system's clock.
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Micros {
+        chrono::Utc::now().timestamp_micros()
+    }
+}
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// What keeps it from starting or running on.
+/// What keeps it from starting; an [`Exit`] where a service manager should know why.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("no daemon is part of this build ({})", config.server.listen)
+    make_dirs(&config)?;
+    let _lock = hold(&config.data_dir)?;
+    let work = runtime()?;
+    let buckets = open_buckets(&config)?;
+    let store = Arc::new(LakeBuckets::new(Arc::clone(&buckets)));
+    let journal = open_journal(&config, work.handle(), &store)?;
+    let system = actix_web::rt::System::new();
+    let served = system.block_on(serve(config, work.handle().clone(), buckets, store, &journal));
+    journal.committer().close();
+    served
+}
+
+fn make_dirs(config: &Config) -> anyhow::Result<()> {
+    for part in ["", "journal", "snapshots", "staging", "tmp"] {
+        let dir = config.data_dir.join(part);
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make `{}`", dir.display()))?;
+    }
+    // What an interrupted ingest or build left is nobody's any more.
+    let staging = config.data_dir.join("staging");
+    for entry in std::fs::read_dir(&staging)? {
+        std::fs::remove_dir_all(entry?.path())?;
+    }
+    Ok(())
+}
+
+/// Takes the data directory for this process, as long as the file is open.
+fn hold(data_dir: &Path) -> anyhow::Result<File> {
+    let path = data_dir.join("LOCK");
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder)?;
+            let text = format!("the data directory is held by process {}", holder.trim());
+            return Err(Exit::new(HELD, text).into());
+        }
+        Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the data directory"),
+    }
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+/// Threads for long work: ingests, builds, housekeeping.
+fn runtime() -> anyhow::Result<Runtime> {
+    Ok(Builder::new_multi_thread().thread_name("work").worker_threads(2).enable_all().build()?)
+}
+
+fn open_buckets(config: &Config) -> anyhow::Result<Arc<Buckets>> {
+    let buckets = Arc::new(Buckets::new());
+    for (name, spec) in config.bucket_specs() {
+        let bucket = Bucket::open(&name, &spec, &|_| None, false)
+            .with_context(|| format!("bucket `{name}` cannot be opened"))?;
+        buckets.register(bucket);
+    }
+    Ok(buckets)
+}
+
+fn open_journal(
+    config: &Config,
+    work: &Handle,
+    store: &Arc<LakeBuckets>,
+) -> anyhow::Result<Journal> {
+    let log = SledLog::open(
+        config.data_dir.join("journal"),
+        LogConfig {
+            on_stuck: Some(Arc::new(|_| {
+                tracing::error!("the journal's index hangs; a new process recovers it");
+                std::process::exit(i32::from(STUCK_JOURNAL));
+            })),
+            ..LogConfig::default()
+        },
+        Arc::new(RealIo),
+    )
+    .context("the journal cannot be opened")?;
+    let mut committer = CommitterConfig::default();
+    if config.journal.archive == ArchiveMode::Sync {
+        let (work, store) = (work.clone(), Arc::clone(store));
+        let primary = config.storage.primary.clone();
+        committer.archive = Some(Box::new(move |segment: &SealedSegment| {
+            let bytes = segment.read().map_err(|error| error.to_string())?;
+            work.block_on(store.put_if_absent(&primary, &segment.key(), bytes))
+                .map_err(|error| error.to_string())
+        }));
+    }
+    let snapshots = Arc::new(SnapshotStore::new(config.data_dir.join("snapshots")));
+    Journal::spawn(Box::new(log), committer, Some(snapshots)).context("the journal cannot be read")
+}
+
+async fn serve(
+    config: Config,
+    work: Handle,
+    buckets: Arc<Buckets>,
+    store: Arc<LakeBuckets>,
+    journal: &Journal,
+) -> anyhow::Result<()> {
+    let query = Arc::new(QueryEngine::new(query_config(&config), Arc::clone(&buckets))?);
+    let staging = config.data_dir.join("staging");
+    let limits = IngestLimits {
+        body_bytes_max: config.ingest.body_limit_bytes(),
+        ..IngestLimits::default()
+    };
+    let tables =
+        LakeTables::new(staging.clone(), limits, Arc::clone(&buckets), Arc::clone(&query));
+    let indexes =
+        Arc::new(LakeIndexes::new(staging, Arc::clone(&buckets), Arc::clone(&query)));
+    let sweep = Trigger::new("orphan_sweep", &config.storage.orphan_sweep)
+        .map_err(|error| anyhow::anyhow!("storage.orphan_sweep: {error}"))?;
+    let (lake, report) = start(Parts {
+        journal: journal.clone(),
+        clock: Arc::new(SystemClock),
+        lookup: Arc::new(tables.clone()),
+        compactor: Arc::new(tables.clone()),
+        builder: Arc::clone(&indexes) as Arc<dyn IndexBuilder>,
+        buckets: Arc::clone(&store) as Arc<dyn BucketStore>,
+        runtime: work,
+        primary: config.storage.primary.clone(),
+        orphan_grace: Duration::from_secs(config.storage.orphan_grace_s),
+        triggers: vec![sweep],
+    })
+    .context("the journal cannot be replayed")?;
+    tracing::info!(seq = report.seq, records = report.records, ms = report.replay_ms, "replayed");
+    settle(&lake, &config).await?;
+    let edge = web::Data::new(Edge {
+        lake: lake.clone(),
+        query,
+        tables,
+        indexes,
+        buckets,
+        store,
+        started: Instant::now(),
+        replay_ms: report.replay_ms,
+        metrics: Metrics::default(),
+        config,
+    });
+    answer_requests(edge).await?;
+    let checkpoint = SchedulerCommand::NoteCheckpoint { owners: lake.hashes() };
+    lake.ask_scheduler(checkpoint, Caller::daemon("daemon")).await?;
+    Ok(())
+}
+
+fn query_config(config: &Config) -> QueryConfig {
+    QueryConfig {
+        memory_limit_bytes: config.query.memory_limit.as_usize(),
+        timeout: Duration::from_secs(config.query.timeout_s),
+        ..QueryConfig::new(config.data_dir.join("tmp").join("spill"))
+    }
+}
+
+/// Brings what the configuration says into the journal: the start, the buckets, the admin token.
+async fn settle(lake: &Lake, config: &Config) -> anyhow::Result<()> {
+    let caller = || Caller::daemon("daemon");
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    lake.ask_scheduler(SchedulerCommand::NoteStart { version }, caller()).await?;
+    for (bucket, spec) in config.bucket_specs() {
+        let command = BucketCommand::Register { bucket: bucket.clone(), spec };
+        lake.ask_bucket(&bucket, command, caller()).await?;
+    }
+    let hash = blake3::hash(admin_secret(config)?.as_bytes()).to_hex().to_string();
+    let known = lake.access().state.token(&hash, lake.now()).is_some();
+    if known {
+        return Ok(());
+    }
+    let old: Vec<String> = lake
+        .access()
+        .state
+        .tokens
+        .values()
+        .filter(|token| token.name == ADMIN && token.revoked_at.is_none())
+        .map(|token| token.id.clone())
+        .collect();
+    for id in old {
+        lake.ask_access(AccessCommand::RevokeToken { id }, caller()).await?;
+    }
+    let command = AccessCommand::IssueToken {
+        name: ADMIN.to_owned(),
+        role: Role::Admin,
+        secret_hash: hash,
+        expires_at: None,
+    };
+    lake.ask_access(command, caller()).await?;
+    Ok(())
+}
+
+/// The secret in `admin.token`, made at the first start with mode 0600 from its creation.
+fn admin_secret(config: &Config) -> anyhow::Result<String> {
+    let path = config.admin_token_path();
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && !text.trim().is_empty()
+    {
+        return Ok(text.trim().to_owned());
+    }
+    let secret = rest::access::new_secret().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let new = path.with_extension("token.new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    writeln!(file, "{secret}")?;
+    file.sync_all()?;
+    std::fs::rename(&new, &path)?;
+    File::open(&config.data_dir)?.sync_all()?;
+    Ok(secret)
+}
+
+async fn answer_requests(edge: web::Data<Edge>) -> anyhow::Result<()> {
+    let listen = edge.config.server.listen;
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(edge.clone())
+            .wrap(from_fn(request_id::wrap))
+            .configure(rest::routes)
+            .default_service(web::to(no_such_route))
+    })
+    .on_connect(peer::remember)
+    .workers(std::thread::available_parallelism().map_or(2, usize::from))
+    .shutdown_timeout(DRAIN_S)
+    .bind(listen)
+    .with_context(|| format!("cannot listen on {listen}"))?;
+    for address in server.addrs() {
+        println!("listening on http://{address}");
+    }
+    std::io::stdout().flush()?;
+    server.run().await.context("the server failed")
+}
+
+/// A route that is not there, answered like one that is: only to who has a token.
+async fn no_such_route(
+    request: actix_web::HttpRequest,
+    _: auth::May<auth::ReadCatalog>,
+) -> Result<&'static str, Problem> {
+    let text = format!("no route `{} {}`", request.method(), request.path());
+    Err(Problem::new(actix_web::http::StatusCode::NOT_FOUND, "route_not_found", text))
 }
 
 /// Rebuilds the journal of an empty data directory from the archive in a bucket: one of the
-/// configuration, or a directory.
+/// configuration, or a directory. Says what was restored.
 ///
 /// # Errors
-/// What keeps it from being rebuilt.
+/// When the archive cannot be read or the data directory holds a journal already.
 pub fn restore(config: &Config, from: &str) -> anyhow::Result<String> {
-    anyhow::bail!(
-        "no daemon is part of this build ({from}, {})",
-        config.data_dir.display()
-    )
+    std::fs::create_dir_all(&config.data_dir)?;
+    let _lock = hold(&config.data_dir)?;
+    let spec = config.bucket_specs().into_iter().find(|(name, _)| name == from);
+    let spec = spec.map_or_else(
+        || BucketSpec::Local { root: from.to_owned(), rescue_bucket: None },
+        |(_, spec)| spec,
+    );
+    if let BucketSpec::Local { root, .. } = &spec {
+        anyhow::ensure!(Path::new(root).is_dir(), "`{from}` is no bucket and no directory");
+    }
+    let bucket = Bucket::open("archive", &spec, &|_| None, false)?;
+    let buckets = Arc::new(Buckets::new());
+    buckets.register(bucket.clone());
+    let segments = runtime()?.block_on(archived(&LakeBuckets::new(buckets), &bucket))?;
+    let report = restore_into(&config.data_dir.join("journal"), segments)?;
+    let mut text = format!(
+        "restored {} events in {} segments, up to {}",
+        report.events, report.segments, report.last_seq
+    );
+    if let Some(gap) = report.gap {
+        text.push_str(&format!(
+            "; stopped at `{}`: events from {} on are missing ({})",
+            gap.key, gap.first_missing, gap.detail
+        ));
+    }
+    Ok(text)
+}
+
+async fn archived(store: &LakeBuckets, bucket: &Bucket) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    use object_store::ObjectStoreExt;
+    let mut keys: Vec<String> =
+        store.list(&bucket.name, "_journal/").await?.into_iter().map(|object| object.key).collect();
+    keys.sort_unstable();
+    let mut segments = Vec::new();
+    for key in keys {
+        let path = object_store::path::Path::parse(&key)?;
+        segments.push((key, bucket.store.get(&path).await?.bytes().await?.to_vec()));
+    }
+    Ok(segments)
 }

@@ -1,1 +1,35 @@
-//! What actors exchange, own and supervise.
+//! Who does what, when: owners that decide and apply, workers that do the long work, and the
+//! supervision of both. The edge holds a [`Lake`]; nothing here names a storage or HTTP library.
+
+mod compaction;
+mod error;
+mod housekeeping;
+mod indexing;
+mod ingest;
+mod jobs;
+mod lake;
+mod owner;
+pub mod ports;
+mod refresh;
+mod scheduler;
+mod start;
+mod supervision;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod worker;
+mod writer;
+
+pub use compaction::Compacted;
+pub use error::{LakeError, PortError};
+pub use housekeeping::{Chore, SNAPSHOT_EVENTS};
+pub use ingest::{IngestRequest, Ingested};
+pub use jobs::{Job, JobState, JobView, Jobs};
+pub use lake::{Lake, StateReport, Tombstoned};
+pub use owner::{Caller, Committed};
+pub use refresh::Refreshed;
+pub use scheduler::Trigger;
+pub use start::{Parts, StartReport, start};
+pub use supervision::{ActorHealth, LifeState};
+pub use writer::{Journal, RebuildError, Replayed};

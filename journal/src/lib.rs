@@ -5,5 +5,6 @@ pub mod archive;
 pub mod log;
 pub mod model;
 pub mod record;
+pub mod snapshot;
 pub mod upcast;
 pub mod verify;

@@ -1,7 +1,10 @@
 //! One adapter to the outside a file; each implements a port of the actors or serves one that does.
 
+pub mod egress;
 pub mod embedder;
 pub mod ingest;
 pub mod lance;
+pub mod object_store;
 pub mod postgres;
 pub mod usearch;
+pub mod vectors;

@@ -1,1 +1,30 @@
-//! The read path: a dataset as a table, a session, the statement gate.
+//! The read path: a dataset as a table, a caller's session, the statement gate, and answers as
+//! bytes. The edge calls it with a published snapshot; it never writes and never opens the journal.
+
+pub mod cancel;
+pub mod catalog;
+pub mod engine;
+pub mod error;
+pub mod facts;
+pub mod gate;
+pub mod lookup;
+pub mod output;
+pub mod params;
+pub mod scan;
+pub mod schema;
+pub mod session;
+pub mod store;
+pub mod table;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use engine::{MemorySharing, QueryConfig, QueryEngine};
+pub use error::QueryError;
+pub use gate::GateLimits;
+pub use lookup::{KeyedRows, Position, Resolved};
+pub use output::{ByteStream, ColumnDoc, CsvOptions, JsonRows, arrow_ipc, csv, rows_json};
+pub use schema::{arrow_schema, schema_doc};
+pub use session::{Explained, QuerySession, QueryStream, SessionTables};
+pub use table::DatasetTable;

@@ -5,28 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::record::Seq;
 
-/// The closed set of error kinds that the edge maps to HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The request cannot be right.
-    Invalid,
-    /// It does not exist.
-    NotFound,
-    /// It contradicts what is there.
-    Conflict,
-    /// The caller may not.
-    Denied,
-    /// Too much waits already; later it works.
-    Overloaded,
-    /// A part that is needed does not answer.
-    Unavailable,
-    /// It took too long.
-    Timeout,
-    /// Stored bytes are not what was written.
-    Corrupt,
-    /// A fault of ours.
-    Internal,
-}
+pub use crate::model::ErrorKind;
 
 /// Why the log did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,7 +75,7 @@ impl LogError {
                 ErrorKind::Unavailable
             }
             Self::Corrupt { .. } => ErrorKind::Corrupt,
-            Self::TooLarge { .. } => ErrorKind::Invalid,
+            Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::Stuck { .. } => ErrorKind::Timeout,
         }
     }

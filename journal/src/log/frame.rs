@@ -49,6 +49,7 @@ pub struct Frame<'a> {
     pub hash: Hash,
     /// The JSON text.
     pub body: &'a [u8],
+    whole: &'a [u8],
 }
 
 /// Why bytes are not a frame.
@@ -150,6 +151,7 @@ pub fn parse(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
         },
         hash: fixed(&header[HASH]),
         body,
+        whole: &bytes[..end],
     })
 }
 
@@ -175,7 +177,12 @@ fn body_length(bytes: &[u8]) -> Result<usize, FrameError> {
     Ok(length)
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
+    /// Header and body.
+    pub fn whole(&self) -> &'a [u8] {
+        self.whole
+    }
+
     /// Length of header and body, in bytes.
     pub fn bytes(&self) -> usize {
         HEADER_BYTES + self.body.len()

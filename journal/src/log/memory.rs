@@ -201,8 +201,8 @@ impl Log for MemoryLog {
         Ok(if due { inner.seal() } else { None })
     }
 
-    fn sealed_segments(&self) -> Vec<SealedSegment> {
-        self.store.lock().sealed.clone()
+    fn sealed_segments(&self, after: Seq) -> Vec<SealedSegment> {
+        LogReader::sealed_segments(&self.store, after)
     }
 
     fn reopen(&mut self) -> Result<Vec<Record>, LogError> {
@@ -229,6 +229,12 @@ impl Log for MemoryLog {
 }
 
 impl LogReader for MemoryStore {
+    fn sealed_segments(&self, after: Seq) -> Vec<SealedSegment> {
+        let inner = self.lock();
+        let start = inner.sealed.partition_point(|s| s.last <= after);
+        inner.sealed[start..].to_vec()
+    }
+
     fn scan(&self, after: Seq, limit: usize) -> Result<Vec<Record>, LogError> {
         Ok(self
             .lock()

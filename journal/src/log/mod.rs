@@ -3,19 +3,36 @@
 //! The committer owns a `Log`; everybody else holds a `LogReader`. Nothing here knows what an event means.
 
 pub mod batch;
+pub mod committer;
+pub mod durable;
 pub mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod fault;
 pub mod frame;
+mod generation;
+mod index;
+pub mod io;
 pub mod memory;
+pub mod mirror;
+mod queue;
+mod reader;
+pub mod scan;
+mod sled;
+mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod watchdog;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use batch::{Batch, Head};
+pub use committer::{Committer, CommitterConfig, CommitterHandle, Overloaded};
+pub use durable::{LogConfig, SledLog};
 pub use error::{ErrorKind, LogError};
 pub use frame::Hash;
+pub use io::{Io, RealIo};
 pub use memory::{MemoryLog, MemoryStore};
 
 use crate::record::{Draft, Record, Seq};
@@ -59,8 +76,8 @@ pub trait Log: Send {
     /// As [`Log::seal`].
     fn seal_if_due(&mut self) -> Result<Option<SealedSegment>, LogError>;
 
-    /// All closed segments, oldest first.
-    fn sealed_segments(&self) -> Vec<SealedSegment>;
+    /// Closed segments with events after `after`, oldest first.
+    fn sealed_segments(&self, after: Seq) -> Vec<SealedSegment>;
 
     /// Makes a poisoned log work again, and answers the events that turned out committed though they were never acknowledged.
     ///
@@ -104,6 +121,9 @@ pub trait LogReader: Send + Sync {
         limit: usize,
         order: Order,
     ) -> Result<Vec<Record>, LogError>;
+
+    /// Closed segments with events after `after`, oldest first.
+    fn sealed_segments(&self, after: Seq) -> Vec<SealedSegment>;
 
     /// Counts and sizes.
     fn stats(&self) -> LogStats;

@@ -123,10 +123,12 @@ events! {
     Catalog(CatalogEvent) {
         DatasetCreated = 1,
         FilesCommitted = 1,
+        FilesCompacted = 1,
         DatasetPatched = 1,
         DatasetDropped = 1,
         RowsTombstoned = 1,
         IndexDefined = 1,
+        GenerationRequested = 1,
         GenerationBuilt = 1,
         GenerationFailed = 1,
         IndexPromoted = 1,
@@ -218,6 +220,40 @@ pub struct FilesCommitted {
     pub elapsed_ms: u64,
 }
 
+/// Files were rewritten without the rows that are gone; no visible row changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FilesCompacted {
+    /// The dataset.
+    pub dataset: String,
+    /// The position whose snapshot was rewritten.
+    pub read_seq: Seq,
+    /// The new files.
+    pub added: Vec<FileEntry>,
+    /// Object keys of the files that they stand for.
+    pub retired: Vec<String>,
+    /// Sizes before and after.
+    pub change: CompactionChange,
+}
+
+/// What a compaction changed in size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompactionChange {
+    /// Live files before.
+    pub files_before: u64,
+    /// Live files after.
+    pub files_after: u64,
+    /// Rows in live files before, the deleted ones too.
+    pub rows_before: u64,
+    /// Rows in live files after.
+    pub rows_after: u64,
+    /// Bytes of live files before.
+    pub bytes_before: u64,
+    /// Bytes of live files after.
+    pub bytes_after: u64,
+    /// Deleted rows that are in no live file any more.
+    pub rows_dropped: u64,
+}
+
 /// Rows of one file, by position.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeletedRows {
@@ -286,6 +322,17 @@ pub struct IndexDefined {
     /// What it is.
     pub spec: IndexSpec,
     /// The job that builds the first generation.
+    pub job: String,
+}
+
+/// A new generation of an index was asked for; building it is pending work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationRequested {
+    /// The index.
+    pub index: String,
+    /// The generation's number.
+    pub generation: u64,
+    /// The job that builds it.
     pub job: String,
 }
 
@@ -460,12 +507,14 @@ impl CatalogEvent {
         match self {
             Self::DatasetCreated(e) => vec![dataset(&e.dataset)],
             Self::FilesCommitted(e) => vec![dataset(&e.dataset)],
+            Self::FilesCompacted(e) => vec![dataset(&e.dataset)],
             Self::DatasetPatched(e) => vec![dataset(&e.dataset)],
             Self::DatasetDropped(e) => vec![dataset(&e.dataset)],
             Self::RowsTombstoned(e) => std::iter::once(dataset(&e.dataset))
                 .chain(e.rows.iter().map(|key| format!("row:{}:{key}", e.dataset)))
                 .collect(),
             Self::IndexDefined(e) => vec![index(&e.index), dataset(&e.spec.source)],
+            Self::GenerationRequested(e) => vec![index(&e.index)],
             Self::GenerationBuilt(e) => vec![index(&e.index)],
             Self::GenerationFailed(e) => vec![index(&e.index)],
             Self::IndexPromoted(e) => vec![index(&e.index)],

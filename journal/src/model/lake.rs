@@ -110,6 +110,18 @@ impl LakeState {
     /// # Errors
     /// [`ReplayError`]; nothing is skipped.
     pub fn apply(&mut self, record: &Record) -> Result<(), ReplayError> {
+        self.apply_until(record, |_| Seq::MAX)
+    }
+
+    /// As [`LakeState::apply`], but nothing beyond an owner's last position.
+    ///
+    /// # Errors
+    /// As [`LakeState::apply`].
+    pub fn apply_until(
+        &mut self,
+        record: &Record,
+        last: impl Fn(&OwnerId) -> Seq,
+    ) -> Result<(), ReplayError> {
         let draft = &record.draft;
         let event = Event::decode(&draft.kind, draft.schema, &draft.data).map_err(|source| {
             ReplayError::Event {
@@ -117,6 +129,9 @@ impl LakeState {
                 source,
             }
         })?;
+        if record.seq > last(&event.owner()) {
+            return Ok(());
+        }
         match &event {
             Event::Catalog(event) => self.catalog.apply(record.seq, draft, event),
             Event::Access(event) => self.access.apply(record.seq, draft, event),

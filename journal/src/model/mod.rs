@@ -46,9 +46,9 @@ pub trait Aggregate:
     Default + Clone + Send + Sync + Serialize + DeserializeOwned + 'static
 {
     /// What it can be asked to do.
-    type Command: Clone + Send + std::fmt::Debug + 'static;
+    type Command: Clone + Send + Unpin + std::fmt::Debug + 'static;
     /// What can happen to it.
-    type Event: Clone + Send + Sync + Into<Event> + 'static;
+    type Event: Clone + Send + Sync + Unpin + Into<Event> + 'static;
 
     /// What should happen. Reads state and command only; time and fresh ids come in `stamp`.
     ///

@@ -68,11 +68,16 @@ pub fn check_answer(query: usize, answer: &[RecordBatch]) -> Result<(), AnswerDi
         });
     }
     for (row, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        let same = found.len() == expected.len()
-            && found
-                .iter()
-                .zip(expected)
-                .all(|(found, expected)| same_field(found.trim(), expected));
+        let mut fields = found
+            .iter()
+            .map(|field| field.trim())
+            .zip(expected.iter().copied());
+        // The crate's copy of the answer to query 11 has the first four digits of its keys only.
+        let key_is_right = query != 11
+            || fields
+                .next()
+                .is_some_and(|(found, key)| found.starts_with(key));
+        let same = found.len() == expected.len() && key_is_right && fields.all(same_field);
         if !same {
             let (found, expected) = (found.join("|"), expected.join("|"));
             return Err(AnswerDiffers::Row {
@@ -105,7 +110,7 @@ fn text_rows(answer: &[RecordBatch]) -> Result<Vec<Vec<String>>, ArrowError> {
     Ok(rows)
 }
 
-fn same_field(found: &str, expected: &str) -> bool {
+fn same_field((found, expected): (&str, &str)) -> bool {
     match (found.parse::<f64>(), expected.parse::<f64>()) {
         (Ok(found), Ok(expected)) => {
             (found - expected).abs() <= (expected.abs() * TOLERANCE).max(0.0101)

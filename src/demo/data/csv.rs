@@ -146,7 +146,6 @@ pub(super) fn push_hundredths(out: &mut Vec<u8>, value: u64) {
 }
 
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "a digit fits a byte")]
 fn push_two(out: &mut Vec<u8>, value: u64) {
     let digit = |value: u64| b'0' + (value % 10) as u8;
     out.extend_from_slice(&[digit(value / 10), digit(value)]);

@@ -66,10 +66,6 @@ impl RowRng {
 
     /// A number in `0..bound`; 0 where the bound is 0.
     #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the high half of 128 bits has 64"
-    )]
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }

@@ -10,8 +10,8 @@ use super::{
 use crate::model::{
     Meta,
     event::{
-        CatalogEvent, DatasetCreated, DatasetPatched, DeletedRows, FilesCommitted, GenerationBuilt,
-        GenerationFailed, IndexDefined, RowsTombstoned,
+        CatalogEvent, DatasetCreated, DatasetPatched, DeletedRows, FilesCommitted, FilesCompacted,
+        GenerationBuilt, GenerationFailed, IndexDefined, RowsTombstoned,
     },
 };
 
@@ -20,12 +20,18 @@ impl CatalogState {
         match event {
             CatalogEvent::DatasetCreated(e) => self.dataset_created(meta, e),
             CatalogEvent::FilesCommitted(e) => self.files_committed(meta, e),
+            CatalogEvent::FilesCompacted(e) => self.files_compacted(meta, e),
             CatalogEvent::DatasetPatched(e) => self.dataset_patched(meta, e),
             CatalogEvent::DatasetDropped(e) => {
                 self.datasets.remove(&e.dataset);
             }
             CatalogEvent::RowsTombstoned(e) => self.rows_tombstoned(meta, e),
             CatalogEvent::IndexDefined(e) => self.index_defined(meta, e),
+            CatalogEvent::GenerationRequested(e) => {
+                self.change_index(&e.index, |index| {
+                    index.building = Some((e.generation, e.job.clone()));
+                });
+            }
             CatalogEvent::GenerationBuilt(e) => self.generation_built(meta, e),
             CatalogEvent::GenerationFailed(e) => self.generation_failed(e),
             CatalogEvent::IndexPromoted(e) => self.index_promoted(meta, &e.index, e.generation),
@@ -61,6 +67,8 @@ impl CatalogState {
             sensitivity: std::collections::BTreeMap::new(),
             files: imbl::Vector::new(),
             files_seq: meta.seq,
+            rows_seq: meta.seq,
+            materialized_seq: 0,
             contents: imbl::OrdMap::new(),
             last_content: String::new(),
             lineage: imbl::Vector::new(),
@@ -111,10 +119,29 @@ impl CatalogState {
                 journal_seq: meta.seq,
             });
             dataset.files_seq = meta.seq;
+            dataset.rows_seq = meta.seq;
             dataset.updated_at = meta.at;
             if (indexed || dataset.embedding.is_some()) && dataset.embedding_stale_since.is_none() {
                 dataset.embedding_stale_since = Some(meta.at);
             }
+        });
+    }
+
+    fn files_compacted(&mut self, meta: Meta<'_>, event: &FilesCompacted) {
+        self.change_dataset(&event.dataset, |dataset| {
+            dataset
+                .files
+                .retain(|file| !event.retired.contains(&file.entry.key));
+            for entry in &event.added {
+                dataset.files.push_back(Arc::new(DataFile {
+                    entry: entry.clone(),
+                    added_seq: meta.seq,
+                    deleted: entry.superseded.clone(),
+                }));
+            }
+            dataset.files_seq = meta.seq;
+            dataset.materialized_seq = event.read_seq;
+            dataset.updated_at = meta.at;
         });
     }
 
@@ -210,7 +237,7 @@ impl CatalogState {
             return;
         };
         self.change_dataset(&source, |dataset| {
-            if dataset.files_seq <= source_seq {
+            if dataset.rows_seq <= source_seq {
                 dataset.last_embedded_at = Some(meta.at);
                 dataset.embedding_stale_since = None;
             }

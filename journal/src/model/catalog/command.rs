@@ -16,6 +16,8 @@ pub enum CatalogCommand {
     CreateDataset(CreateDataset),
     /// See [`CommitFiles`].
     CommitFiles(CommitFiles),
+    /// See [`CompactFiles`].
+    CompactFiles(CompactFiles),
     /// See [`PatchDataset`].
     PatchDataset(PatchDataset),
     /// See [`DropDataset`].
@@ -24,6 +26,11 @@ pub enum CatalogCommand {
     TombstoneRows(TombstoneRows),
     /// See [`DefineIndex`].
     DefineIndex(DefineIndex),
+    /// Build an index anew beside the generation that answers.
+    RequestGeneration {
+        /// The index.
+        index: String,
+    },
     /// See [`CommitGeneration`].
     CommitGeneration(CommitGeneration),
     /// See [`FailGeneration`].
@@ -76,6 +83,19 @@ pub struct CommitFiles {
     pub source_bytes: u64,
     /// How long it took.
     pub elapsed_ms: u64,
+}
+
+/// Swap files for their rewritten form.
+#[derive(Debug, Clone)]
+pub struct CompactFiles {
+    /// The dataset.
+    pub dataset: String,
+    /// Position of the catalog snapshot that was rewritten.
+    pub read_seq: Seq,
+    /// The new files, already durable in their buckets.
+    pub added: Vec<FileEntry>,
+    /// Object keys of the files that they stand for.
+    pub retired: Vec<String>,
 }
 
 /// Describe a dataset or set its policies.

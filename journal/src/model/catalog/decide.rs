@@ -1,18 +1,18 @@
 //! What the catalog lets happen. One function a command; reads state and command only.
 
 use super::{
-    CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CreateDataset, Dataset,
-    DefineIndex, DropDataset, FailGeneration, Index, IngestMode, PatchDataset, RefreshPolicy,
-    TombstoneRows,
+    CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
+    DataFile, Dataset, DefineIndex, DropDataset, FailGeneration, FileEntry, Index, IngestMode,
+    PatchDataset, RefreshPolicy, TombstoneRows,
 };
 use crate::{
     model::{
         Aggregate, Meta, ModelError, Stamp, Work,
         error::{check_name, near_names},
         event::{
-            CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, DeletedRows,
-            FilesCommitted, GenerationBuilt, GenerationFailed, IndexDefined, IndexDropped,
-            IndexPromoted, RowsTombstoned,
+            CatalogEvent, CompactionChange, DatasetCreated, DatasetDropped, DatasetPatched,
+            DeletedRows, FilesCommitted, FilesCompacted, GenerationBuilt, GenerationFailed,
+            GenerationRequested, IndexDefined, IndexDropped, IndexPromoted, RowsTombstoned,
         },
     },
     record::Seq,
@@ -28,10 +28,12 @@ impl Aggregate for CatalogState {
         match command {
             CatalogCommand::CreateDataset(c) => self.create_dataset(c),
             CatalogCommand::CommitFiles(c) => self.commit_files(c),
+            CatalogCommand::CompactFiles(c) => self.compact_files(c),
             CatalogCommand::PatchDataset(c) => self.patch_dataset(c),
             CatalogCommand::DropDataset(c) => self.drop_dataset(c),
             CatalogCommand::TombstoneRows(c) => self.tombstone_rows(c),
             CatalogCommand::DefineIndex(c) => self.define_index(c, stamp),
+            CatalogCommand::RequestGeneration { index } => self.request_generation(index, stamp),
             CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
             CatalogCommand::PromoteGeneration { index, generation } => {
@@ -160,6 +162,31 @@ impl CatalogState {
         Ok(vec![committed(command, Vec::new(), false).into()])
     }
 
+    fn compact_files(&self, command: &CompactFiles) -> Decision {
+        let dataset = self.dataset(&command.dataset)?;
+        dataset.must_be_as_read(command.read_seq)?;
+        if dataset.last_tombstone_seq() > command.read_seq {
+            return Err(ModelError::Stale {
+                dataset: dataset.name.clone(),
+                read_seq: command.read_seq,
+                now_seq: dataset.last_tombstone_seq(),
+            });
+        }
+        if command.retired.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(vec![
+            FilesCompacted {
+                dataset: command.dataset.clone(),
+                read_seq: command.read_seq,
+                added: command.added.clone(),
+                retired: command.retired.clone(),
+                change: change(dataset, command),
+            }
+            .into(),
+        ])
+    }
+
     fn patch_dataset(&self, command: &PatchDataset) -> Decision {
         let dataset = self.dataset(&command.dataset)?;
         for column in command.sensitivity.keys() {
@@ -253,6 +280,22 @@ impl CatalogState {
             IndexDefined {
                 index: command.index.clone(),
                 spec: command.spec.clone(),
+                job: stamp.id.clone(),
+            }
+            .into(),
+        ])
+    }
+
+    fn request_generation(&self, name: &str, stamp: &Stamp) -> Decision {
+        let index = self.index(name)?;
+        if index.building.is_some() {
+            return Ok(Vec::new());
+        }
+        let last = index.generations.iter().map(|built| built.generation).max();
+        Ok(vec![
+            GenerationRequested {
+                index: name.to_owned(),
+                generation: last.unwrap_or(0) + 1,
                 job: stamp.id.clone(),
             }
             .into(),
@@ -414,6 +457,30 @@ impl super::TextSpec {
             return Err(format!("`{template}` names no column in braces"));
         }
         Ok(columns)
+    }
+}
+
+fn change(dataset: &Dataset, command: &CompactFiles) -> CompactionChange {
+    let is_retired = |file: &&std::sync::Arc<DataFile>| command.retired.contains(&file.entry.key);
+    let sum = |of: fn(&DataFile) -> u64| dataset.files.iter().map(|file| of(file)).sum::<u64>();
+    let retired = |of: fn(&DataFile) -> u64| {
+        dataset
+            .files
+            .iter()
+            .filter(is_retired)
+            .map(|file| of(file))
+            .sum::<u64>()
+    };
+    let added = |of: fn(&FileEntry) -> u64| command.added.iter().map(of).sum::<u64>();
+    let (files, rows, bytes) = (sum(|_| 1), sum(|f| f.entry.rows), sum(|f| f.entry.bytes));
+    CompactionChange {
+        files_before: files,
+        files_after: files - retired(|_| 1) + added(|_| 1),
+        rows_before: rows,
+        rows_after: rows - retired(|f| f.entry.rows) + added(|f| f.rows),
+        bytes_before: bytes,
+        bytes_after: bytes - retired(|f| f.entry.bytes) + added(|f| f.bytes),
+        rows_dropped: retired(|f| f.deleted.len()),
     }
 }
 

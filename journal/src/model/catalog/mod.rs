@@ -10,8 +10,8 @@ mod state;
 mod tests;
 
 pub use command::{
-    CatalogCommand, CommitFiles, CommitGeneration, CreateDataset, DefineIndex, DropDataset,
-    FailGeneration, PatchDataset, TombstoneRows,
+    CatalogCommand, CommitFiles, CommitGeneration, CompactFiles, CreateDataset, DefineIndex,
+    DropDataset, FailGeneration, PatchDataset, TombstoneRows,
 };
 pub use deletion::DeletionVector;
 pub use state::{

@@ -46,6 +46,10 @@ pub struct Dataset {
     pub files: Vector<Arc<DataFile>>,
     /// Position of the last change of files.
     pub files_seq: Seq,
+    /// Position of the last change of rows by an ingest.
+    pub rows_seq: Seq,
+    /// Rows deleted up to here are in no live file any more.
+    pub materialized_seq: Seq,
     /// Hashes of the contents taken in since the last replacement.
     pub contents: OrdMap<String, Seq>,
     /// Hash of the content of the last commit.
@@ -134,6 +138,11 @@ impl Dataset {
     /// Rows that are visible.
     pub fn row_count(&self) -> u64 {
         self.files.iter().map(|file| file.live_rows()).sum()
+    }
+
+    /// Position of the last tombstone.
+    pub fn last_tombstone_seq(&self) -> Seq {
+        self.tombstone_batches.get_max().map_or(0, |(seq, _)| *seq)
     }
 
     /// Bytes of its live files.

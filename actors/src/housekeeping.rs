@@ -1,0 +1,181 @@
+//! The housekeeping worker: archives sealed segments, takes snapshots, sweeps orphans.
+//! Everything it does may be lost and done again; it decides nothing about the lake's state.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lakehouse_journal::{
+    model::{LakeState, bucket::BucketCommand, scheduler::SchedulerCommand},
+    record::{Micros, Seq},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    error::{LakeError, PortError},
+    lake::Lake,
+    owner::Caller,
+    ports::BucketStore,
+    worker::Duty,
+    writer::Replayed,
+};
+
+/// Events after which a new snapshot is due.
+pub const SNAPSHOT_EVENTS: Seq = 50_000;
+/// Folders of a bucket that hold objects of ours.
+const OWN_PREFIXES: [&str; 2] = ["datasets/", "vectors/"];
+
+/// A chore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chore {
+    /// Put sealed segments of the journal into the primary bucket.
+    Archive,
+    /// Take a snapshot when enough has happened since the last.
+    Snapshot,
+    /// Remove objects of a bucket that no event points at and that are older than the grace.
+    SweepOrphans {
+        /// The bucket.
+        bucket: String,
+    },
+}
+
+/// The worker's duty.
+pub(crate) struct HousekeepingDuty {
+    pub lake: Lake,
+    pub store: Arc<dyn BucketStore>,
+    pub orphan_grace: Duration,
+    /// The state as of the last snapshot, so that the next replays the tail only.
+    pub shadow: Mutex<Option<(LakeState, Seq)>>,
+    /// Segments that are in the bucket.
+    pub archived: Mutex<BTreeSet<String>>,
+}
+
+#[async_trait]
+impl Duty for HousekeepingDuty {
+    type Task = Chore;
+
+    async fn run(&self, chore: Chore) {
+        let result = match &chore {
+            Chore::Archive => self.archive().await,
+            Chore::Snapshot => self.snapshot().await,
+            Chore::SweepOrphans { bucket } => self.sweep(bucket).await,
+        };
+        if let Err(error) = result {
+            tracing::warn!(?chore, %error, "chore failed, it comes again");
+        }
+    }
+}
+
+impl HousekeepingDuty {
+    async fn archive(&self) -> Result<(), LakeError> {
+        for segment in self.lake.journal().reader().sealed_segments(0) {
+            let key = segment.key();
+            if self.archived.lock().contains(&key) {
+                continue;
+            }
+            let bytes = tokio::task::spawn_blocking(move || segment.read())
+                .await
+                .map_err(|error| PortError::internal(error.to_string()))?
+                .map_err(|error| PortError::internal(error.to_string()))?;
+            self.store
+                .put_if_absent(self.lake.primary(), &key, bytes)
+                .await?;
+            self.archived.lock().insert(key);
+        }
+        Ok(())
+    }
+
+    /// Replays the tail onto the last snapshot's state, and writes that: never the live state, so
+    /// that a snapshot is as good as the replay it stands for.
+    async fn snapshot(&self) -> Result<(), LakeError> {
+        let journal = self.lake.journal().clone();
+        let due = journal.reader().stats().events;
+        let from = self.shadow.lock().take();
+        let last = from.as_ref().map_or(0, |(_, seq)| *seq);
+        if due < last + SNAPSHOT_EVENTS {
+            *self.shadow.lock() = from;
+            return Ok(());
+        }
+        let replayed = tokio::task::spawn_blocking(move || {
+            let replayed = match from {
+                Some((lake, seq)) => journal.replay_from(lake, seq),
+                None => journal.replay(),
+            }
+            .map_err(|error| PortError::internal(error.to_string()))?;
+            journal
+                .write_snapshot(&replayed.lake, replayed.seq)
+                .map_err(|error| PortError::internal(error.to_string()))?;
+            Ok::<Replayed, PortError>(replayed)
+        })
+        .await
+        .map_err(|error| PortError::internal(error.to_string()))??;
+        let owners = replayed.lake.hashes();
+        *self.shadow.lock() = Some((replayed.lake, replayed.seq));
+        let checkpoint = SchedulerCommand::NoteCheckpoint { owners };
+        self.lake
+            .ask_scheduler(checkpoint, Caller::daemon("housekeeping"))
+            .await?;
+        Ok(())
+    }
+
+    async fn sweep(&self, bucket: &str) -> Result<(), LakeError> {
+        let horizon = self.lake.now() - micros(self.orphan_grace);
+        let (mut objects, mut bytes) = (0, 0);
+        for prefix in OWN_PREFIXES {
+            let listed = self.store.list(bucket, prefix).await?;
+            // Read after the listing: what was committed meanwhile is in it.
+            let live = self.live_objects(bucket);
+            for object in listed {
+                if object.modified >= horizon || is_live(&live, &object.key) {
+                    continue;
+                }
+                self.store.delete(bucket, &object.key).await?;
+                objects += 1;
+                bytes += object.bytes;
+            }
+        }
+        let bucket = bucket.to_owned();
+        let report = BucketCommand::ReportOrphans {
+            bucket: bucket.clone(),
+            objects,
+            bytes,
+        };
+        self.lake
+            .ask_bucket(&bucket, report, Caller::daemon("housekeeping"))
+            .await?;
+        Ok(())
+    }
+
+    /// Keys of files, and folders of generations, that events point at.
+    fn live_objects(&self, bucket: &str) -> BTreeSet<String> {
+        let snapshot = self.lake.catalog();
+        let files = snapshot.state.datasets.values().flat_map(|dataset| {
+            dataset
+                .files
+                .iter()
+                .filter(|file| file.entry.bucket == bucket)
+                .map(|file| file.entry.key.clone())
+                .collect::<Vec<_>>()
+        });
+        let generations = snapshot
+            .state
+            .indexes
+            .values()
+            .filter(|index| index.spec.bucket == bucket)
+            .flat_map(|index| index.generations.iter().map(|built| built.prefix.clone()));
+        files.chain(generations).collect()
+    }
+}
+
+/// Whether the object itself or the folder that it lies in is pointed at.
+fn is_live(live: &BTreeSet<String>, key: &str) -> bool {
+    if live.contains(key) {
+        return true;
+    }
+    key.char_indices()
+        .filter(|(_, letter)| *letter == '/')
+        .any(|(at, _)| live.contains(&key[..at]) || live.contains(&key[..=at]))
+}
+
+fn micros(duration: Duration) -> Micros {
+    Micros::try_from(duration.as_micros()).unwrap_or(Micros::MAX / 4)
+}

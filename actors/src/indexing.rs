@@ -1,0 +1,146 @@
+//! The indexing worker: builds the generations that the catalog's state says are due, and reports
+//! each to the catalog. Keeps nothing; a lost build comes back out of `pending`.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use lakehouse_journal::model::{
+    ErrorKind, Work,
+    catalog::{CatalogCommand, CommitGeneration, FailGeneration},
+};
+use parking_lot::Mutex;
+
+use crate::{
+    error::{LakeError, PortError},
+    lake::Lake,
+    owner::Caller,
+    ports::IndexBuilder,
+    worker::Duty,
+};
+
+/// Attempts at a build whose failure may pass (a bucket that does not answer).
+const ATTEMPTS_MAX: u32 = 5;
+
+/// The worker's duty.
+pub(crate) struct IndexingDuty {
+    pub lake: Lake,
+    pub builder: Arc<dyn IndexBuilder>,
+    /// What is being built, so that the same work asked for twice is done once.
+    pub underway: Arc<Mutex<BTreeSet<Work>>>,
+}
+
+/// Takes a build off the list however it ends, by a panic too.
+struct Underway {
+    list: Arc<Mutex<BTreeSet<Work>>>,
+    work: Work,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.list.lock().remove(&self.work);
+    }
+}
+
+#[async_trait]
+impl Duty for IndexingDuty {
+    type Task = Work;
+
+    async fn run(&self, work: Work) {
+        if !self.underway.lock().insert(work.clone()) {
+            return;
+        }
+        let _underway = Underway {
+            list: Arc::clone(&self.underway),
+            work: work.clone(),
+        };
+        let Work::BuildGeneration {
+            index,
+            generation,
+            job,
+        } = work;
+        let shown = self.lake.jobs().open(&job, "index_build", &index);
+        shown.runs();
+        let caller = Caller::daemon("indexing");
+        let mut attempt = 0;
+        let outcome = loop {
+            attempt += 1;
+            match self.build(&index, generation, &job).await {
+                Err(error) if passes(&error) && attempt < ATTEMPTS_MAX => {
+                    tracing::warn!(index, attempt, %error, "build failed, trying again");
+                    tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
+                }
+                outcome => break outcome,
+            }
+        };
+        let command = match outcome {
+            Ok(None) => return shown.failed("the index was dropped".to_owned()),
+            Ok(Some(commit)) => CatalogCommand::CommitGeneration(commit),
+            Err(error) => CatalogCommand::FailGeneration(FailGeneration {
+                index: index.clone(),
+                generation,
+                job: job.clone(),
+                error: error.to_string(),
+            }),
+        };
+        let failure = match &command {
+            CatalogCommand::FailGeneration(failed) => Some(failed.error.clone()),
+            _ => None,
+        };
+        match (self.lake.ask_catalog(command, caller).await, failure) {
+            (Ok(_), None) => shown.done(Some(serde_json::json!({ "generation": generation }))),
+            (Ok(_), Some(error)) => shown.failed(error),
+            // Still pending in the state: it is built again.
+            (Err(error), _) => shown.failed(error.to_string()),
+        }
+    }
+}
+
+impl IndexingDuty {
+    async fn build(
+        &self,
+        index: &str,
+        generation: u64,
+        job: &str,
+    ) -> Result<Option<CommitGeneration>, LakeError> {
+        let snapshot = self.lake.catalog();
+        let Some(found) = snapshot.state.indexes.get(index) else {
+            return Ok(None);
+        };
+        let Some(dataset) = snapshot.state.datasets.get(&found.spec.source) else {
+            return Ok(None);
+        };
+        let progress = Arc::clone(&self.lake.jobs().open(job, "index_build", index).progress);
+        progress.total.store(dataset.row_count(), Ordering::Relaxed);
+        progress.done.store(0, Ordering::Relaxed);
+        let started = self.lake.now();
+        let built = self
+            .builder
+            .build(Arc::clone(dataset), Arc::clone(found), generation, progress)
+            .await?;
+        Ok(Some(CommitGeneration {
+            index: index.to_owned(),
+            generation,
+            job: job.to_owned(),
+            source_seq: snapshot.seq,
+            prefix: built.prefix,
+            files: built.files,
+            vectors: built.vectors,
+            skipped: built.skipped,
+            build_ms: u64::try_from((self.lake.now() - started) / 1000).unwrap_or(0),
+        }))
+    }
+}
+
+fn passes(error: &LakeError) -> bool {
+    matches!(
+        error,
+        LakeError::Port(PortError {
+            kind: ErrorKind::Unavailable | ErrorKind::Overloaded,
+            ..
+        })
+    )
+}

@@ -1,0 +1,301 @@
+//! The ingest worker: reads a source into files, puts them into a bucket, asks the catalog to
+//! commit them. Nothing is visible before the catalog's event; what a failure leaves is an orphan.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use async_trait::async_trait;
+use lakehouse_journal::model::{
+    ErrorKind, ModelError,
+    catalog::{
+        CatalogCommand, CommitFiles, CreateDataset, Dataset, DatasetSpec, IngestMode, Source,
+    },
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    error::{LakeError, PortError},
+    jobs::Job,
+    lake::Lake,
+    owner::{Caller, Committed},
+    ports::{StageFn, StageOptions, StagedTable},
+    worker::Duty,
+};
+
+/// How often a commit is prepared again because the dataset changed meanwhile.
+const STALE_RETRIES: usize = 20;
+
+/// Rows to take in.
+pub struct IngestRequest {
+    /// The dataset.
+    pub dataset: String,
+    /// How.
+    pub mode: IngestMode,
+    /// Key columns: of a new dataset, or the same as the existing one's.
+    pub key: Option<Vec<String>>,
+    /// The bucket of a new dataset, or of these files.
+    pub bucket: Option<String>,
+    /// `file` or `postgres`.
+    pub source_kind: String,
+    /// Where the rows come from, without any secret.
+    pub source_name: String,
+    /// Reads them.
+    pub stage: StageFn,
+    /// Shows how far it is.
+    pub job: Arc<Job>,
+    /// Who asks.
+    pub caller: Caller,
+}
+
+/// What an ingest did.
+#[derive(Debug, Clone)]
+pub struct Ingested {
+    /// The commit; without events when the same content was there already.
+    pub committed: Committed,
+    /// Rows read.
+    pub rows: u64,
+    /// Batches read.
+    pub batches: u64,
+    /// Bytes of the source.
+    pub source_bytes: u64,
+    /// Number of columns.
+    pub columns: usize,
+    /// The schema's fingerprint.
+    pub schema_fingerprint: String,
+}
+
+/// A request with the way back.
+pub(crate) struct IngestTask {
+    pub request: IngestRequest,
+    pub reply: oneshot::Sender<Result<Ingested, LakeError>>,
+}
+
+/// The worker's duty.
+pub(crate) struct IngestDuty {
+    pub lake: Lake,
+}
+
+#[async_trait]
+impl Duty for IngestDuty {
+    type Task = IngestTask;
+
+    async fn run(&self, task: IngestTask) {
+        let IngestTask { request, reply } = task;
+        let job = Arc::clone(&request.job);
+        job.runs();
+        let result = self.ingest(request).await;
+        match &result {
+            Ok(done) => job.done(Some(serde_json::json!({
+                "rows": done.rows, "journal_seq": done.committed.seq,
+            }))),
+            Err(error) => job.failed(error.to_string()),
+        }
+        // A client that hung up does not undo a commit.
+        let _ = reply.send(result);
+    }
+}
+
+impl IngestDuty {
+    async fn ingest(&self, request: IngestRequest) -> Result<Ingested, LakeError> {
+        let started = self.lake.now();
+        let plan = self.check(&request)?;
+        let IngestRequest {
+            dataset,
+            mode,
+            source_kind,
+            source_name,
+            stage,
+            job,
+            caller,
+            ..
+        } = request;
+        let options = StageOptions {
+            expected: plan.expected.clone(),
+            key: plan.key.clone(),
+            progress: Arc::clone(&job.progress),
+        };
+        let staged = self.stage(stage, options).await?;
+        job.progress
+            .total
+            .store(job.progress.done.load(Ordering::Relaxed), Ordering::Relaxed);
+        let source = Source {
+            kind: source_kind,
+            name: source_name,
+            content_hash: staged.content_hash().to_owned(),
+        };
+        let summary = |committed| Ingested {
+            committed,
+            rows: staged.rows(),
+            batches: staged.batches(),
+            source_bytes: staged.source_bytes(),
+            columns: staged.schema().columns.len(),
+            schema_fingerprint: staged.schema().fingerprint.clone(),
+        };
+        let caller = with_content(caller, &source.content_hash);
+        let added = if self.is_repeated(&caller) {
+            // The owner answers from its memory and looks at no file.
+            Vec::new()
+        } else if self.already_has(&dataset, mode, &source) {
+            return Ok(summary(self.lake.nothing_done()));
+        } else {
+            staged.publish(&plan.bucket, &plan.dataset_id).await?
+        };
+        for _ in 0..STALE_RETRIES {
+            let snapshot = self.lake.catalog();
+            let deleted = match snapshot.state.datasets.get(&dataset) {
+                Some(current) if plan.replaces_rows(mode) => staged.replaced_rows(current).await?,
+                _ => Vec::new(),
+            };
+            let commit = CommitFiles {
+                dataset: dataset.clone(),
+                mode,
+                read_seq: snapshot.seq,
+                added: added.clone(),
+                deleted,
+                schema: staged.schema().clone(),
+                source: source.clone(),
+                rows: staged.rows(),
+                batches: staged.batches(),
+                source_bytes: staged.source_bytes(),
+                elapsed_ms: u64::try_from((self.lake.now() - started) / 1000).unwrap_or(0),
+            };
+            match self
+                .lake
+                .ask_catalog(plan.command(commit, &caller), caller.clone())
+                .await
+            {
+                Err(LakeError::Refused(ModelError::Stale { .. })) => {}
+                other => return other.map(summary),
+            }
+        }
+        Err(PortError::new(
+            ErrorKind::Conflict,
+            "dataset_busy",
+            format!("dataset `{dataset}` changes too fast; try again"),
+        )
+        .into())
+    }
+
+    /// Refuses what can be refused before a byte is read.
+    fn check(&self, request: &IngestRequest) -> Result<Plan, LakeError> {
+        let snapshot = self.lake.catalog();
+        if let Some(bucket) = &request.bucket {
+            self.lake.known_bucket(bucket)?;
+        }
+        if request.mode == IngestMode::Create {
+            let exists = snapshot.state.datasets.contains_key(&request.dataset);
+            if exists && !self.is_repeated(&request.caller) {
+                let name = request.dataset.clone();
+                return Err(ModelError::Exists {
+                    what: "dataset",
+                    name,
+                }
+                .into());
+            }
+            lakehouse_journal::model::error::check_name("dataset", &request.dataset)?;
+            return Ok(Plan {
+                dataset_id: uuid::Uuid::new_v4().to_string(),
+                bucket: request
+                    .bucket
+                    .clone()
+                    .unwrap_or_else(|| self.lake.primary().to_owned()),
+                key: request.key.clone().unwrap_or_default(),
+                expected: None,
+                create: true,
+            });
+        }
+        let dataset = snapshot.state.dataset(&request.dataset)?;
+        check_same_key(dataset, request.key.as_deref())?;
+        let keeps_schema = request.mode != IngestMode::Replace;
+        Ok(Plan {
+            dataset_id: dataset.id.clone(),
+            bucket: request
+                .bucket
+                .clone()
+                .unwrap_or_else(|| dataset.bucket.clone()),
+            key: dataset.key.clone(),
+            expected: keeps_schema.then(|| dataset.schema.clone()),
+            create: false,
+        })
+    }
+
+    /// Whether the catalog has already carried out a request with this key.
+    fn is_repeated(&self, caller: &Caller) -> bool {
+        let snapshot = self.lake.catalog();
+        let key = caller.idempotency.as_ref().map(|(key, _)| key);
+        key.is_some_and(|key| snapshot.remembered(key).is_some())
+    }
+
+    async fn stage(
+        &self,
+        stage: StageFn,
+        options: StageOptions,
+    ) -> Result<Box<dyn StagedTable>, LakeError> {
+        tokio::task::spawn_blocking(move || stage(options))
+            .await
+            .map_err(|error| PortError::internal(format!("reading the source: {error}")))?
+            .map_err(LakeError::from)
+    }
+
+    fn already_has(&self, dataset: &str, mode: IngestMode, source: &Source) -> bool {
+        let snapshot = self.lake.catalog();
+        snapshot
+            .state
+            .datasets
+            .get(dataset)
+            .is_some_and(|dataset| dataset.already_has(mode, &source.content_hash))
+    }
+}
+
+struct Plan {
+    dataset_id: String,
+    bucket: String,
+    key: Vec<String>,
+    expected: Option<lakehouse_journal::model::catalog::SchemaDoc>,
+    create: bool,
+}
+
+impl Plan {
+    fn replaces_rows(&self, mode: IngestMode) -> bool {
+        !self.create && !self.key.is_empty() && mode != IngestMode::Replace
+    }
+
+    fn command(&self, commit: CommitFiles, caller: &Caller) -> CatalogCommand {
+        if !self.create {
+            return CatalogCommand::CommitFiles(commit);
+        }
+        let spec = DatasetSpec {
+            id: self.dataset_id.clone(),
+            schema: commit.schema.clone(),
+            key: self.key.clone(),
+            bucket: self.bucket.clone(),
+            owner: caller.actor.name.clone(),
+        };
+        CatalogCommand::CreateDataset(CreateDataset { spec, commit })
+    }
+}
+
+/// The request's fingerprint covers its body, whose hash is known only now.
+fn with_content(mut caller: Caller, content_hash: &str) -> Caller {
+    if let Some((_, fingerprint)) = &mut caller.idempotency {
+        *fingerprint = blake3::hash(format!("{fingerprint}/{content_hash}").as_bytes())
+            .to_hex()
+            .to_string();
+    }
+    caller
+}
+
+fn check_same_key(dataset: &Dataset, key: Option<&[String]>) -> Result<(), LakeError> {
+    match key {
+        Some(key) if key != dataset.key.as_slice() => Err(ModelError::Impossible {
+            what: "key",
+            reason: format!(
+                "dataset `{}` has the key [{}], not [{}]",
+                dataset.name,
+                dataset.key.join(", "),
+                key.join(", ")
+            ),
+        }
+        .into()),
+        _ => Ok(()),
+    }
+}

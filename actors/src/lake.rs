@@ -1,0 +1,580 @@
+//! `Lake`: the one handle the edge holds. Finds an actor, asks with a deadline, reads published
+//! state, and carries the operations that need more than one of them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use actix::{Addr, dev::SendError};
+use arc_swap::Guard;
+use lakehouse_journal::{
+    model::{
+        Aggregate, ErrorKind, Fold, ModelError, Work,
+        access::{AccessCommand, AccessState},
+        bucket::{BucketCommand, BucketSpec, BucketState},
+        catalog::{CatalogCommand, CatalogState, TombstoneRows},
+        error::near_names,
+        event::OwnerHash,
+        lake::OwnerId,
+        scheduler::{SchedulerCommand, SchedulerState},
+    },
+    record::{Micros, Seq},
+};
+use parking_lot::RwLock;
+use tokio::sync::oneshot;
+
+#[cfg(any(test, feature = "testing"))]
+use crate::owner::Crash;
+use crate::{
+    compaction::{Compacted, CompactionDuty, CompactionTask},
+    error::{LakeError, PortError},
+    housekeeping::{Chore, HousekeepingDuty},
+    indexing::IndexingDuty,
+    ingest::{IngestDuty, IngestRequest, IngestTask, Ingested},
+    jobs::Jobs,
+    owner::{Ask, Caller, CatchUp, Committed, Owner, Published},
+    ports::{Clock, RowLookup},
+    refresh::{RefreshDuty, RefreshTask, Refreshed},
+    supervision::{ActorHealth, Tree, Vital},
+    worker::{Do, Duty, Worker},
+    writer::Journal,
+};
+
+/// How long a caller waits for a decision.
+const ASK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a tombstone is resolved again because the dataset changed meanwhile.
+const STALE_RETRIES: usize = 20;
+
+/// An owner's address, state and life signs.
+pub(crate) struct OwnerHandle<A: Aggregate> {
+    pub addr: Addr<Owner<A>>,
+    pub published: Published<A>,
+    pub vital: Arc<Vital>,
+}
+
+impl<A: Aggregate> Clone for OwnerHandle<A> {
+    fn clone(&self) -> Self {
+        Self {
+            addr: self.addr.clone(),
+            published: Arc::clone(&self.published),
+            vital: Arc::clone(&self.vital),
+        }
+    }
+}
+
+/// A worker's address and life signs.
+pub(crate) struct WorkerHandle<D: Duty> {
+    pub addr: Addr<Worker<D>>,
+    pub vital: Arc<Vital>,
+}
+
+/// Starts a bucket's actor; given by whoever wires the actors together.
+pub(crate) type StartBucket = Box<dyn Fn(&str) -> OwnerHandle<BucketState> + Send + Sync>;
+
+pub(crate) struct Inner {
+    pub journal: Journal,
+    pub clock: Arc<dyn Clock>,
+    pub tree: Tree,
+    pub jobs: Jobs,
+    pub primary: String,
+    pub catalog: OwnerHandle<CatalogState>,
+    pub access: OwnerHandle<AccessState>,
+    pub scheduler: OwnerHandle<SchedulerState>,
+    pub buckets: RwLock<BTreeMap<String, OwnerHandle<BucketState>>>,
+    pub start_bucket: StartBucket,
+    pub lookup: Arc<dyn RowLookup>,
+    pub workers: std::sync::OnceLock<Workers>,
+}
+
+pub(crate) struct Workers {
+    pub ingest: WorkerHandle<IngestDuty>,
+    pub indexing: WorkerHandle<IndexingDuty>,
+    pub refresh: WorkerHandle<RefreshDuty>,
+    pub compaction: WorkerHandle<CompactionDuty>,
+    pub housekeeping: WorkerHandle<HousekeepingDuty>,
+}
+
+/// The lake, to everybody outside the actors. Cheap to copy.
+#[derive(Clone)]
+pub struct Lake {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What a tombstone request did.
+#[derive(Debug, Clone)]
+pub struct Tombstoned {
+    /// The commit; without events when no key was visible.
+    pub committed: Committed,
+    /// Keys that are gone now.
+    pub rows: Vec<String>,
+    /// Keys that no visible row had.
+    pub missing: Vec<String>,
+}
+
+/// Whether the live state is what the journal's events add up to.
+#[derive(Debug, Clone)]
+pub struct StateReport {
+    /// Whether every owner's hashes agree.
+    pub ok: bool,
+    /// Hash over the live owners' hashes.
+    pub live: String,
+    /// The same after a full replay to the same positions.
+    pub replayed: String,
+    /// Owners whose states differ.
+    pub differing: Vec<OwnerId>,
+}
+
+impl Lake {
+    /// The time.
+    pub fn now(&self) -> Micros {
+        self.inner.clock.now()
+    }
+
+    /// The journal's reading side and snapshots.
+    pub fn journal(&self) -> &Journal {
+        &self.inner.journal
+    }
+
+    /// Long operations.
+    pub fn jobs(&self) -> &Jobs {
+        &self.inner.jobs
+    }
+
+    /// Name of the primary bucket.
+    pub fn primary(&self) -> &str {
+        &self.inner.primary
+    }
+
+    /// The catalog as it is published. Immutable; the next commit publishes another.
+    pub fn catalog(&self) -> Arc<Fold<CatalogState>> {
+        self.inner.catalog.published.load_full()
+    }
+
+    /// The tokens as they are published.
+    pub fn access(&self) -> Guard<Arc<Fold<AccessState>>> {
+        self.inner.access.published.load()
+    }
+
+    /// The daemon's own state as it is published.
+    pub fn scheduler(&self) -> Arc<Fold<SchedulerState>> {
+        self.inner.scheduler.published.load_full()
+    }
+
+    /// Every registered bucket.
+    pub fn buckets(&self) -> BTreeMap<String, BucketSpec> {
+        self.inner
+            .buckets
+            .read()
+            .iter()
+            .filter_map(|(name, bucket)| {
+                Some((name.clone(), bucket.published.load().state.spec.clone()?))
+            })
+            .collect()
+    }
+
+    /// Refuses a bucket that is not registered.
+    ///
+    /// # Errors
+    /// `NotFound` with the names there are.
+    pub fn known_bucket(&self, name: &str) -> Result<(), LakeError> {
+        let buckets = self.buckets();
+        if buckets.contains_key(name) {
+            return Ok(());
+        }
+        let mut near = near_names(name, buckets.keys());
+        near.extend(
+            buckets
+                .keys()
+                .filter(|known| !near.contains(known))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        Err(ModelError::NotFound {
+            what: "bucket",
+            name: name.to_owned(),
+            near,
+        }
+        .into())
+    }
+
+    /// The supervision tree.
+    pub fn actors(&self) -> Vec<ActorHealth> {
+        self.inner.tree.health()
+    }
+
+    /// Whether an actor has failed for good.
+    pub fn degraded(&self) -> bool {
+        self.inner.tree.degraded()
+    }
+
+    /// Asks the catalog for a mutation.
+    ///
+    /// # Errors
+    /// The catalog's refusal, or why it could not decide.
+    pub async fn ask_catalog(
+        &self,
+        command: CatalogCommand,
+        caller: Caller,
+    ) -> Result<Committed, LakeError> {
+        ask(&self.inner.catalog, command, caller).await
+    }
+
+    /// Asks for a mutation of tokens.
+    ///
+    /// # Errors
+    /// As [`Lake::ask_catalog`].
+    pub async fn ask_access(
+        &self,
+        command: AccessCommand,
+        caller: Caller,
+    ) -> Result<Committed, LakeError> {
+        ask(&self.inner.access, command, caller).await
+    }
+
+    /// Asks the scheduler to note something.
+    ///
+    /// # Errors
+    /// As [`Lake::ask_catalog`].
+    pub async fn ask_scheduler(
+        &self,
+        command: SchedulerCommand,
+        caller: Caller,
+    ) -> Result<Committed, LakeError> {
+        ask(&self.inner.scheduler, command, caller).await
+    }
+
+    /// Asks a bucket's owner for a mutation; a new bucket's actor is started.
+    ///
+    /// # Errors
+    /// As [`Lake::ask_catalog`].
+    pub async fn ask_bucket(
+        &self,
+        bucket: &str,
+        command: BucketCommand,
+        caller: Caller,
+    ) -> Result<Committed, LakeError> {
+        let handle = {
+            let mut buckets = self.inner.buckets.write();
+            match buckets.get(bucket) {
+                Some(handle) => handle.clone(),
+                None => {
+                    let handle = (self.inner.start_bucket)(bucket);
+                    buckets.insert(bucket.to_owned(), handle.clone());
+                    handle
+                }
+            }
+        };
+        ask(&handle, command, caller).await
+    }
+
+    /// Takes rows in.
+    ///
+    /// # Errors
+    /// Why nothing was taken in.
+    pub async fn ingest(&self, request: IngestRequest) -> Result<Ingested, LakeError> {
+        let (reply, answer) = oneshot::channel();
+        self.give(|workers| &workers.ingest, IngestTask { request, reply })?;
+        answer.await.unwrap_or_else(|_| {
+            Err(LakeError::Overloaded {
+                actor: "ingest".to_owned(),
+            })
+        })
+    }
+
+    /// Deletes rows for good: resolves the keys on a snapshot, and again when it changed meanwhile.
+    ///
+    /// # Errors
+    /// When the dataset is not there, its files cannot be read, or the catalog cannot decide.
+    pub async fn tombstone(
+        &self,
+        dataset: &str,
+        keys: &[String],
+        reason: String,
+        on_behalf_of: Option<String>,
+        caller: Caller,
+    ) -> Result<Tombstoned, LakeError> {
+        for _ in 0..STALE_RETRIES {
+            let snapshot = self.catalog();
+            let current = snapshot.state.dataset(dataset)?;
+            if current.key.is_empty() {
+                return Err(ModelError::Impossible {
+                    what: "tombstone",
+                    reason: format!("dataset `{dataset}` has no key, so no row of it has a name"),
+                }
+                .into());
+            }
+            let resolved = self.inner.lookup.resolve(current, keys).await?;
+            let command = CatalogCommand::TombstoneRows(TombstoneRows {
+                dataset: dataset.to_owned(),
+                read_seq: snapshot.seq,
+                rows: resolved.found.clone(),
+                deleted: resolved.deleted,
+                missing: resolved.missing.clone(),
+                reason: reason.clone(),
+                on_behalf_of: on_behalf_of.clone(),
+            });
+            match self.ask_catalog(command, caller.clone()).await {
+                Err(LakeError::Refused(ModelError::Stale { .. })) => {}
+                Err(error) => return Err(error),
+                Ok(committed) => {
+                    let (rows, missing) = tombstoned(&committed, resolved.missing);
+                    return Ok(Tombstoned {
+                        committed,
+                        rows,
+                        missing,
+                    });
+                }
+            }
+        }
+        let text = format!("dataset `{dataset}` changes too fast; try again");
+        Err(PortError::new(ErrorKind::Conflict, "dataset_busy", text).into())
+    }
+
+    /// Rewrites a dataset's files without the rows that are gone.
+    ///
+    /// # Errors
+    /// Why nothing was rewritten.
+    pub async fn compact(&self, dataset: &str, caller: Caller) -> Result<Compacted, LakeError> {
+        self.catalog().state.dataset(dataset)?;
+        let (reply, answer) = oneshot::channel();
+        let task = CompactionTask {
+            dataset: dataset.to_owned(),
+            caller,
+            reply,
+        };
+        self.give(|workers| &workers.compaction, task)?;
+        answer.await.unwrap_or_else(|_| {
+            Err(LakeError::Overloaded {
+                actor: "compaction".to_owned(),
+            })
+        })
+    }
+
+    /// Builds every index of a dataset anew and swaps.
+    ///
+    /// # Errors
+    /// Why an index could not be built; the one that answered goes on answering.
+    pub async fn refresh(&self, dataset: &str, caller: Caller) -> Result<Refreshed, LakeError> {
+        let (reply, answer) = oneshot::channel();
+        let task = RefreshTask {
+            dataset: dataset.to_owned(),
+            caller,
+            reply,
+        };
+        self.give(|workers| &workers.refresh, task)?;
+        answer.await.unwrap_or_else(|_| {
+            Err(LakeError::Overloaded {
+                actor: "refresh".to_owned(),
+            })
+        })
+    }
+
+    /// Lets the indexing worker look at what is due.
+    pub fn poke_pending(&self) {
+        for work in self.catalog().state.pending() {
+            let Work::BuildGeneration { index, job, .. } = &work;
+            self.jobs().open(job, "index_build", index);
+            // A full worker is asked again at the scheduler's next tick.
+            let _ = self.give(|workers| &workers.indexing, work);
+        }
+    }
+
+    /// Asks for a chore now.
+    ///
+    /// # Errors
+    /// When the worker is full or gone.
+    pub fn chore(&self, chore: Chore) -> Result<(), LakeError> {
+        self.give(|workers| &workers.housekeeping, chore)
+    }
+
+    /// Every owner's position and state hash, as published.
+    pub fn hashes(&self) -> BTreeMap<OwnerId, OwnerHash> {
+        fn one<A: Aggregate>(published: &Published<A>) -> OwnerHash {
+            let fold = published.load_full();
+            OwnerHash {
+                seq: fold.seq,
+                hash: fold.hash(),
+            }
+        }
+        let mut hashes = BTreeMap::from([
+            (OwnerId::Catalog, one(&self.inner.catalog.published)),
+            (OwnerId::Access, one(&self.inner.access.published)),
+            (OwnerId::Scheduler, one(&self.inner.scheduler.published)),
+        ]);
+        for (name, bucket) in self.inner.buckets.read().iter() {
+            hashes.insert(OwnerId::Bucket(name.clone()), one(&bucket.published));
+        }
+        hashes
+    }
+
+    /// Replays everything and compares with the live state. Blocking, and as long as a replay.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub fn verify_state(&self) -> Result<StateReport, crate::writer::RebuildError> {
+        let live = self.hashes();
+        let replayed = self.inner.journal.hashes_at(&live)?;
+        let differing: Vec<OwnerId> = live
+            .iter()
+            .filter(|(owner, hash)| replayed.get(owner) != Some(hash))
+            .map(|(owner, _)| owner.clone())
+            .collect();
+        Ok(StateReport {
+            ok: differing.is_empty(),
+            live: hash_of(&live),
+            replayed: hash_of(&replayed),
+            differing,
+        })
+    }
+
+    /// Lets every owner read what became durable without an answer.
+    pub fn catch_up(&self) {
+        self.inner.catalog.addr.do_send_checked(CatchUp);
+        self.inner.access.addr.do_send_checked(CatchUp);
+        self.inner.scheduler.addr.do_send_checked(CatchUp);
+        for bucket in self.inner.buckets.read().values() {
+            bucket.addr.do_send_checked(CatchUp);
+        }
+    }
+
+    /// Makes the named actor panic, for tests of supervision.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn crash(&self, actor: &str) {
+        let workers = self
+            .inner
+            .workers
+            .get()
+            .expect("workers are wired at start");
+        match actor {
+            "catalog" => self.inner.catalog.addr.do_send_checked(Crash),
+            "access" => self.inner.access.addr.do_send_checked(Crash),
+            "scheduler" => self.inner.scheduler.addr.do_send_checked(Crash),
+            "ingest" => workers.ingest.addr.do_send_checked(Crash),
+            "indexing" => workers.indexing.addr.do_send_checked(Crash),
+            "refresh" => workers.refresh.addr.do_send_checked(Crash),
+            "compaction" => workers.compaction.addr.do_send_checked(Crash),
+            "housekeeping" => workers.housekeeping.addr.do_send_checked(Crash),
+            bucket => {
+                let buckets = self.inner.buckets.read();
+                let bucket = bucket.trim_start_matches("bucket:");
+                buckets
+                    .get(bucket)
+                    .expect("a known actor")
+                    .addr
+                    .do_send_checked(Crash);
+            }
+        }
+    }
+
+    pub(crate) fn nothing_done(&self) -> Committed {
+        let seq = self.catalog().seq;
+        Committed {
+            seq,
+            at: self.now(),
+            events: Vec::new(),
+            repeated: false,
+        }
+    }
+
+    pub(crate) fn give<D: Duty>(
+        &self,
+        worker: impl Fn(&Workers) -> &WorkerHandle<D>,
+        task: D::Task,
+    ) -> Result<(), LakeError> {
+        let Some(workers) = self.inner.workers.get() else {
+            return Err(LakeError::Unavailable {
+                actor: "workers".to_owned(),
+            });
+        };
+        let handle = worker(workers);
+        let actor = handle.vital.name().to_owned();
+        if handle.vital.has_failed() {
+            return Err(LakeError::Unavailable { actor });
+        }
+        handle.vital.waiting.fetch_add(1, Ordering::Relaxed);
+        handle.addr.try_send(Do(task)).map_err(|error| {
+            handle.vital.waiting.fetch_sub(1, Ordering::Relaxed);
+            refused(&error, actor)
+        })
+    }
+}
+
+/// `try_send` that ignores a full mailbox, for messages that are only hints.
+trait HintAddr<M> {
+    fn do_send_checked(&self, hint: M);
+}
+
+impl<A, M> HintAddr<M> for Addr<A>
+where
+    A: actix::Actor + actix::Handler<M>,
+    A::Context: actix::dev::ToEnvelope<A, M>,
+    M: actix::Message<Result = ()> + Send + 'static,
+{
+    fn do_send_checked(&self, hint: M) {
+        if self.try_send(hint).is_err() {
+            tracing::warn!("a hint to an actor was not taken");
+        }
+    }
+}
+
+async fn ask<A: Aggregate>(
+    owner: &OwnerHandle<A>,
+    command: A::Command,
+    caller: Caller,
+) -> Result<Committed, LakeError> {
+    let actor = || owner.vital.name().to_owned();
+    if owner.vital.has_failed() {
+        return Err(LakeError::Unavailable { actor: actor() });
+    }
+    let (reply, answer) = oneshot::channel();
+    owner.vital.waiting.fetch_add(1, Ordering::Relaxed);
+    owner
+        .addr
+        .try_send(Ask {
+            command,
+            caller,
+            reply,
+        })
+        .map_err(|error| {
+            owner.vital.waiting.fetch_sub(1, Ordering::Relaxed);
+            refused(&error, actor())
+        })?;
+    match tokio::time::timeout(ASK_TIMEOUT, answer).await {
+        Ok(Ok(result)) => result,
+        // The owner died with our message in hand: the journal knows what became of it.
+        Ok(Err(_)) => Err(LakeError::Unknown),
+        Err(_) => Err(LakeError::Timeout {
+            seconds: ASK_TIMEOUT.as_secs(),
+        }),
+    }
+}
+
+fn refused<M>(error: &SendError<M>, actor: String) -> LakeError {
+    match error {
+        SendError::Full(_) => LakeError::Overloaded { actor },
+        SendError::Closed(_) => LakeError::Unavailable { actor },
+    }
+}
+
+/// What the events say that a tombstone request did; a repeated request gets the first answer.
+fn tombstoned(committed: &Committed, missing: Vec<String>) -> (Vec<String>, Vec<String>) {
+    use lakehouse_journal::model::{Event, event::CatalogEvent};
+    match committed.events.first() {
+        Some(Event::Catalog(CatalogEvent::RowsTombstoned(event))) => {
+            (event.rows.clone(), event.missing.clone())
+        }
+        _ => (Vec::new(), missing),
+    }
+}
+
+fn hash_of(hashes: &BTreeMap<OwnerId, OwnerHash>) -> String {
+    let text = serde_json::to_vec(hashes).expect("hashes are plain strings");
+    blake3::hash(&text).to_hex().to_string()
+}
+
+/// Where an owner's events end, for a replay that must stop there.
+pub(crate) fn position_of(owners: &BTreeMap<OwnerId, OwnerHash>, owner: &OwnerId) -> Seq {
+    owners.get(owner).map_or(0, |hash| hash.seq)
+}

@@ -1,0 +1,192 @@
+//! What actors need from outside, as roles. `src/engines` implements them on real libraries,
+//! `testing` with fakes; both pass the same contract suites.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use lakehouse_journal::{
+    model::{
+        bucket::BucketSpec,
+        catalog::{DataFile, Dataset, FileDigest, FileEntry, Index, SchemaDoc},
+        event::DeletedRows,
+    },
+    record::Micros,
+};
+
+use crate::error::PortError;
+
+/// Tells the time; nothing else in this ring does.
+pub trait Clock: Send + Sync {
+    /// Microseconds since 1970.
+    fn now(&self) -> Micros;
+}
+
+/// How far a long operation is, and whether it should stop. Shared with whoever watches.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Units done: bytes of an ingest, rows of a build.
+    pub done: AtomicU64,
+    /// Units in all, 0 while unknown.
+    pub total: AtomicU64,
+    /// Set when the operation should give up.
+    pub cancelled: AtomicBool,
+}
+
+impl Progress {
+    /// Whether the operation should give up.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// What a source must be turned into.
+#[derive(Debug, Clone)]
+pub struct StageOptions {
+    /// The schema that the rows must have, when the dataset has one.
+    pub expected: Option<SchemaDoc>,
+    /// Key columns.
+    pub key: Vec<String>,
+    /// Watched by the job.
+    pub progress: Arc<Progress>,
+}
+
+/// Rows that lie in files of our own, durable, but in no bucket yet. Dropped = removed.
+#[async_trait]
+pub trait StagedTable: Send + Sync {
+    /// Their schema.
+    fn schema(&self) -> &SchemaDoc;
+    /// Rows in all.
+    fn rows(&self) -> u64;
+    /// Batches read.
+    fn batches(&self) -> u64;
+    /// Bytes of the source as received.
+    fn source_bytes(&self) -> u64;
+    /// blake3 (hex) of the source as received.
+    fn content_hash(&self) -> &str;
+    /// The rows of `dataset` that these replace, by key. Empty when there is no key.
+    ///
+    /// # Errors
+    /// When files of the dataset cannot be read.
+    async fn replaced_rows(&self, dataset: &Dataset) -> Result<Vec<DeletedRows>, PortError>;
+    /// Puts the files into a bucket under `datasets/<dataset_id>/`; durable when it returns.
+    ///
+    /// # Errors
+    /// When the bucket refuses; what was put is an orphan, collected later.
+    async fn publish(&self, bucket: &str, dataset_id: &str) -> Result<Vec<FileEntry>, PortError>;
+}
+
+/// Reads a source to its end; blocking, run on a thread of its own.
+pub type StageFn = Box<dyn FnOnce(StageOptions) -> Result<Box<dyn StagedTable>, PortError> + Send>;
+
+/// Keys turned into positions.
+#[derive(Debug, Clone, Default)]
+pub struct ResolvedRows {
+    /// Keys that visible rows have.
+    pub found: Vec<String>,
+    /// Where.
+    pub deleted: Vec<DeletedRows>,
+    /// Keys that no visible row has.
+    pub missing: Vec<String>,
+}
+
+/// Finds rows by key in a dataset's files.
+#[async_trait]
+pub trait RowLookup: Send + Sync {
+    /// Positions of the rows with these keys.
+    ///
+    /// # Errors
+    /// When files cannot be read.
+    async fn resolve(&self, dataset: &Dataset, keys: &[String]) -> Result<ResolvedRows, PortError>;
+}
+
+/// Rewrites files of a dataset without the rows that are gone.
+#[async_trait]
+pub trait Compactor: Send + Sync {
+    /// The visible rows of these files, in their order, as new files in staging.
+    ///
+    /// # Errors
+    /// When files cannot be read or written.
+    async fn rewrite(
+        &self,
+        dataset: &Dataset,
+        files: &[Arc<DataFile>],
+        progress: Arc<Progress>,
+    ) -> Result<Box<dyn StagedTable>, PortError>;
+}
+
+/// A generation that is built and durable in its bucket.
+#[derive(Debug, Clone)]
+pub struct BuiltGeneration {
+    /// Folder of its files.
+    pub prefix: String,
+    /// Its files.
+    pub files: Vec<FileDigest>,
+    /// Vectors in it.
+    pub vectors: u64,
+    /// Rows whose text has no vector.
+    pub skipped: u64,
+}
+
+/// Builds a generation of an index from a snapshot of its dataset.
+#[async_trait]
+pub trait IndexBuilder: Send + Sync {
+    /// Embeds, builds and stores; shows rows done in `progress`.
+    ///
+    /// # Errors
+    /// When rows cannot be read or embedded, or the bucket refuses.
+    async fn build(
+        &self,
+        dataset: Arc<Dataset>,
+        index: Arc<Index>,
+        generation: u64,
+        progress: Arc<Progress>,
+    ) -> Result<BuiltGeneration, PortError>;
+}
+
+/// An object as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its key.
+    pub key: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was last written.
+    pub modified: Micros,
+}
+
+/// The buckets' objects.
+#[async_trait]
+pub trait BucketStore: Send + Sync {
+    /// Makes a bucket usable under its name.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    fn open(&self, bucket: &str, spec: &BucketSpec) -> Result<(), PortError>;
+    /// Writes an object unless it is there; durable when it returns. Equal bytes are no error.
+    ///
+    /// # Errors
+    /// `Conflict` when another object has the key; `Unavailable` when the bucket does not answer.
+    async fn put_if_absent(&self, bucket: &str, key: &str, bytes: Vec<u8>)
+    -> Result<(), PortError>;
+    /// Every object below `prefix`, leftovers of broken writes too.
+    ///
+    /// # Errors
+    /// When the bucket does not answer.
+    async fn list(&self, bucket: &str, prefix: &str) -> Result<Vec<ObjectInfo>, PortError>;
+    /// Removes an object; one that is not there is no error.
+    ///
+    /// # Errors
+    /// When the bucket does not answer.
+    async fn delete(&self, bucket: &str, key: &str) -> Result<(), PortError>;
+    /// Writes, reads and removes a small object.
+    ///
+    /// # Errors
+    /// When any of the three fails.
+    async fn probe(&self, bucket: &str) -> Result<Duration, PortError>;
+}

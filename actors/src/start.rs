@@ -1,0 +1,310 @@
+//! Wiring: replays the journal, starts every actor under its supervisor, joins them into a `Lake`.
+//! The only place that knows all actors; read it top to bottom.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use actix::{Addr, Arbiter, Context, Supervised, Supervisor};
+use arc_swap::ArcSwap;
+use lakehouse_journal::{
+    model::{
+        Aggregate, Fold, LakeState, access::AccessState, bucket::BucketState,
+        catalog::CatalogState, lake::OwnerId, scheduler::SchedulerState,
+    },
+    record::Seq,
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
+
+use crate::{
+    compaction::CompactionDuty,
+    housekeeping::HousekeepingDuty,
+    indexing::IndexingDuty,
+    ingest::IngestDuty,
+    jobs::Jobs,
+    lake::{Inner, Lake, OwnerHandle, WorkerHandle, Workers},
+    owner::{Owner, OwnerParts},
+    ports::{BucketStore, Clock, Compactor, IndexBuilder, RowLookup},
+    refresh::RefreshDuty,
+    scheduler::{self, Trigger},
+    supervision::Tree,
+    worker::{Duty, Worker},
+    writer::{Journal, RebuildError},
+};
+
+/// What the actors work with.
+pub struct Parts {
+    /// The journal.
+    pub journal: Journal,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Finds rows by key.
+    pub lookup: Arc<dyn RowLookup>,
+    /// Rewrites files.
+    pub compactor: Arc<dyn Compactor>,
+    /// Builds indexes.
+    pub builder: Arc<dyn IndexBuilder>,
+    /// The buckets' objects.
+    pub buckets: Arc<dyn BucketStore>,
+    /// Where long work runs.
+    pub runtime: Handle,
+    /// Name of the primary bucket.
+    pub primary: String,
+    /// Age that an object without an event must reach before it is removed.
+    pub orphan_grace: Duration,
+    /// The daemon's own schedules.
+    pub triggers: Vec<Trigger>,
+}
+
+/// How the start went.
+#[derive(Debug, Clone, Copy)]
+pub struct StartReport {
+    /// Position that the state stands at.
+    pub seq: Seq,
+    /// Records read; the rest came from a snapshot.
+    pub records: u64,
+    /// How long it took.
+    pub replay_ms: u64,
+}
+
+/// Replays the journal and starts the actors. Call it inside an actix system.
+///
+/// # Errors
+/// When the journal cannot be replayed: nothing is started then.
+pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
+    let began = parts.clock.now();
+    let replayed = parts.journal.replay()?;
+    let report = StartReport {
+        seq: replayed.seq,
+        records: replayed.records,
+        replay_ms: u64::try_from((parts.clock.now() - began) / 1000).unwrap_or(0),
+    };
+    let state = replayed.lake;
+    let tree = Tree::new(Arc::clone(&parts.clock));
+    let starter = Starter {
+        parts: &parts,
+        tree: &tree,
+    };
+    let weak: Arc<OnceLock<std::sync::Weak<Inner>>> = Arc::default();
+    let pending = {
+        let weak = Arc::clone(&weak);
+        move |_: &CatalogState| {
+            if let Some(inner) = weak.get().and_then(std::sync::Weak::upgrade) {
+                Lake { inner }.poke_pending();
+            }
+        }
+    };
+    let catalog = starter.owner(
+        OwnerId::Catalog,
+        state.catalog.clone(),
+        |lake, _| lake.catalog.clone(),
+        Box::new(pending),
+    );
+    let access = starter.owner(
+        OwnerId::Access,
+        state.access.clone(),
+        |lake, _| lake.access.clone(),
+        Box::new(|_: &AccessState| {}),
+    );
+    let schedule = starter.owner(
+        OwnerId::Scheduler,
+        state.scheduler.clone(),
+        |lake, _| lake.scheduler.clone(),
+        Box::new(|_: &SchedulerState| {}),
+    );
+    let start_bucket = bucket_starter(&parts, &tree);
+    let buckets: BTreeMap<String, OwnerHandle<BucketState>> = state
+        .buckets
+        .iter()
+        .map(|(name, fold)| (name.clone(), start_bucket(name, fold.clone())))
+        .collect();
+    let lake = Lake {
+        inner: Arc::new(Inner {
+            journal: parts.journal.clone(),
+            clock: Arc::clone(&parts.clock),
+            tree: tree.clone(),
+            jobs: Jobs::new(Arc::clone(&parts.clock)),
+            primary: parts.primary.clone(),
+            catalog,
+            access,
+            scheduler: schedule,
+            buckets: RwLock::new(buckets),
+            start_bucket: Box::new(move |name| start_bucket(name, Fold::default())),
+            lookup: Arc::clone(&parts.lookup),
+            workers: OnceLock::new(),
+        }),
+    };
+    let workers = start_workers(&starter, &lake, (state, report.seq));
+    if lake.inner.workers.set(workers).is_err() {
+        unreachable!("a new lake has no workers");
+    }
+    let _ = weak.set(Arc::downgrade(&lake.inner));
+    let recovered = lake.clone();
+    parts
+        .journal
+        .on_recovered(Box::new(move || recovered.catch_up()));
+    lake.poke_pending();
+    parts
+        .runtime
+        .spawn(scheduler::run(lake.clone(), parts.triggers));
+    Ok((lake, report))
+}
+
+fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) -> Workers {
+    let parts = starter.parts;
+    Workers {
+        ingest: starter.worker("ingest", IngestDuty { lake: lake.clone() }, 2, 64),
+        indexing: starter.worker(
+            "indexing",
+            IndexingDuty {
+                lake: lake.clone(),
+                builder: Arc::clone(&parts.builder),
+                underway: Arc::new(Mutex::new(BTreeSet::new())),
+            },
+            1,
+            64,
+        ),
+        refresh: starter.worker("refresh", RefreshDuty { lake: lake.clone() }, 2, 64),
+        compaction: starter.worker(
+            "compaction",
+            CompactionDuty {
+                lake: lake.clone(),
+                compactor: Arc::clone(&parts.compactor),
+            },
+            1,
+            64,
+        ),
+        housekeeping: starter.worker(
+            "housekeeping",
+            HousekeepingDuty {
+                lake: lake.clone(),
+                store: Arc::clone(&parts.buckets),
+                orphan_grace: parts.orphan_grace,
+                shadow: Mutex::new(Some(state)),
+                archived: Mutex::new(BTreeSet::new()),
+            },
+            1,
+            64,
+        ),
+    }
+}
+
+struct Starter<'a> {
+    parts: &'a Parts,
+    tree: &'a Tree,
+}
+
+impl Starter<'_> {
+    fn owner<A: Aggregate>(
+        &self,
+        id: OwnerId,
+        fold: Fold<A>,
+        part: fn(&LakeState, &OwnerId) -> Fold<A>,
+        effects: Box<dyn Fn(&A) + Send>,
+    ) -> OwnerHandle<A> {
+        start_owner(
+            &self.parts.journal,
+            &self.parts.clock,
+            self.tree,
+            id,
+            fold,
+            part,
+            effects,
+        )
+    }
+
+    fn worker<D: Duty>(
+        &self,
+        name: &str,
+        duty: D,
+        slots: usize,
+        queue_max: usize,
+    ) -> WorkerHandle<D> {
+        let vital = self.tree.add(name, "lakehouse");
+        let worker = Worker::new(
+            Arc::new(duty),
+            Arc::clone(&vital),
+            self.parts.runtime.clone(),
+            slots,
+            queue_max,
+        );
+        WorkerHandle {
+            addr: supervise(worker),
+            vital,
+        }
+    }
+}
+
+type BucketStarter = Arc<dyn Fn(&str, Fold<BucketState>) -> OwnerHandle<BucketState> + Send + Sync>;
+
+fn bucket_starter(parts: &Parts, tree: &Tree) -> BucketStarter {
+    let (journal, clock, tree) = (
+        parts.journal.clone(),
+        Arc::clone(&parts.clock),
+        tree.clone(),
+    );
+    let store = Arc::clone(&parts.buckets);
+    Arc::new(move |name, fold| {
+        let (store, opened) = (Arc::clone(&store), name.to_owned());
+        let effects = Box::new(move |bucket: &BucketState| {
+            if let Some(spec) = &bucket.spec
+                && let Err(error) = store.open(&opened, spec)
+            {
+                tracing::error!(bucket = opened, %error, "bucket cannot be opened");
+            }
+        });
+        let id = OwnerId::Bucket(name.to_owned());
+        start_owner(&journal, &clock, &tree, id, fold, bucket_part, effects)
+    })
+}
+
+fn bucket_part(lake: &LakeState, id: &OwnerId) -> Fold<BucketState> {
+    match id {
+        OwnerId::Bucket(name) => lake.buckets.get(name).cloned().unwrap_or_default(),
+        OwnerId::Catalog | OwnerId::Access | OwnerId::Scheduler => Fold::default(),
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call each for the two ways to an owner"
+)]
+fn start_owner<A: Aggregate>(
+    journal: &Journal,
+    clock: &Arc<dyn Clock>,
+    tree: &Tree,
+    id: OwnerId,
+    fold: Fold<A>,
+    part: fn(&LakeState, &OwnerId) -> Fold<A>,
+    effects: Box<dyn Fn(&A) + Send>,
+) -> OwnerHandle<A> {
+    let vital = tree.add(id.to_string(), "lakehouse");
+    let published = Arc::new(ArcSwap::from_pointee(fold));
+    effects(&published.load().state);
+    let owner = Owner::new(OwnerParts {
+        id,
+        journal: journal.clone(),
+        clock: Arc::clone(clock),
+        vital: Arc::clone(&vital),
+        published: Arc::clone(&published),
+        part,
+        effects,
+    });
+    OwnerHandle {
+        addr: supervise(owner),
+        published,
+        vital,
+    }
+}
+
+/// Starts an actor under actix's supervisor on a thread of its own, so that one which is busy
+/// replaying keeps no other waiting.
+fn supervise<A>(actor: A) -> Addr<A>
+where
+    A: Supervised<Context = Context<A>> + Send + 'static,
+{
+    Supervisor::start_in_arbiter(&Arbiter::new().handle(), move |_| actor)
+}

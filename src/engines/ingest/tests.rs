@@ -1,0 +1,649 @@
+//! The engine from body to files: small inputs and what becomes of them, every error with its
+//! place, compression, keys, and the proof that blocks and widening change nothing.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Options with a staging directory that goes with them.
+pub(crate) fn options() -> (tempfile::TempDir, IngestOptions) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = IngestOptions::new(dir.path());
+    (dir, options)
+}
+
+/// Ingests bytes in blocks of a size of the test's choice.
+pub(crate) fn ingest_blocks(
+    body: &[u8],
+    options: &IngestOptions,
+    block_bytes: usize,
+) -> Result<Staged, IngestError> {
+    let dir = StagingDir::create(&options.staging)?;
+    let replay = Replay {
+        path: dir.path().join("body"),
+        spooled: true,
+    };
+    let spool = File::create_new(&replay.path).map_err(IngestError::Staging)?;
+    let source = Source::open(
+        Box::new(body),
+        Some(spool),
+        &options.limits,
+        &options.progress,
+    )?;
+    ingest_source(source, &replay, dir, options, block_bytes)
+}
+
+/// All rows of all files, in order.
+pub(crate) fn rows(staged: &Staged) -> RecordBatch {
+    let mut batches = Vec::new();
+    for file in &staged.files {
+        let input = File::open(&file.path).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(input)
+            .unwrap()
+            .build()
+            .unwrap();
+        let before = batches.len();
+        batches.extend(reader.map(Result::unwrap));
+        let rows: usize = batches[before..].iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(rows as u64, file.rows);
+    }
+    concat_batches(&staged.schema, &batches).unwrap()
+}
+
+/// The rows as text, cells between bars, NULL as `~`.
+pub(crate) fn lines(staged: &Staged) -> Vec<String> {
+    let batch = rows(staged);
+    let format = FormatOptions::default().with_null("~");
+    let columns: Vec<_> = batch
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column.as_ref(), &format).unwrap())
+        .collect();
+    (0..batch.num_rows())
+        .map(|row| {
+            columns
+                .iter()
+                .map(|column| column.value(row).to_string())
+                .collect::<Vec<_>>()
+                .join("|")
+        })
+        .collect()
+}
+
+/// The columns as `name:type`.
+pub(crate) fn columns(schema: &SchemaRef) -> String {
+    let column =
+        |field: &Arc<Field>| format!("{}:{}", field.name(), schema::type_name(field.data_type()));
+    schema
+        .fields()
+        .iter()
+        .map(column)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A result, and the directory that it lies in.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    staged: Staged,
+    _dir: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Kept {
+    type Target = Staged;
+
+    fn deref(&self) -> &Staged {
+        &self.staged
+    }
+}
+
+/// Ingests text as a format; checks that an error leaves nothing behind.
+pub(crate) fn ingest_text(body: &[u8], format: FileFormat) -> Result<Kept, IngestError> {
+    let (dir, mut options) = options();
+    options.format = Some(format);
+    match ingest_blocks(body, &options, BLOCK_BYTES) {
+        Ok(staged) => Ok(Kept { staged, _dir: dir }),
+        Err(error) => {
+            assert_eq!(
+                std::fs::read_dir(dir.path()).unwrap().count(),
+                0,
+                "an error leaves nothing behind"
+            );
+            Err(error)
+        }
+    }
+}
+
+fn error_of(body: &[u8], format: FileFormat) -> IngestError {
+    ingest_text(body, format).expect_err("the body is broken")
+}
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_small_csv_becomes_typed_columns_and_one_file() {
+    let (_dir, options) = options();
+    let body = b"id,name,at\n1,ada,2020-01-01\n2,,2020-01-02\n";
+    let staged = ingest_reader(&body[..], &options).unwrap();
+    assert_eq!(columns(&staged.schema), "id:int64 name:string at:date32");
+    assert_eq!(lines(&staged), ["1|ada|2020-01-01", "2|~|2020-01-02"]);
+    assert_eq!((staged.rows, staged.files.len(), staged.batches), (2, 1, 1));
+    assert_eq!(staged.source_bytes, body.len() as u64);
+    assert_eq!(
+        staged.source_blake3,
+        blake3::hash(body).to_hex().to_string()
+    );
+    let bytes = std::fs::read(&staged.files[0].path).unwrap();
+    assert_eq!(
+        staged.files[0].blake3,
+        blake3::hash(&bytes).to_hex().to_string()
+    );
+    assert_eq!(staged.files[0].bytes, bytes.len() as u64);
+}
+
+#[test]
+fn the_files_go_with_the_result_unless_they_are_kept() {
+    let (dir, options) = options();
+    drop(ingest_reader(&b"a\n1\n"[..], &options).unwrap());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let staged = ingest_reader(&b"a\n1\n"[..], &options).unwrap();
+    let file = staged.files[0].path.clone();
+    staged.dir.keep();
+    assert!(file.exists());
+}
+
+#[test]
+fn gzip_of_several_members_and_zstd_are_taken_off() {
+    let (_dir, options) = options();
+    let plain = b"a,b\n1,x\n2,y\n";
+    let members = [gzip(&plain[..6]), gzip(&plain[6..])].concat();
+    let zstd = zstd::encode_all(&plain[..], 3).unwrap();
+    for body in [members, zstd] {
+        let staged = ingest_reader(&body[..], &options).unwrap();
+        assert_eq!(lines(&staged), ["1|x", "2|y"]);
+        assert_eq!(
+            staged.source_blake3,
+            blake3::hash(&body).to_hex().to_string()
+        );
+    }
+}
+
+#[test]
+fn a_compressed_body_is_read_again_when_its_types_widen() {
+    let (_dir, options) = options();
+    let mut plain = b"a\n".to_vec();
+    for row in 0..1000 {
+        plain.extend_from_slice(format!("{row}\n").as_bytes());
+    }
+    plain.extend_from_slice(b"x\n");
+    let staged = ingest_blocks(&gzip(&plain), &options, 64).unwrap();
+    assert_eq!(columns(&staged.schema), "a:string");
+    assert_eq!(staged.rows, 1001);
+}
+
+#[test]
+fn a_body_cut_short_in_its_compression_is_an_error() {
+    let whole = gzip(&b"a,b\n1,2\n".repeat(100));
+    let error = error_of(&whole[..whole.len() - 9], FileFormat::Csv);
+    assert!(
+        matches!(error, IngestError::Compression { codec: "gzip" }),
+        "{error:?}"
+    );
+    let whole = zstd::encode_all(&b"a,b\n1,2\n".repeat(100)[..], 3).unwrap();
+    let error = error_of(&whole[..whole.len() - 3], FileFormat::Csv);
+    assert!(
+        matches!(error, IngestError::Compression { codec: "zstd" }),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_bomb_is_refused_long_before_it_is_whole() {
+    let bomb = zstd::encode_all(std::io::repeat(b'a').take(1 << 30), 1).unwrap();
+    let error = error_of(&bomb, FileFormat::Csv);
+    assert!(
+        matches!(
+            error,
+            IngestError::Bomb { ratio: 1000 } | IngestError::RowTooLong { .. }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(error.kind(), IngestErrorKind::TooLarge);
+}
+
+#[test]
+fn the_limits_of_bytes_hold() {
+    let (_dir, mut options) = options();
+    options.limits.body_bytes_max = 8;
+    let error = ingest_reader(&b"a,b\n1,2\n3,4\n"[..], &options).unwrap_err();
+    assert!(matches!(
+        error,
+        IngestError::TooLarge {
+            what: "body",
+            limit_bytes: 8
+        }
+    ));
+    options.limits.body_bytes_max = 1 << 20;
+    options.limits.uncompressed_bytes_max = 100;
+    let error = ingest_reader(&gzip(&b"a\n".repeat(100))[..], &options).unwrap_err();
+    assert!(matches!(
+        error,
+        IngestError::TooLarge {
+            what: "decompressed body",
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_body_without_content_is_empty() {
+    for body in [&b""[..], b"\n \n", &gzip(b"")] {
+        let (_dir, options) = options();
+        assert!(matches!(
+            ingest_reader(body, &options),
+            Err(IngestError::Empty)
+        ));
+    }
+    for format in [
+        FileFormat::Csv,
+        FileFormat::Ndjson,
+        FileFormat::JsonArray,
+        FileFormat::Parquet,
+    ] {
+        assert!(matches!(error_of(b"", format), IngestError::Empty));
+    }
+}
+
+#[test]
+fn a_cancelled_ingest_stops_and_leaves_nothing() {
+    let (dir, options) = options();
+    options.progress.cancel();
+    let error = ingest_reader(&b"a\n1\n"[..], &options).unwrap_err();
+    assert_eq!(error.kind(), IngestErrorKind::Cancelled);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_body_comes_through_a_channel_and_one_that_breaks_off_is_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    for complete in [true, false] {
+        let (_dir, options) = options();
+        let (sender, reader) = ChannelReader::bounded(2);
+        let worker =
+            std::thread::spawn(move || ingest_reader(reader, &options).map(|staged| staged.rows));
+        runtime.block_on(async move {
+            for part in ["a,b\n1", ",2\n3,", "4\n"] {
+                sender.send(part.into()).await.unwrap();
+            }
+            if complete {
+                sender.finish().await.unwrap();
+            }
+        });
+        let result = worker.join().unwrap();
+        match complete {
+            true => assert_eq!(result.unwrap(), 2),
+            false => assert_eq!(result.unwrap_err().kind(), IngestErrorKind::Disconnected),
+        }
+    }
+}
+
+#[test]
+fn a_file_is_read_where_it_lies() {
+    let (dir, options) = options();
+    let path = dir.path().join("people.csv");
+    std::fs::write(&path, "a;b\n1;2,5\n").unwrap();
+    let staged = ingest_file(&path, &options).unwrap();
+    assert_eq!(lines(&staged), ["1|2,5"]);
+    drop(staged);
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        1,
+        "the file itself stays"
+    );
+}
+
+#[test]
+fn the_last_row_of_a_key_supersedes_those_before_it() {
+    let (_dir, mut options) = options();
+    options.key = vec!["id".into()];
+    let staged = ingest_blocks(b"id,v\n1,a\n2,b\n1,c\n3,d\n1,e\n", &options, 8).unwrap();
+    let superseded: Vec<u64> = staged
+        .files
+        .iter()
+        .scan(0, |offset, file| {
+            let positions: Vec<u64> = file
+                .superseded
+                .iter()
+                .map(|position| position + *offset)
+                .collect();
+            *offset += file.rows;
+            Some(positions)
+        })
+        .flatten()
+        .collect();
+    assert_eq!(superseded, [0, 2]);
+    assert_eq!(staged.superseded_rows, 2);
+}
+
+#[test]
+fn keys_in_order_are_recorded_and_keys_out_of_order_start_another_file() {
+    let (_dir, mut options) = options();
+    options.key = vec!["id".into()];
+    let staged = ingest_blocks(b"id\n1\n2\n3\n4\n5\n", &options, 4).unwrap();
+    assert_eq!(staged.files.len(), 1);
+    assert!(staged.files[0].sorted_by_key);
+    let input = File::open(&staged.files[0].path).unwrap();
+    let metadata = ParquetRecordBatchReaderBuilder::try_new(input)
+        .unwrap()
+        .metadata()
+        .clone();
+    let sorting = metadata.row_group(0).sorting_columns().unwrap();
+    assert_eq!((sorting[0].column_idx, sorting[0].descending), (0, false));
+    let staged = ingest_blocks(b"id\n1\n2\n3\n0\n5\n", &options, 4).unwrap();
+    assert!(staged.files[0].sorted_by_key);
+    assert!(!staged.files.last().unwrap().sorted_by_key);
+    assert_eq!(lines(&staged), ["1", "2", "3", "0", "5"]);
+}
+
+#[test]
+fn long_and_composite_keys_are_told_apart() {
+    let (_dir, mut options) = options();
+    options.key = vec!["a".into(), "b".into()];
+    let long = "x".repeat(40);
+    let body = format!("a,b\n{long}1,2\n{long},12\n{long}1,2\n");
+    let staged = ingest_reader(body.as_bytes(), &options).unwrap();
+    assert_eq!(
+        staged
+            .files
+            .iter()
+            .map(|file| file.superseded.len())
+            .sum::<u64>(),
+        1
+    );
+    assert!(staged.files[0].superseded.contains(0));
+}
+
+#[test]
+fn a_row_without_a_key_is_an_error_with_its_line() {
+    let (_dir, mut options) = options();
+    options.key = vec!["id".into()];
+    for block_bytes in [8, BLOCK_BYTES] {
+        let error =
+            ingest_blocks(b"id,v\n1,\"a\nb\"\n2,b\n,c\n", &options, block_bytes).unwrap_err();
+        assert!(
+            matches!(&error, IngestError::NullKey { column, row: 3, line: Some(5) } if column == "id"),
+            "{error:?}"
+        );
+        let error = ingest_blocks(b"{\"id\":1}\n\n{\"v\":2}\n", &options, block_bytes).unwrap_err();
+        assert!(
+            matches!(
+                &error,
+                IngestError::NullKey {
+                    row: 2,
+                    line: Some(3),
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+    }
+    options.key = vec!["nope".into()];
+    let error = ingest_blocks(b"id\n1\n", &options, 8).unwrap_err();
+    assert!(matches!(error, IngestError::KeyColumnMissing { .. }));
+}
+
+#[test]
+fn rows_go_into_the_expected_schema_by_name() {
+    let (_dir, mut options) = options();
+    options.expected = Some(Arc::new(Schema::new(vec![
+        Field::new("name", DataType::Utf8, true),
+        Field::new("small", DataType::Int16, true),
+        Field::new("price", DataType::Decimal128(10, 2), true),
+        Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+        Field::new("ratio", DataType::Float32, false),
+    ])));
+    let body = b"small,at,price,name,ratio\n7,2020-01-01T00:00:00,1.25,007,1\n,,,,2.5\n";
+    let staged = ingest_reader(&body[..], &options).unwrap();
+    assert_eq!(staged.schema, options.expected.clone().unwrap());
+    assert_eq!(
+        lines(&staged),
+        ["007|7|1.25|2020-01-01T00:00:00|1.0", "~|~|~|~|2.5"]
+    );
+}
+
+#[test]
+fn every_column_that_differs_from_the_expected_schema_is_named() {
+    let (_dir, mut options) = options();
+    options.expected = Some(Arc::new(Schema::new(vec![
+        Field::new("a", DataType::Int64, true),
+        Field::new("b", DataType::Utf8, true),
+        Field::new("d", DataType::Int64, false),
+    ])));
+    let missing_and_extra = ingest_blocks(b"a,c,d\n1,2.5,3\n", &options, 64).unwrap_err();
+    assert_eq!(
+        missing_and_extra.to_string(),
+        "the columns do not match the dataset: `b` is missing (expected string); `c` is not expected (found float64)"
+    );
+    assert_eq!(missing_and_extra.kind(), IngestErrorKind::Conflict);
+    let types = ingest_blocks(b"a,b,d\n1,x,1\n2,y,2\n3.5,z,\n", &options, 8).unwrap_err();
+    assert_eq!(
+        types.to_string(),
+        "the columns do not match the dataset: `a` is float64, expected int64; `d` is int64 with NULL, expected int64"
+    );
+    let json = ingest_blocks(
+        b"{\"a\":1,\"d\":1}\n{\"a\":\"x\",\"d\":2,\"e\":[1]}\n",
+        &options,
+        8,
+    )
+    .unwrap_err();
+    assert_eq!(
+        json.to_string(),
+        "the columns do not match the dataset: `a` is string, expected int64; `e` is not expected (found list<int64>)"
+    );
+}
+
+#[test]
+fn errors_of_text_have_the_same_place_whatever_the_blocks() {
+    let quoted = "a,b\n\"x\ny\",2\n3,4\n".repeat(1) + &"5,6\n".repeat(50);
+    for (body, expected) in [
+        (
+            quoted.clone() + "7\n8,9\n",
+            "line 55: expected 2 fields, found 1",
+        ),
+        (
+            quoted.clone() + "7,8,9\n",
+            "line 55: expected 2 fields, found 3",
+        ),
+        (
+            quoted.clone() + "7,\"8\n9,10\n",
+            "line 55: a quote opened here is never closed",
+        ),
+        (
+            quoted.clone() + "7,\"8\"9\n",
+            "line 55, column 6: text after a closing quote",
+        ),
+        (
+            quoted.clone() + "é,\0\n",
+            "line 55, column 3: NUL byte in text",
+        ),
+    ] {
+        for block_bytes in [8, 64, BLOCK_BYTES] {
+            let (_dir, mut options) = options();
+            options.format = Some(FileFormat::Csv);
+            let error = ingest_blocks(body.as_bytes(), &options, block_bytes).unwrap_err();
+            assert_eq!(error.to_string(), expected, "blocks of {block_bytes}");
+        }
+    }
+    let mut bad = quoted.into_bytes();
+    bad.extend_from_slice(b"\xC3\xA9\xFF,1\n");
+    for block_bytes in [8, 64, BLOCK_BYTES] {
+        let (_dir, options) = options();
+        let error = ingest_blocks(&bad, &options, block_bytes).unwrap_err();
+        assert_eq!(error.to_string(), "line 55, column 2: invalid UTF-8");
+    }
+}
+
+#[test]
+fn the_first_error_of_the_input_wins_over_later_ones() {
+    for block_bytes in [4, 16, BLOCK_BYTES] {
+        let (_dir, options) = options();
+        let error =
+            ingest_blocks(b"a,b\n1,2\n3\n4,5\n\xFF,1\n6\n", &options, block_bytes).unwrap_err();
+        assert_eq!(error.line(), Some(3), "{error}");
+    }
+}
+
+#[test]
+fn a_large_input_makes_several_row_groups_in_order() {
+    let (_dir, mut options) = options();
+    options.key = vec!["n".into()];
+    let mut body = String::from("n,s\n");
+    for row in 0..600_000 {
+        body.push_str(&format!("{row},{}\n", row % 7));
+    }
+    let staged = ingest_reader(body.as_bytes(), &options).unwrap();
+    assert_eq!(staged.rows, 600_000);
+    assert!(staged.files[0].sorted_by_key);
+    let all = rows(&staged);
+    let numbers = all.column(0).as_primitive::<arrow::datatypes::Int64Type>();
+    assert!(
+        numbers
+            .values()
+            .iter()
+            .enumerate()
+            .all(|(row, value)| *value == row as i64)
+    );
+    let input = File::open(&staged.files[0].path).unwrap();
+    let metadata = ParquetRecordBatchReaderBuilder::try_new(input)
+        .unwrap()
+        .metadata()
+        .clone();
+    assert!(metadata.num_row_groups() > 1);
+    assert!(
+        metadata
+            .row_group(0)
+            .column(0)
+            .column_index_length()
+            .is_some(),
+        "the page index is there"
+    );
+    assert!(metadata.row_group(0).column(0).statistics().is_some());
+}
+
+/// A cell of a CSV file that has many chances to widen a type, or to need quotes.
+fn cell() -> impl Strategy<Value = String> {
+    prop_oneof![
+        6 => (-99i64..99).prop_map(|value| value.to_string()),
+        2 => Just(String::new()),
+        1 => Just("9007199254740993".to_owned()),
+        1 => Just("1.5".to_owned()),
+        1 => Just("007".to_owned()),
+        1 => Just("true".to_owned()),
+        1 => Just("2020-02-03".to_owned()),
+        1 => Just("2020-02-03T04:05:06Z".to_owned()),
+        1 => Just("\"\"".to_owned()),
+        1 => Just("\"a,\"\"b\"\"\nc\"".to_owned()),
+        1 => Just("é".to_owned()),
+    ]
+}
+
+fn value() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        4 => (-99i64..99).prop_map(|value| value.to_string()),
+        1 => Just("null".to_owned()),
+        1 => Just("true".to_owned()),
+        1 => Just("1.5".to_owned()),
+        1 => Just("9007199254740993".to_owned()),
+        1 => Just("\"x\\u00e9\\n\"".to_owned()),
+        1 => Just("\"2020-01-01\"".to_owned()),
+        1 => Just("{}".to_owned()),
+        1 => Just("[]".to_owned()),
+    ];
+    leaf.prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3)
+                .prop_map(|items| format!("[{}]", items.join(", "))),
+            prop::collection::btree_map("[pq]", inner, 0..3).prop_map(object),
+        ]
+    })
+}
+
+fn object(fields: std::collections::BTreeMap<String, String>) -> String {
+    let fields: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+/// The schema and rows, or the error, as text.
+fn outcome(body: &[u8], format: FileFormat, block_bytes: usize) -> String {
+    let (_dir, mut options) = options();
+    options.format = Some(format);
+    match ingest_blocks(body, &options, block_bytes) {
+        Ok(staged) if staged.rows == 0 => columns(&staged.schema),
+        Ok(staged) => format!("{}\n{}", columns(&staged.schema), lines(&staged).join("\n")),
+        Err(error) => error.to_string(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// With one block for all, the types come from the whole file; with blocks of a few bytes they
+    /// come from the first row and widen, and rows and quotes cross the reads.
+    #[test]
+    fn blocks_and_widening_of_csv_change_nothing(
+        rows in prop::collection::vec(prop::collection::vec(cell(), 3), 0..12),
+        block_bytes in 1usize..40,
+    ) {
+        let mut body = String::from("a,b,c\n");
+        for row in rows {
+            body.push_str(&row.join(","));
+            body.push('\n');
+        }
+        let whole = outcome(body.as_bytes(), FileFormat::Csv, BLOCK_BYTES);
+        prop_assert_eq!(outcome(body.as_bytes(), FileFormat::Csv, block_bytes), whole);
+    }
+
+    #[test]
+    fn blocks_and_widening_of_json_change_nothing(
+        rows in prop::collection::vec(prop::collection::btree_map("[abc]", value(), 0..4), 1..10),
+        block_bytes in 1usize..60,
+    ) {
+        let objects: Vec<String> = rows.into_iter().map(object).collect();
+        let lines = objects.join("\n");
+        let whole = outcome(lines.as_bytes(), FileFormat::Ndjson, BLOCK_BYTES);
+        prop_assert_eq!(outcome(lines.as_bytes(), FileFormat::Ndjson, block_bytes), whole.clone());
+        let array = format!("[{}]", objects.join(",\n "));
+        prop_assert_eq!(outcome(array.as_bytes(), FileFormat::JsonArray, block_bytes), whole.clone());
+        prop_assert_eq!(outcome(objects.join(" ").as_bytes(), FileFormat::JsonArray, block_bytes), whole);
+    }
+
+    #[test]
+    fn broken_text_has_one_error_whatever_the_blocks(
+        bytes in prop::collection::vec(prop_oneof![
+            Just(b'a'), Just(b','), Just(b'"'), Just(b'\n'), Just(b'\r'), Just(b'1'), Just(0xFF)
+        ], 0..60),
+        block_bytes in 1usize..30,
+    ) {
+        let mut body = b"a,b\n1,2\n".to_vec();
+        body.extend_from_slice(&bytes);
+        let whole = outcome(&body, FileFormat::Csv, BLOCK_BYTES);
+        prop_assert_eq!(outcome(&body, FileFormat::Csv, block_bytes), whole);
+    }
+}

@@ -1,0 +1,294 @@
+//! The table ports on Parquet: staged rows of an ingest, rows found by key, files rewritten.
+//! Ingest, tombstones and compaction reach the files through this; only visible rows are read.
+
+use std::{
+    io::Read,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
+
+use async_trait::async_trait;
+use lakehouse_actors::{
+    PortError,
+    ports::{Compactor, Progress, ResolvedRows, RowLookup, StageFn, StagedTable},
+};
+use lakehouse_journal::model::{
+    ErrorKind,
+    catalog::{DataFile, Dataset, DeletionVector, FileEntry, SchemaDoc},
+    event::DeletedRows,
+};
+
+use super::{
+    buckets::of_bucket,
+    ingest::{
+        self, FileFormat, IngestError, IngestErrorKind, IngestLimits, IngestOptions, Staged,
+        StagedFile,
+    },
+    object_store::Buckets,
+};
+use crate::query::{QueryEngine, QueryError, arrow_schema, schema_doc};
+
+/// Keys looked up at a time when rows are replaced.
+const KEYS_AT_A_TIME: usize = 100_000;
+
+/// The tables of the lake: staging, buckets, and the engine that reads them.
+#[derive(Clone)]
+pub struct LakeTables {
+    staging: PathBuf,
+    limits: IngestLimits,
+    buckets: Arc<Buckets>,
+    query: Arc<QueryEngine>,
+}
+
+/// What a file is read as.
+pub struct FileSource {
+    /// Its bytes.
+    pub body: Box<dyn Read + Send>,
+    /// Its format, when it is known.
+    pub format: Option<FileFormat>,
+    /// Its name, when it has one.
+    pub file_name: Option<String>,
+}
+
+impl LakeTables {
+    /// Tables that stage in this directory.
+    pub fn new(
+        staging: PathBuf,
+        limits: IngestLimits,
+        buckets: Arc<Buckets>,
+        query: Arc<QueryEngine>,
+    ) -> Self {
+        Self { staging, limits, buckets, query }
+    }
+
+    /// How a file becomes staged rows.
+    pub fn stage(&self, source: FileSource) -> StageFn {
+        let tables = self.clone();
+        Box::new(move |options| {
+            let expected = options.expected.as_ref().map(arrow_schema).transpose();
+            let progress = Arc::new(ingest::Progress::default());
+            let watched = Watched::start(Arc::clone(&progress), options.progress);
+            let staged = ingest::ingest_reader(
+                source.body,
+                &IngestOptions {
+                    format: source.format,
+                    file_name: source.file_name,
+                    expected: expected.map_err(|error| of_query(&error))?,
+                    key: options.key.clone(),
+                    limits: tables.limits.clone(),
+                    progress,
+                    ..IngestOptions::new(&tables.staging)
+                },
+            );
+            drop(watched);
+            let staged = staged.map_err(|error| of_ingest(&error))?;
+            Ok(Box::new(LakeStaged::new(tables, staged, options.key)) as Box<dyn StagedTable>)
+        })
+    }
+}
+
+/// Copies an ingest's counters to its job until it is dropped.
+struct Watched {
+    ended: std::sync::mpsc::Sender<()>,
+}
+
+impl Watched {
+    fn start(from: Arc<ingest::Progress>, to: Arc<Progress>) -> Self {
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            loop {
+                to.done.store(from.bytes_in.load(Ordering::Relaxed), Ordering::Relaxed);
+                if to.is_cancelled() {
+                    from.cancel();
+                }
+                let waited = end.recv_timeout(std::time::Duration::from_millis(100));
+                if waited != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                    to.done.store(from.bytes_in.load(Ordering::Relaxed), Ordering::Relaxed);
+                    return;
+                }
+            }
+        });
+        Self { ended }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // The watcher that is gone needs no word.
+        let _ = self.ended.send(());
+    }
+}
+
+struct LakeStaged {
+    tables: LakeTables,
+    schema: SchemaDoc,
+    key: Vec<String>,
+    staged: Staged,
+}
+
+impl LakeStaged {
+    fn new(tables: LakeTables, staged: Staged, key: Vec<String>) -> Self {
+        Self { tables, schema: schema_doc(&staged.schema), key, staged }
+    }
+
+    fn entry(&self, file: &StagedFile, bucket: &str, key: String) -> FileEntry {
+        let superseded: DeletionVector = file
+            .superseded
+            .iter()
+            .map(|position| u32::try_from(position).expect("a file is split before 2^32 rows"))
+            .collect();
+        FileEntry {
+            bucket: bucket.to_owned(),
+            key,
+            rows: file.rows,
+            bytes: file.bytes,
+            blake3: file.blake3.clone(),
+            sorted_by_key: file.sorted_by_key,
+            superseded,
+        }
+    }
+}
+
+#[async_trait]
+impl StagedTable for LakeStaged {
+    fn schema(&self) -> &SchemaDoc {
+        &self.schema
+    }
+
+    fn rows(&self) -> u64 {
+        self.staged.rows
+    }
+
+    fn batches(&self) -> u64 {
+        self.staged.batches
+    }
+
+    fn source_bytes(&self) -> u64 {
+        self.staged.source_bytes
+    }
+
+    fn content_hash(&self) -> &str {
+        &self.staged.source_blake3
+    }
+
+    async fn replaced_rows(&self, dataset: &Dataset) -> Result<Vec<DeletedRows>, PortError> {
+        let Some(key) = self.key.first() else { return Ok(Vec::new()) };
+        let mut deleted = Vec::new();
+        for file in &self.staged.files {
+            let keys = ingest::read_keys(&file.path, key).map_err(|error| of_ingest(&error))?;
+            for chunk in keys.chunks(KEYS_AT_A_TIME) {
+                deleted.extend(self.tables.resolve(dataset, chunk).await?.deleted);
+            }
+        }
+        Ok(merged(deleted))
+    }
+
+    async fn publish(&self, bucket: &str, dataset_id: &str) -> Result<Vec<FileEntry>, PortError> {
+        let opened = self.tables.buckets.get(bucket).map_err(|e| of_bucket(bucket, &e))?;
+        let Some(local) = opened.local else {
+            let text = format!("bucket `{bucket}` is no directory; this version writes to those only");
+            return Err(PortError::new(ErrorKind::Unprocessable, "unsupported", text));
+        };
+        let mut entries = Vec::new();
+        let mut moves = Vec::new();
+        for file in &self.staged.files {
+            // Content and ingest in the name: the same bytes ingested twice are two objects.
+            let ingest = uuid::Uuid::new_v4().simple().to_string();
+            let key = format!("datasets/{dataset_id}/{}-{}.parquet", &file.blake3[..32], &ingest[..8]);
+            moves.push((file.path.clone(), key.clone()));
+            entries.push(self.entry(file, bucket, key));
+        }
+        let name = bucket.to_owned();
+        tokio::task::spawn_blocking(move || {
+            moves.iter().try_for_each(|(path, key)| {
+                local.put_file(path, key).map(|_| ()).map_err(|error| of_bucket(&name, &error))
+            })
+        })
+        .await
+        .map_err(|error| PortError::internal(error.to_string()))??;
+        Ok(entries)
+    }
+}
+
+fn merged(deleted: Vec<DeletedRows>) -> Vec<DeletedRows> {
+    let mut by_file = std::collections::BTreeMap::<String, DeletionVector>::new();
+    for rows in deleted {
+        by_file.entry(rows.file).or_default().add(&rows.positions);
+    }
+    by_file.into_iter().map(|(file, positions)| DeletedRows { file, positions }).collect()
+}
+
+#[async_trait]
+impl RowLookup for LakeTables {
+    async fn resolve(&self, dataset: &Dataset, keys: &[String]) -> Result<ResolvedRows, PortError> {
+        let Some(column) = dataset.key.first() else { return Ok(ResolvedRows::default()) };
+        let found = self
+            .query
+            .resolve_keys(&Arc::new(dataset.clone()), column, keys)
+            .await
+            .map_err(|error| of_query(&error))?;
+        let mut by_file = std::collections::BTreeMap::<String, Vec<u32>>::new();
+        let mut rows = Vec::with_capacity(found.found.len());
+        for (key, positions) in found.found {
+            for (file, position) in positions {
+                by_file.entry(file).or_default().push(position);
+            }
+            rows.push(key);
+        }
+        Ok(ResolvedRows {
+            found: rows,
+            deleted: by_file
+                .into_iter()
+                .map(|(file, positions)| DeletedRows {
+                    file,
+                    positions: positions.into_iter().collect(),
+                })
+                .collect(),
+            missing: found.missing,
+        })
+    }
+}
+
+#[async_trait]
+impl Compactor for LakeTables {
+    async fn rewrite(
+        &self,
+        dataset: &Dataset,
+        files: &[Arc<DataFile>],
+        progress: Arc<Progress>,
+    ) -> Result<Box<dyn StagedTable>, PortError> {
+        let some = Dataset { files: files.iter().cloned().collect(), ..dataset.clone() };
+        progress.total.store(some.row_count(), Ordering::Relaxed);
+        let schema = arrow_schema(&dataset.schema).map_err(|error| of_query(&error))?;
+        let rows = self.query.scan_rows(&Arc::new(some)).await.map_err(|e| of_query(&e))?;
+        let options = IngestOptions {
+            expected: Some(schema),
+            key: dataset.key.clone(),
+            ..IngestOptions::new(&self.staging)
+        };
+        let staged = ingest::ingest_batches(rows, options, move |rows| {
+            progress.done.fetch_add(rows, Ordering::Relaxed);
+        })
+        .await
+        .map_err(|error| of_ingest(&error))?;
+        Ok(Box::new(LakeStaged::new(self.clone(), staged, dataset.key.clone())))
+    }
+}
+
+/// A query's failure as the actors speak of it.
+pub fn of_query(error: &QueryError) -> PortError {
+    PortError::new(error.kind(), error.code(), error.to_string())
+}
+
+/// An ingest's failure as the actors speak of it.
+fn of_ingest(error: &IngestError) -> PortError {
+    let (kind, code) = match error.kind() {
+        IngestErrorKind::Invalid => (ErrorKind::Invalid, "malformed_file"),
+        IngestErrorKind::Conflict => (ErrorKind::Conflict, "schema_mismatch"),
+        IngestErrorKind::TooLarge => (ErrorKind::TooLarge, "body_too_large"),
+        IngestErrorKind::Cancelled => (ErrorKind::Timeout, "cancelled"),
+        IngestErrorKind::Disconnected => (ErrorKind::Invalid, "body_incomplete"),
+        IngestErrorKind::Internal => (ErrorKind::Internal, "internal"),
+    };
+    PortError::new(kind, code, error.to_string())
+}

@@ -1,0 +1,269 @@
+//! Builds one generation: takes rows in, links them, writes and seals the files.
+//! The indexing worker drives it on a blocking thread. It never touches a generation that stands.
+//!
+//! Rows go straight to disk as they come; the graph is linked at the end, from the mapped vectors,
+//! when their number and range are known. In memory stand the graph with its rounded vectors and
+//! about 40 bytes a row.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use roaring::RoaringBitmap;
+
+use super::super::vectors::files::{seal, sync_dir, write_new};
+use super::super::vectors::{
+    BuildOptions, Built, Chunk, Duplicates, FileDigest, HnswConfig, IndexStats, VectorError,
+};
+use super::column::{Column, ColumnWriter, key_hash};
+use super::graph::{self, Rounding};
+use super::matrix::{Matrix, MatrixWriter, Range};
+use super::{
+    FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, ROWS_MAX, TEXTS_FILE, VECTORS_FILE,
+};
+
+/// Suffix of the files that are written anew without the rows that were replaced.
+const RETAINED: [(&str, &str); 3] = [
+    ("rows.keys.live", KEYS_FILE),
+    ("rows.texts.live", TEXTS_FILE),
+    ("vectors.f32.live", VECTORS_FILE),
+];
+
+/// Takes rows and makes a generation of them.
+pub struct HnswBuilder {
+    dir: PathBuf,
+    dimensions: usize,
+    config: HnswConfig,
+    options: BuildOptions,
+    started: Instant,
+    rows: RowWriter,
+    /// The newest row of each key.
+    seen: HashMap<u128, u32>,
+    replaced: RoaringBitmap,
+}
+
+impl HnswBuilder {
+    /// Starts a generation in `dir`, which must not hold one.
+    ///
+    /// # Errors
+    /// `Config` when a setting is out of range, `Io` when the files cannot be made or are there.
+    pub fn new(
+        dir: &Path,
+        dimensions: usize,
+        config: HnswConfig,
+        options: BuildOptions,
+    ) -> Result<Self, VectorError> {
+        config.validate()?;
+        if !(1..=65_536).contains(&dimensions) {
+            return Err(VectorError::Config {
+                reason: format!("{dimensions} dimensions, must be 1 to 65536"),
+            });
+        }
+        fs::create_dir_all(dir).map_err(VectorError::io("."))?;
+        let rows = RowWriter::create(dir, &config, [KEYS_FILE, TEXTS_FILE, VECTORS_FILE])?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            dimensions,
+            config,
+            options,
+            started: Instant::now(),
+            rows,
+            seen: HashMap::new(),
+            replaced: RoaringBitmap::new(),
+        })
+    }
+
+    /// Takes rows in, in their order.
+    ///
+    /// # Errors
+    /// What [`Chunk::check`] says, before anything is taken; `DuplicateKey` unless the last is to
+    /// win; `TooMany`; `Cancelled`; `Io`. After an error the build cannot go on.
+    pub fn add_chunk(&mut self, chunk: Chunk) -> Result<(), VectorError> {
+        self.options.check_cancelled()?;
+        chunk.check(self.dimensions, self.config.metric)?;
+        for (index, (key, vector)) in chunk
+            .keys
+            .iter()
+            .zip(chunk.vectors.chunks_exact(self.dimensions))
+            .enumerate()
+        {
+            let hash = key_hash(key);
+            self.note(key, hash)?;
+            self.rows.push(
+                key,
+                hash,
+                chunk.texts.map(|texts| texts[index].as_str()),
+                vector,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Remembers the key of the row that comes next.
+    fn note(&mut self, key: &str, hash: u128) -> Result<(), VectorError> {
+        let row = self.rows.hashes.len() as u64;
+        if row >= ROWS_MAX {
+            return Err(VectorError::TooMany { max: ROWS_MAX });
+        }
+        let row = u32::try_from(row).expect("below the limit of rows");
+        match (self.seen.insert(hash, row), self.options.duplicates) {
+            (None, _) => {}
+            (Some(_), Duplicates::Refuse) => {
+                return Err(VectorError::DuplicateKey {
+                    key: key.to_owned(),
+                });
+            }
+            (Some(earlier), Duplicates::LastWins) => {
+                self.replaced.insert(earlier);
+            }
+        }
+        Ok(())
+    }
+
+    /// Links the rows, writes the manifest and makes everything durable.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Io` or `Engine`; the directory is then of no use.
+    pub fn finish(self) -> Result<Built, VectorError> {
+        let Self {
+            dir,
+            dimensions,
+            config,
+            options,
+            started,
+            rows,
+            seen,
+            replaced,
+        } = self;
+        drop(seen);
+        let mut count = rows.hashes.len();
+        let mut range = rows.finish()?;
+        if !replaced.is_empty() {
+            range = retain(&dir, dimensions, &config, count, &replaced)?;
+            count -= usize::try_from(replaced.len()).expect("no more rows than were taken");
+        }
+        let scale = Rounding::scale_for(&config, &range);
+        if count > 0 {
+            let matrix = Matrix::open(&open(&dir, VECTORS_FILE)?, count, dimensions)?;
+            graph::build(&dir, &matrix, &config, scale, &options)?;
+        }
+        let files = file_names(count)
+            .map(|name| seal(&dir, name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let manifest = Manifest {
+            format: FORMAT.to_owned(),
+            dimensions,
+            config,
+            scale,
+            vectors: count as u64,
+            build_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            files,
+        };
+        publish(&dir, manifest)
+    }
+}
+
+/// The files of a generation of `rows` rows, without its manifest.
+pub(super) fn file_names(rows: usize) -> impl Iterator<Item = &'static str> {
+    [KEYS_FILE, TEXTS_FILE, VECTORS_FILE]
+        .into_iter()
+        .chain((rows > 0).then_some(GRAPH_FILE))
+}
+
+fn publish(dir: &Path, manifest: Manifest) -> Result<Built, VectorError> {
+    let json =
+        serde_json::to_vec_pretty(&manifest).expect("a manifest is plain numbers and strings");
+    write_new(dir, MANIFEST_FILE, &json)?;
+    let digest = seal(dir, MANIFEST_FILE)?;
+    sync_dir(dir)?;
+    let Manifest {
+        vectors,
+        build_ms,
+        dimensions,
+        mut files,
+        ..
+    } = manifest;
+    files.push(digest);
+    let bytes = files.iter().map(|file: &FileDigest| file.bytes).sum();
+    Ok(Built {
+        files,
+        stats: IndexStats {
+            vectors,
+            bytes,
+            build_ms,
+            dimensions,
+        },
+    })
+}
+
+/// Writes the rows anew without the replaced ones, so that nothing of those stays in a file.
+fn retain(
+    dir: &Path,
+    dimensions: usize,
+    config: &HnswConfig,
+    count: usize,
+    replaced: &RoaringBitmap,
+) -> Result<Range, VectorError> {
+    let keys = Column::open(KEYS_FILE, &open(dir, KEYS_FILE)?)?;
+    let texts = Column::open(TEXTS_FILE, &open(dir, TEXTS_FILE)?)?;
+    let matrix = Matrix::open(&open(dir, VECTORS_FILE)?, count, dimensions)?;
+    let mut live = RowWriter::create(dir, config, RETAINED.map(|(name, _)| name))?;
+    for row in (0..count)
+        .filter(|&row| !replaced.contains(u32::try_from(row).expect("below the limit of rows")))
+    {
+        let key = keys.get(row as u64).expect("every row was given a key");
+        live.push(key, key_hash(key), texts.get(row as u64), matrix.row(row))?;
+    }
+    let range = live.finish()?;
+    for (from, to) in RETAINED {
+        fs::rename(dir.join(from), dir.join(to)).map_err(VectorError::io(to))?;
+    }
+    Ok(range)
+}
+
+fn open(dir: &Path, name: &str) -> Result<File, VectorError> {
+    File::open(dir.join(name)).map_err(VectorError::io(name))
+}
+
+/// The three files that rows are written to.
+struct RowWriter {
+    keys: ColumnWriter,
+    texts: ColumnWriter,
+    vectors: MatrixWriter,
+    hashes: Vec<u128>,
+}
+
+impl RowWriter {
+    fn create(
+        dir: &Path,
+        config: &HnswConfig,
+        [keys, texts, vectors]: [&'static str; 3],
+    ) -> Result<Self, VectorError> {
+        Ok(Self {
+            keys: ColumnWriter::create(dir, keys)?,
+            texts: ColumnWriter::create(dir, texts)?,
+            vectors: MatrixWriter::create(dir, vectors, config)?,
+            hashes: Vec::new(),
+        })
+    }
+
+    fn push(
+        &mut self,
+        key: &str,
+        hash: u128,
+        text: Option<&str>,
+        vector: &[f32],
+    ) -> Result<(), VectorError> {
+        self.hashes.push(hash);
+        self.keys.push(Some(key))?;
+        self.texts.push(text)?;
+        self.vectors.push(vector)
+    }
+
+    fn finish(self) -> Result<Range, VectorError> {
+        self.keys.finish(Some(&self.hashes))?;
+        self.texts.finish(None)?;
+        self.vectors.finish()
+    }
+}

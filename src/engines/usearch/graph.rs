@@ -1,0 +1,298 @@
+//! usearch's index as this engine uses it: which numbers it gets, how it is saved, mapped and asked.
+//! `builder` has it built, `search` asks it. It knows slots and rounded vectors, but no keys.
+//!
+//! What is minded here of usearch 2.26: it forgets `expansion_search` on reload, and to change that
+//! while others search is a race, so it stays at 1 and a search asks for as many results as it wants
+//! candidates; a search beyond the reserved threads fails, so searches take a permit; cosine costs
+//! three sums a distance and a dot product one, so unit vectors go in; its own rounding to i8 uses a
+//! tenth of the range, so ours scales first.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::Mmap;
+use parking_lot::{Condvar, Mutex};
+use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
+
+use super::super::vectors::{
+    BuildOptions, HnswConfig, Metric, Quantization, VectorError, Visible, processors,
+};
+use super::GRAPH_FILE;
+use super::mapped::map;
+use super::matrix::{Matrix, Range, graph_scale};
+
+/// Rows that a building thread takes at a time.
+const BATCH_ROWS: u64 = 64;
+
+/// How a vector becomes what the graph keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounding {
+    metric: Metric,
+    quantization: Quantization,
+    scale: f32,
+}
+
+/// A vector on its way into the graph.
+enum Rounded {
+    Floats(Vec<f32>),
+    Bytes(Vec<i8>),
+}
+
+impl Rounding {
+    /// With the factor that a manifest holds.
+    pub fn new(config: &HnswConfig, scale: f32) -> Self {
+        Self {
+            metric: config.metric,
+            quantization: config.quantization,
+            scale,
+        }
+    }
+
+    /// The factor for vectors whose numbers spread over `range`. It changes no order of distances.
+    pub fn scale_for(config: &HnswConfig, range: &Range) -> f32 {
+        let largest = range.largest();
+        if largest == 0.0 {
+            return 1.0;
+        }
+        match config.quantization {
+            Quantization::F32 | Quantization::Bf16 => 1.0,
+            // An f16 ends at 65,504 and thins out below 0.0001.
+            Quantization::F16 if config.metric == Metric::Cosine => 1.0,
+            Quantization::F16 => (-largest.log2().ceil()).exp2(),
+            // Five times the typical value: the few beyond are cut, the rest get finer steps.
+            Quantization::I8 => 127.0 / largest.min(5.0 * range.typical()),
+        }
+    }
+
+    fn round(&self, vector: &[f32], norm: f32) -> Rounded {
+        let factor = graph_scale(self.metric, norm) * self.scale;
+        let scaled = vector.iter().map(|value| value * factor);
+        match self.quantization {
+            #[expect(clippy::cast_possible_truncation, reason = "clamped to what fits")]
+            Quantization::I8 => Rounded::Bytes(
+                scaled
+                    .map(|value| value.round().clamp(-127.0, 127.0) as i8)
+                    .collect(),
+            ),
+            _ => Rounded::Floats(scaled.collect()),
+        }
+    }
+}
+
+/// Links every row of `matrix` and saves the graph in `dir`, not yet durable.
+pub fn build(
+    dir: &Path,
+    matrix: &Matrix,
+    config: &HnswConfig,
+    scale: f32,
+    options: &BuildOptions,
+) -> Result<(), VectorError> {
+    let rounding = Rounding::new(config, scale);
+    let threads = options.threads();
+    let rows = matrix.rows() as u64;
+    let index = Index::new(&index_options(config, matrix.dimensions())).map_err(engine)?;
+    index
+        .reserve_capacity_and_threads(matrix.rows(), threads)
+        .map_err(engine)?;
+    let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let worker = || -> Result<(), VectorError> {
+        loop {
+            options.check_cancelled()?;
+            let start = next.fetch_add(BATCH_ROWS, Ordering::Relaxed);
+            if start >= rows {
+                return Ok(());
+            }
+            let end = rows.min(start + BATCH_ROWS);
+            for slot in start..end {
+                add(&index, slot, &rounding, matrix)?;
+            }
+            options.report(
+                done.fetch_add(end - start, Ordering::Relaxed) + (end - start),
+                rows,
+            );
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })?;
+    let path = dir.join(GRAPH_FILE);
+    let path = path
+        .to_str()
+        .ok_or_else(|| engine("the data directory's name is not UTF-8"))?;
+    index.save(path).map_err(engine)
+}
+
+fn add(index: &Index, slot: u64, rounding: &Rounding, matrix: &Matrix) -> Result<(), VectorError> {
+    let row = usize::try_from(slot).expect("a row of a matrix in memory");
+    match rounding.round(matrix.row(row), matrix.norm(row)) {
+        Rounded::Floats(vector) => index.add(slot, &vector),
+        Rounded::Bytes(vector) => index.add(slot, &vector),
+    }
+    .map_err(engine)
+}
+
+/// A saved graph, mapped.
+pub struct Graph {
+    /// Points into `map`, so it is declared, and dropped, before it.
+    index: Index,
+    map: Mmap,
+    rounding: Rounding,
+    permits: Permits,
+}
+
+impl Graph {
+    /// Maps a file that [`build`] saved and whose hash was checked.
+    ///
+    /// # Errors
+    /// `Io`; `Corrupt` when it has not `rows` rows; `Engine` when usearch does not read it.
+    pub fn open(
+        file: &File,
+        rows: usize,
+        dimensions: usize,
+        rounding: Rounding,
+        config: &HnswConfig,
+    ) -> Result<Self, VectorError> {
+        let map = map(file).map_err(VectorError::io(GRAPH_FILE))?;
+        let threads = (processors() * 4).clamp(8, 64);
+        let index = Index::new(&index_options(config, dimensions)).map_err(engine)?;
+        index
+            .reserve_capacity_and_threads(0, threads)
+            .map_err(engine)?;
+        // SAFETY: `map` outlives the index (they are dropped in this order), never moves in memory
+        // and is not written: the file is immutable, and usearch writes to no index it only views.
+        #[expect(unsafe_code, reason = "usearch keeps a pointer into the mapping")]
+        unsafe {
+            index.view_from_buffer(&map).map_err(engine)?;
+        }
+        index.change_expansion_search(1);
+        if (index.size(), index.dimensions()) != (rows, dimensions) {
+            let reason = format!(
+                "has {} rows of {} dimensions",
+                index.size(),
+                index.dimensions()
+            );
+            return Err(VectorError::corrupt(GRAPH_FILE, reason));
+        }
+        Ok(Self {
+            index,
+            map,
+            rounding,
+            permits: Permits::new(threads),
+        })
+    }
+
+    /// The `wanted` slots that seem nearest among the visible, nearest first. They may be fewer.
+    pub fn candidates(
+        &self,
+        query: &[f32],
+        norm: f32,
+        wanted: usize,
+        visible: Visible,
+    ) -> Result<Vec<u64>, VectorError> {
+        let _permit = self.permits.take();
+        let matches = match (self.rounding.round(query, norm), visible) {
+            (Rounded::Floats(query), Visible::All) => {
+                self.index.search(&query, wanted).map_err(engine)
+            }
+            (Rounded::Bytes(query), Visible::All) => {
+                self.index.search(&query, wanted).map_err(engine)
+            }
+            (Rounded::Floats(query), _) => guarded(visible, |test| {
+                self.index
+                    .filtered_search(&query, wanted, test)
+                    .map_err(engine)
+            }),
+            (Rounded::Bytes(query), _) => guarded(visible, |test| {
+                self.index
+                    .filtered_search(&query, wanted, test)
+                    .map_err(engine)
+            }),
+        };
+        Ok(matches?.keys)
+    }
+
+    /// Bytes in memory when all of the graph has been touched: the file and what points into it.
+    pub fn memory_bytes(&self) -> usize {
+        self.map.len() + self.index.memory_usage()
+    }
+}
+
+/// Runs a search whose filter is called from C++, where a panic must not pass: it passes afterwards.
+fn guarded<T>(visible: Visible, search: impl FnOnce(&dyn Fn(u64) -> bool) -> T) -> T {
+    let panic = Mutex::new(None);
+    let found = search(&|slot| {
+        catch_unwind(AssertUnwindSafe(|| visible.allows(slot))).unwrap_or_else(|payload| {
+            *panic.lock() = Some(payload);
+            false
+        })
+    });
+    match panic.into_inner() {
+        Some(payload) => resume_unwind(payload),
+        None => found,
+    }
+}
+
+fn index_options(config: &HnswConfig, dimensions: usize) -> IndexOptions {
+    IndexOptions {
+        dimensions,
+        metric: match config.metric {
+            Metric::Cosine | Metric::Dot => MetricKind::IP,
+            Metric::L2 => MetricKind::L2sq,
+        },
+        quantization: match config.quantization {
+            Quantization::F32 => ScalarKind::F32,
+            Quantization::F16 => ScalarKind::F16,
+            Quantization::Bf16 => ScalarKind::BF16,
+            Quantization::I8 => ScalarKind::I8,
+        },
+        connectivity: config.connectivity,
+        expansion_add: config.expansion_add,
+        expansion_search: 1,
+        multi: false,
+    }
+}
+
+fn engine(error: impl ToString) -> VectorError {
+    VectorError::Engine {
+        engine: "usearch",
+        reason: error.to_string(),
+    }
+}
+
+/// As many at a time as threads were reserved; the rest wait.
+struct Permits {
+    free: Mutex<usize>,
+    given_back: Condvar,
+}
+
+impl Permits {
+    fn new(count: usize) -> Self {
+        Self {
+            free: Mutex::new(count),
+            given_back: Condvar::new(),
+        }
+    }
+
+    fn take(&self) -> Permit<'_> {
+        let mut free = self.free.lock();
+        self.given_back.wait_while(&mut free, |free| *free == 0);
+        *free -= 1;
+        Permit { permits: self }
+    }
+}
+
+struct Permit<'a> {
+    permits: &'a Permits,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *self.permits.free.lock() += 1;
+        self.permits.given_back.notify_one();
+    }
+}

@@ -1,0 +1,171 @@
+//! A generation that stands: opened only when every file is the one that was built, then read by key
+//! and by slot. `search` holds its searches. It is never changed, and shared by any number of threads.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::super::vectors::files::{open_verified, read_all};
+use super::super::vectors::{FileDigest, HnswConfig, IndexStats, VectorError};
+use super::builder::file_names;
+use super::column::Column;
+use super::graph::{Graph, Rounding};
+use super::matrix::Matrix;
+use super::{FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, VECTORS_FILE};
+
+/// One generation of an HNSW index, mapped.
+pub struct HnswIndex {
+    /// `None` when there are no rows.
+    pub(super) graph: Option<Graph>,
+    pub(super) matrix: Matrix,
+    keys: Column,
+    texts: Column,
+    manifest: Manifest,
+}
+
+impl HnswIndex {
+    /// Opens the generation in `dir` whose files are `expected`, as the build reported them.
+    ///
+    /// # Errors
+    /// `Corrupt` when a file is missing, too much, or not what was built; `Io`; `Engine`.
+    pub fn open(dir: &Path, expected: &[FileDigest]) -> Result<Self, VectorError> {
+        let manifest = read_manifest(dir, expected)?;
+        let rows = usize::try_from(manifest.vectors)
+            .map_err(|_| VectorError::corrupt(MANIFEST_FILE, "is too large"))?;
+        let mut names: Vec<&str> = file_names(rows).chain([MANIFEST_FILE]).collect();
+        for file in expected {
+            match names.iter().position(|name| *name == file.name) {
+                Some(index) => names.swap_remove(index),
+                None => {
+                    return Err(VectorError::corrupt(
+                        &file.name,
+                        "does not belong to the index",
+                    ));
+                }
+            };
+        }
+        if let Some(name) = names.first() {
+            return Err(VectorError::corrupt(name, "has no known content"));
+        }
+        Self::map(dir, expected, rows, manifest)
+    }
+
+    fn map(
+        dir: &Path,
+        expected: &[FileDigest],
+        rows: usize,
+        manifest: Manifest,
+    ) -> Result<Self, VectorError> {
+        let open = |name| open_verified(dir, digest_of(expected, name)?);
+        let matrix = Matrix::open(&open(VECTORS_FILE)?, rows, manifest.dimensions)?;
+        let keys = Column::open(KEYS_FILE, &open(KEYS_FILE)?)?;
+        let texts = Column::open(TEXTS_FILE, &open(TEXTS_FILE)?)?;
+        for (name, column) in [(KEYS_FILE, &keys), (TEXTS_FILE, &texts)] {
+            if column.len() != rows {
+                return Err(VectorError::corrupt(
+                    name,
+                    format!("does not hold {rows} rows"),
+                ));
+            }
+        }
+        let rounding = Rounding::new(&manifest.config, manifest.scale);
+        let graph =
+            |file: File| Graph::open(&file, rows, manifest.dimensions, rounding, &manifest.config);
+        let graph = if rows > 0 {
+            Some(graph(open(GRAPH_FILE)?)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            graph,
+            matrix,
+            keys,
+            texts,
+            manifest,
+        })
+    }
+
+    /// How many rows there are; slots go from 0 to this.
+    pub fn len(&self) -> u64 {
+        self.manifest.vectors
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Numbers in a vector.
+    pub fn dimensions(&self) -> usize {
+        self.manifest.dimensions
+    }
+
+    /// How it was built and is searched.
+    pub fn config(&self) -> &HnswConfig {
+        &self.manifest.config
+    }
+
+    /// Its measures.
+    pub fn stats(&self) -> IndexStats {
+        let Manifest {
+            vectors,
+            build_ms,
+            dimensions,
+            ref files,
+            ..
+        } = self.manifest;
+        IndexStats {
+            vectors,
+            bytes: files.iter().map(|file| file.bytes).sum(),
+            build_ms,
+            dimensions,
+        }
+    }
+
+    /// Bytes in memory once everything that searches touch was touched: graph, keys and what points
+    /// to them. The vectors as they came and the texts are read a row at a time and not counted.
+    pub fn memory_bytes(&self) -> usize {
+        self.graph.as_ref().map_or(0, Graph::memory_bytes) + self.keys.bytes()
+    }
+
+    /// The key of a slot.
+    pub fn key_of(&self, slot: u64) -> Option<&str> {
+        self.keys.get(slot)
+    }
+
+    /// The slot of a key.
+    pub fn slot_of(&self, key: &str) -> Option<u64> {
+        self.keys.find(key)
+    }
+
+    /// The text that a slot's vector stands for, if it was given one.
+    pub fn text_of(&self, slot: u64) -> Option<&str> {
+        self.texts.get(slot)
+    }
+
+    /// The vector of a slot, as it came.
+    pub fn vector_of(&self, slot: u64) -> Option<&[f32]> {
+        let row = usize::try_from(slot)
+            .ok()
+            .filter(|&row| row < self.matrix.rows())?;
+        Some(self.matrix.row(row))
+    }
+}
+
+fn digest_of<'a>(expected: &'a [FileDigest], name: &str) -> Result<&'a FileDigest, VectorError> {
+    let digest = expected.iter().find(|file| file.name == name);
+    digest.ok_or_else(|| VectorError::corrupt(name, "has no known content"))
+}
+
+fn read_manifest(dir: &Path, expected: &[FileDigest]) -> Result<Manifest, VectorError> {
+    let file = open_verified(dir, digest_of(expected, MANIFEST_FILE)?)?;
+    let manifest: Manifest = serde_json::from_slice(&read_all(&file, MANIFEST_FILE)?)
+        .map_err(|error| VectorError::corrupt(MANIFEST_FILE, format!("is no manifest: {error}")))?;
+    if manifest.format == FORMAT {
+        Ok(manifest)
+    } else {
+        Err(VectorError::corrupt(
+            MANIFEST_FILE,
+            format!("is of format `{}`, not `{FORMAT}`", manifest.format),
+        ))
+    }
+}

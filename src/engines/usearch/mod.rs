@@ -1,0 +1,50 @@
+//! Vector indexes on usearch: an HNSW graph over quantised vectors, mapped from immutable files.
+//! The indexing worker builds a generation with [`HnswBuilder`]; search opens it with [`HnswIndex`].
+//! A generation is a directory of files that are never changed: the graph, the rows' keys and texts,
+//! the vectors as they came, and a manifest. None of them is read before its hash was checked.
+
+mod builder;
+mod column;
+mod graph;
+mod index;
+mod mapped;
+mod matrix;
+mod search;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+use super::vectors::{FileDigest, HnswConfig};
+
+pub use builder::HnswBuilder;
+pub use index::HnswIndex;
+
+/// The graph and its quantised vectors, in usearch's own format. Not there when there are no rows.
+const GRAPH_FILE: &str = "index.usearch";
+/// The vectors as they came, then their lengths.
+const VECTORS_FILE: &str = "vectors.f32";
+/// The rows' keys, and where to find a key.
+const KEYS_FILE: &str = "rows.keys";
+/// The rows' texts.
+const TEXTS_FILE: &str = "rows.texts";
+/// What the generation is.
+const MANIFEST_FILE: &str = "manifest.json";
+
+const FORMAT: &str = "lakehouse.hnsw/1";
+
+/// Rows in one generation at most: slots are 32 bits, and usearch keeps the highest for itself.
+const ROWS_MAX: u64 = u32::MAX as u64 - 1;
+
+/// `manifest.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Manifest {
+    format: String,
+    dimensions: usize,
+    config: HnswConfig,
+    /// Factor that brought the vectors into the range of the graph's number format.
+    scale: f32,
+    vectors: u64,
+    build_ms: u64,
+    files: Vec<FileDigest>,
+}

@@ -1,0 +1,174 @@
+//! Searches of a generation: through the graph, or over every visible row, whichever is surer or
+//! sooner. The graph only proposes; distances and order come from the vectors in full precision.
+
+use super::super::vectors::exact::{Candidate, Measure, Nearest, norm};
+use super::super::vectors::{
+    Found, Hit, Metric, Quantization, SearchPath, VectorError, Visible, check_vector, processors,
+};
+use super::index::HnswIndex;
+
+/// Rows that a scan compares in the time in which a graph search looks at one candidate's links.
+/// Measured at 128 and 768 dimensions; see `HnswIndex::scan_is_sooner`.
+const ROWS_PER_CANDIDATE: u64 = 12;
+/// Numbers above which a scan is worth a second thread.
+const NUMBERS_PER_THREAD: u64 = 1 << 20;
+
+impl HnswIndex {
+    /// The `k` visible rows nearest to `query`: always `k` when so many are visible. `ef` candidates
+    /// are kept on the way (the configuration's when `None`, and never fewer than `k`).
+    ///
+    /// # Errors
+    /// What [`check_vector`] says of the query; `Engine`.
+    pub fn search(
+        &self,
+        query: &[f32],
+        k: usize,
+        ef: Option<usize>,
+        visible: Visible,
+    ) -> Result<Found, VectorError> {
+        check_vector(query, self.dimensions(), self.config().metric)?;
+        let k = k.min(self.matrix.rows());
+        let Some(graph) = self.graph.as_ref().filter(|_| k > 0) else {
+            return Ok(Found {
+                hits: Vec::new(),
+                path: SearchPath::Exact,
+            });
+        };
+        let ef = ef
+            .unwrap_or(self.config().expansion_search)
+            .max(k)
+            .min(self.matrix.rows());
+        if self.scan_is_sooner(ef as u64, visible.estimate(self.len())) {
+            return Ok(self.scan(query, k, visible));
+        }
+        let candidates = graph.candidates(query, norm(query), ef, visible)?;
+        if candidates.len() < k {
+            return Ok(self.scan(query, k, visible));
+        }
+        let hits = self.rescored(query, k, &candidates);
+        Ok(Found {
+            hits,
+            path: SearchPath::Ann,
+        })
+    }
+
+    /// The `k` visible rows nearest to `query`, by comparing it with every one of them.
+    ///
+    /// # Errors
+    /// What [`check_vector`] says of the query.
+    pub fn search_exact(
+        &self,
+        query: &[f32],
+        k: usize,
+        visible: Visible,
+    ) -> Result<Found, VectorError> {
+        check_vector(query, self.dimensions(), self.config().metric)?;
+        Ok(self.scan(query, k.min(self.matrix.rows()), visible))
+    }
+
+    /// A graph search looks at about `ef` · rows / `shown` nodes, a scan at `shown` rows, which it
+    /// reads in order.
+    fn scan_is_sooner(&self, ef: u64, shown: u64) -> bool {
+        shown.saturating_mul(shown) <= ROWS_PER_CANDIDATE * ef * self.len()
+    }
+
+    /// The nearest `k` of what the graph proposed, by true distance. Only the first few times `k` can
+    /// be among them: rounding moves a row by a few places.
+    fn rescored(&self, query: &[f32], k: usize, candidates: &[u64]) -> Vec<Hit> {
+        let pool = match self.config().quantization {
+            Quantization::I8 => 64.max(8 * k),
+            Quantization::Bf16 => 32.max(3 * k),
+            Quantization::F16 | Quantization::F32 => 16.max(2 * k),
+        };
+        let measure = Measure::new(self.config().metric, query);
+        let mut nearest = Nearest::new(k);
+        for &slot in candidates.iter().take(pool) {
+            nearest.offer(self.measured(&measure, slot));
+        }
+        self.hits(nearest)
+    }
+
+    fn scan(&self, query: &[f32], k: usize, visible: Visible) -> Found {
+        let measure = Measure::new(self.config().metric, query);
+        let numbers = visible.estimate(self.len()) * self.dimensions() as u64;
+        let threads = (numbers / NUMBERS_PER_THREAD).clamp(1, processors() as u64);
+        let part = |thread: u64| {
+            let (start, end) = (
+                self.len() * thread / threads,
+                self.len() * (thread + 1) / threads,
+            );
+            self.scan_range(&measure, k, visible, start, end)
+        };
+        let mut nearest = Nearest::new(k);
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads)
+                .map(|thread| scope.spawn(move || part(thread)))
+                .collect();
+            nearest.merge(part(0));
+            for other in others {
+                nearest.merge(
+                    other
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                );
+            }
+        });
+        Found {
+            hits: self.hits(nearest),
+            path: SearchPath::Exact,
+        }
+    }
+
+    fn scan_range(
+        &self,
+        measure: &Measure,
+        k: usize,
+        visible: Visible,
+        start: u64,
+        end: u64,
+    ) -> Nearest {
+        let mut nearest = Nearest::new(k);
+        let mut offer = |slot| nearest.offer(self.measured(measure, slot));
+        match visible {
+            Visible::All => (start..end).for_each(offer),
+            Visible::Only(shown) => {
+                let bound = |slot| u32::try_from(slot).expect("slots have 32 bits");
+                shown
+                    .range(bound(start)..bound(end))
+                    .for_each(|slot| offer(u64::from(slot)));
+            }
+            Visible::Except(_) | Visible::Where(_) => {
+                (start..end)
+                    .filter(|&slot| visible.allows(slot))
+                    .for_each(offer);
+            }
+        }
+        nearest
+    }
+
+    fn measured(&self, measure: &Measure, slot: u64) -> Candidate {
+        let row = usize::try_from(slot).expect("a slot is the number of a row in memory");
+        let norm = if self.config().metric == Metric::Cosine {
+            self.matrix.norm(row)
+        } else {
+            1.0
+        };
+        Candidate {
+            distance: measure.distance(self.matrix.row(row), norm),
+            slot,
+        }
+    }
+
+    fn hits(&self, nearest: Nearest) -> Vec<Hit> {
+        let hit = |Candidate { distance, slot }| {
+            let key = self.key_of(slot).expect("every slot has a key").to_owned();
+            Hit {
+                slot,
+                key,
+                distance,
+                score: self.config().metric.score(distance),
+            }
+        };
+        nearest.into_sorted().into_iter().map(hit).collect()
+    }
+}

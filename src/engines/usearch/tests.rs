@@ -1,0 +1,239 @@
+use std::path::Path;
+use std::sync::LazyLock;
+
+use super::super::vectors::contract::{self, Engine, Fixture, ROWS, Rows};
+use super::super::vectors::{
+    BuildOptions, Built, FileDigest, Found, HnswConfig, Metric, Quantization, VectorError, Visible,
+};
+use super::*;
+
+fn build(
+    dir: &Path,
+    rows: &Rows,
+    config: HnswConfig,
+    options: BuildOptions,
+) -> Result<Built, VectorError> {
+    let mut builder = HnswBuilder::new(dir, rows.dimensions, config, options)?;
+    rows.chunks()
+        .try_for_each(|chunk| builder.add_chunk(chunk))?;
+    builder.finish()
+}
+
+impl Engine for HnswIndex {
+    fn build(
+        dir: &Path,
+        rows: &Rows,
+        metric: Metric,
+        options: BuildOptions,
+    ) -> Result<Built, VectorError> {
+        build(
+            dir,
+            rows,
+            HnswConfig {
+                metric,
+                ..HnswConfig::default()
+            },
+            options,
+        )
+    }
+
+    fn open(dir: &Path, files: &[FileDigest]) -> Result<Self, VectorError> {
+        Self::open(dir, files)
+    }
+
+    fn len(&self) -> u64 {
+        self.len()
+    }
+
+    fn search(&self, query: &[f32], k: usize, visible: Visible) -> Result<Found, VectorError> {
+        self.search(query, k, None, visible)
+    }
+
+    fn search_exact(
+        &self,
+        query: &[f32],
+        k: usize,
+        visible: Visible,
+    ) -> Result<Found, VectorError> {
+        self.search_exact(query, k, visible)
+    }
+
+    fn row(&self, key: &str) -> Option<(u64, Vec<f32>, Option<String>)> {
+        let slot = self.slot_of(key)?;
+        assert_eq!(self.key_of(slot), Some(key));
+        Some((
+            slot,
+            self.vector_of(slot)?.to_vec(),
+            self.text_of(slot).map(str::to_owned),
+        ))
+    }
+
+    fn fixture() -> &'static Fixture<Self> {
+        static FIXTURE: LazyLock<Fixture<HnswIndex>> = LazyLock::new(|| {
+            Fixture::build(Rows::clustered(ROWS, contract::DIMENSIONS), Metric::Cosine)
+        });
+        &FIXTURE
+    }
+}
+
+#[test]
+fn recall_at_10_is_at_least_99_of_100() {
+    contract::recall_at_10_is_at_least_99_of_100::<HnswIndex>();
+}
+
+#[test]
+fn an_unfiltered_search_of_many_rows_is_not_a_scan() {
+    contract::an_unfiltered_search_of_many_rows_is_not_a_scan::<HnswIndex>();
+}
+
+#[test]
+fn an_exact_search_finds_the_truth_with_true_distances() {
+    contract::an_exact_search_finds_the_truth_with_true_distances::<HnswIndex>();
+}
+
+#[test]
+fn hidden_rows_are_never_found_and_k_hits_always_are() {
+    contract::hidden_rows_are_never_found_and_k_hits_always_are::<HnswIndex>();
+}
+
+#[test]
+fn every_k_is_answered() {
+    contract::every_k_is_answered::<HnswIndex>();
+}
+
+#[test]
+fn rows_come_back_by_key_as_they_were() {
+    contract::rows_come_back_by_key_as_they_were::<HnswIndex>();
+}
+
+#[test]
+fn an_index_opened_again_answers_the_same() {
+    contract::an_index_opened_again_answers_the_same::<HnswIndex>();
+}
+
+#[test]
+fn bad_queries_are_refused() {
+    contract::bad_queries_are_refused::<HnswIndex>();
+}
+
+#[test]
+fn an_index_of_no_rows_answers_with_none() {
+    contract::an_index_of_no_rows_answers_with_none::<HnswIndex>();
+}
+
+#[test]
+fn few_rows_are_answered_whole() {
+    contract::few_rows_are_answered_whole::<HnswIndex>();
+}
+
+#[test]
+fn the_other_metrics_find_their_nearest_too() {
+    contract::the_other_metrics_find_their_nearest_too::<HnswIndex>();
+}
+
+#[test]
+fn a_changed_byte_in_any_file_and_it_is_not_opened() {
+    contract::a_changed_byte_in_any_file_and_it_is_not_opened::<HnswIndex>();
+}
+
+#[test]
+fn a_repeated_key_is_refused_or_the_last_row_wins() {
+    contract::a_repeated_key_is_refused_or_the_last_row_wins::<HnswIndex>();
+}
+
+#[test]
+fn bad_rows_are_refused_by_key() {
+    contract::bad_rows_are_refused_by_key::<HnswIndex>();
+}
+
+#[test]
+fn a_build_stops_when_told() {
+    contract::a_build_stops_when_told::<HnswIndex>();
+}
+
+#[test]
+fn many_threads_search_at_once() {
+    contract::many_threads_search_at_once::<HnswIndex>();
+}
+
+#[test]
+fn every_number_format_finds_the_nearest_once_rescored() {
+    let rows = Rows::clustered(4_000, 64);
+    for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+        for quantization in [
+            Quantization::F32,
+            Quantization::F16,
+            Quantization::Bf16,
+            Quantization::I8,
+        ] {
+            // Numbers that an f16 does not hold.
+            let mut rows = rows.clone();
+            rows.vectors.iter_mut().for_each(|value| *value *= 1e6);
+            let dir = tempfile::tempdir().unwrap();
+            let config = HnswConfig {
+                metric,
+                quantization,
+                ..HnswConfig::default()
+            };
+            let built = build(dir.path(), &rows, config, BuildOptions::default()).unwrap();
+            let index = HnswIndex::open(dir.path(), &built.files).unwrap();
+            let mut right = 0;
+            for query in rows.queries(30) {
+                let truth = rows.truth(metric, &query, 10, Visible::All);
+                let found = index.search(&query, 10, None, Visible::All).unwrap();
+                right += found
+                    .hits
+                    .iter()
+                    .filter(|hit| truth.contains(&hit.key))
+                    .count();
+            }
+            assert!(
+                right >= 294,
+                "{right} of 300 for {metric:?} {quantization:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_panic_in_a_filter_reaches_the_caller_and_the_index_lives_on() {
+    let Fixture { rows, index, .. } = HnswIndex::fixture();
+    let query = &rows.queries(1)[0];
+    let test = |slot: u64| {
+        if slot == 4_000 {
+            panic!("in the filter")
+        } else {
+            true
+        }
+    };
+    for _ in 0..100 {
+        let search = std::panic::AssertUnwindSafe(|| {
+            index.search(query, ROWS / 2, Some(ROWS), Visible::Where(&test))
+        });
+        assert!(std::panic::catch_unwind(search).is_err());
+    }
+    assert_eq!(
+        index
+            .search(query, 10, None, Visible::All)
+            .unwrap()
+            .hits
+            .len(),
+        10
+    );
+}
+
+#[test]
+fn a_generation_is_not_built_over_another() {
+    let Fixture { dir, .. } = HnswIndex::fixture();
+    let error = HnswBuilder::new(
+        dir.path(),
+        4,
+        HnswConfig::default(),
+        BuildOptions::default(),
+    )
+    .err()
+    .unwrap();
+    assert!(
+        matches!(error, VectorError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
+    );
+}

@@ -1,0 +1,236 @@
+//! The query engine of the daemon: memory, spill space, caches and threads that all queries share.
+//! Made once by the daemon; hands out a session per request. Queries run on threads of their own with
+//! large stacks, so that they neither hold up the edge nor overflow.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use datafusion::{
+    execution::{
+        SessionState, SessionStateBuilder, SessionStateDefaults,
+        cache::cache_manager::CacheManagerConfig,
+        disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool},
+        runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
+    },
+    prelude::SessionConfig,
+};
+use object_store::ObjectStore;
+use tokio::runtime::{Handle, Runtime};
+
+use super::{
+    GateLimits, QueryError,
+    catalog::{CATALOG, DATASETS},
+    facts::FactsCache,
+    session::{QuerySession, SessionTables},
+    store::{LakeRegistry, LakeStore},
+};
+use crate::engines::object_store::Buckets;
+
+/// Stack of a query thread: what the largest statement that the gate lets in needs, many times over.
+const STACK_BYTES: usize = 64 << 20;
+
+/// How memory is shared between queries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemorySharing {
+    /// Operators that can spill get equal parts: no query starves another.
+    Fair,
+    /// Whoever comes first.
+    Greedy,
+}
+
+/// The settings of the engine.
+#[derive(Debug, Clone)]
+pub struct QueryConfig {
+    /// Memory for all queries together, in bytes.
+    pub memory_limit_bytes: usize,
+    /// How it is shared.
+    pub memory_sharing: MemorySharing,
+    /// Where queries spill; emptied at start.
+    pub spill_dir: PathBuf,
+    /// Room for spilling, in bytes.
+    pub spill_bytes_max: u64,
+    /// How long a statement may take, its answer included.
+    pub timeout: Duration,
+    /// Partitions a query works in, and threads; 0 = one per core.
+    pub target_partitions: usize,
+    /// Rows of a JSON answer.
+    pub rows_json_max: usize,
+    /// Memory for footers of files, in bytes.
+    pub footer_cache_bytes: usize,
+    /// Bytes of a scan from which on it is split over partitions.
+    pub repartition_bytes_min: usize,
+    /// Whether the scan itself evaluates filters (late materialisation).
+    pub pushdown_filters: bool,
+    /// How large a statement may be.
+    pub gate: GateLimits,
+}
+
+impl QueryConfig {
+    /// The settings that a daemon starts with, spilling to `spill_dir`.
+    pub fn new(spill_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            memory_limit_bytes: 4 << 30,
+            memory_sharing: MemorySharing::Fair,
+            spill_dir: spill_dir.into(),
+            spill_bytes_max: 8 << 30,
+            timeout: Duration::from_secs(60),
+            target_partitions: 0,
+            rows_json_max: 10_000,
+            footer_cache_bytes: 256 << 20,
+            repartition_bytes_min: 10 << 20,
+            pushdown_filters: false,
+            gate: GateLimits::default(),
+        }
+    }
+
+    fn partitions(&self) -> usize {
+        match self.target_partitions {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            set => set,
+        }
+    }
+}
+
+/// What all queries share.
+pub struct QueryEngine {
+    config: QueryConfig,
+    template: SessionState,
+    facts: Arc<FactsCache>,
+    store: Arc<dyn ObjectStore>,
+    runtime: Option<Runtime>,
+}
+
+impl std::fmt::Debug for QueryEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryEngine")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QueryEngine {
+    /// An engine over these buckets, as they are when a query reads.
+    ///
+    /// # Errors
+    /// [`QueryError::Internal`] when the spill directory or the threads cannot be made.
+    pub fn new(config: QueryConfig, buckets: Arc<Buckets>) -> Result<Self, QueryError> {
+        let failed = |error: &dyn std::fmt::Display| QueryError::Internal(error.to_string());
+        if config.spill_dir.exists() {
+            std::fs::remove_dir_all(&config.spill_dir).map_err(|e| failed(&e))?;
+        }
+        std::fs::create_dir_all(&config.spill_dir).map_err(|e| failed(&e))?;
+        let store: Arc<dyn ObjectStore> = Arc::new(LakeStore::new(buckets));
+        let env = runtime_env(&config, &store)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.partitions().max(2))
+            .thread_name("query")
+            .thread_stack_size(STACK_BYTES)
+            .enable_all()
+            .build()
+            .map_err(|e| failed(&e))?;
+        Ok(Self {
+            template: template(&config, env),
+            facts: Arc::new(FactsCache::default()),
+            store,
+            runtime: Some(runtime),
+            config,
+        })
+    }
+
+    /// A session for one request: it sees `tables` and nothing else.
+    pub fn session(&self, tables: SessionTables) -> QuerySession {
+        QuerySession::new(self, tables)
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &QueryConfig {
+        &self.config
+    }
+
+    /// The threads that queries run on.
+    pub fn handle(&self) -> Handle {
+        self.runtime
+            .as_ref()
+            .expect("the threads are taken away only when the engine is dropped")
+            .handle()
+            .clone()
+    }
+
+    /// Bytes that queries have reserved just now.
+    pub fn memory_reserved_bytes(&self) -> usize {
+        self.template.runtime_env().memory_pool.reserved()
+    }
+
+    /// Bytes that queries have spilled and not yet given back.
+    pub fn spill_used_bytes(&self) -> u64 {
+        self.template.runtime_env().disk_manager.used_disk_space()
+    }
+
+    pub(super) fn template(&self) -> &SessionState {
+        &self.template
+    }
+
+    pub(super) fn facts(&self) -> &Arc<FactsCache> {
+        &self.facts
+    }
+
+    /// All buckets as one read-only store.
+    pub(super) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+}
+
+impl Drop for QueryEngine {
+    fn drop(&mut self) {
+        // Never waits: the engine may be dropped on an async thread.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn runtime_env(
+    config: &QueryConfig,
+    store: &Arc<dyn ObjectStore>,
+) -> Result<Arc<RuntimeEnv>, QueryError> {
+    let pool: Arc<dyn MemoryPool> = match config.memory_sharing {
+        MemorySharing::Fair => Arc::new(FairSpillPool::new(config.memory_limit_bytes)),
+        MemorySharing::Greedy => Arc::new(GreedyMemoryPool::new(config.memory_limit_bytes)),
+    };
+    let spill = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::Directories(vec![config.spill_dir.clone()]))
+        .with_max_temp_directory_size(config.spill_bytes_max);
+    let caches =
+        CacheManagerConfig::default().with_metadata_cache_limit(config.footer_cache_bytes);
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(pool)
+        .with_disk_manager_builder(spill)
+        .with_cache_manager(caches)
+        .with_object_store_registry(Arc::new(LakeRegistry(Arc::clone(store))))
+        .build_arc()
+        .map_err(|error| QueryError::Internal(error.to_string()))
+}
+
+/// The state that every session starts from: functions, but no table, file format or factory.
+fn template(config: &QueryConfig, env: Arc<RuntimeEnv>) -> SessionState {
+    let mut session = SessionConfig::new()
+        .with_target_partitions(config.partitions())
+        .with_information_schema(false)
+        .with_default_catalog_and_schema(CATALOG, DATASETS)
+        .with_create_default_catalog_and_schema(false)
+        .with_collect_statistics(true);
+    let options = session.options_mut();
+    options.execution.parquet.pushdown_filters = config.pushdown_filters;
+    options.execution.parquet.reorder_filters = config.pushdown_filters;
+    options.optimizer.repartition_file_min_size = config.repartition_bytes_min;
+    options.sql_parser.recursion_limit = config.gate.depth_max;
+    SessionStateBuilder::new()
+        .with_config(session)
+        .with_runtime_env(env)
+        .with_expr_planners(SessionStateDefaults::default_expr_planners())
+        .with_scalar_functions(SessionStateDefaults::default_scalar_functions())
+        .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())
+        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_window_functions(SessionStateDefaults::default_window_functions())
+        .build()
+}

@@ -1,0 +1,149 @@
+//! The engine's Parquet scan, guarded: rows that an access plan leaves out stay out.
+//! `DataFusion` 54 prunes row groups for a LIMIT by their full row counts and rebuilds the access plan
+//! without its selections (`prune_by_limit`), which would bring deleted rows back. A scan opened here
+//! never takes that path; everything else is the engine's own.
+
+use std::{any::Any, fmt, sync::Arc};
+
+use datafusion::{
+    common::{Result, Statistics, config::ConfigOptions},
+    datasource::{
+        physical_plan::FileScanConfig,
+        source::{DataSource, DataSourceExec, OpenArgs},
+    },
+    execution::{SendableRecordBatchStream, TaskContext},
+    physical_expr::{
+        EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
+        projection::ProjectionExprs,
+    },
+    physical_plan::{
+        DisplayFormatType, SortOrderPushdownResult,
+        execution_plan::SchedulingType,
+        filter_pushdown::FilterPushdownPropagation,
+        metrics::ExecutionPlanMetricsSet,
+    },
+};
+
+/// A file scan whose files carry access plans.
+#[derive(Debug, Clone)]
+pub struct GuardedScan {
+    inner: Arc<dyn DataSource>,
+}
+
+impl GuardedScan {
+    /// The plan node for `scan`.
+    pub fn plan(scan: FileScanConfig) -> Arc<DataSourceExec> {
+        DataSourceExec::from_data_source(Self {
+            inner: Arc::new(scan),
+        })
+    }
+
+    fn wrap(inner: Arc<dyn DataSource>) -> Arc<dyn DataSource> {
+        Arc::new(Self { inner })
+    }
+}
+
+impl DataSource for GuardedScan {
+    fn open(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        self.open_with_args(OpenArgs::new(partition, context))
+    }
+
+    fn open_with_args(&self, args: OpenArgs) -> Result<SendableRecordBatchStream> {
+        // The opener prunes for a LIMIT only where the order of rows is free.
+        match self.inner.with_preserve_order(false) {
+            Some(guarded) => guarded.open_with_args(args),
+            None => datafusion::common::internal_err!("a scan that cannot be guarded"),
+        }
+    }
+
+    fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt_as(t, f)
+    }
+
+    fn repartitioned(
+        &self,
+        target_partitions: usize,
+        repartition_file_min_size: usize,
+        output_ordering: Option<LexOrdering>,
+    ) -> Result<Option<Arc<dyn DataSource>>> {
+        let inner = self.inner.repartitioned(
+            target_partitions,
+            repartition_file_min_size,
+            output_ordering,
+        )?;
+        Ok(inner.map(Self::wrap))
+    }
+
+    fn output_partitioning(&self) -> Partitioning {
+        self.inner.output_partitioning()
+    }
+
+    fn eq_properties(&self) -> EquivalenceProperties {
+        self.inner.eq_properties()
+    }
+
+    fn scheduling_type(&self) -> SchedulingType {
+        self.inner.scheduling_type()
+    }
+
+    fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
+        self.inner.partition_statistics(partition)
+    }
+
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn DataSource>> {
+        self.inner.with_fetch(limit).map(Self::wrap)
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.inner.fetch()
+    }
+
+    fn metrics(&self) -> ExecutionPlanMetricsSet {
+        self.inner.metrics()
+    }
+
+    fn try_swapping_with_projection(
+        &self,
+        projection: &ProjectionExprs,
+    ) -> Result<Option<Arc<dyn DataSource>>> {
+        let inner = self.inner.try_swapping_with_projection(projection)?;
+        Ok(inner.map(Self::wrap))
+    }
+
+    fn try_pushdown_filters(
+        &self,
+        filters: Vec<Arc<dyn PhysicalExpr>>,
+        config: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn DataSource>>> {
+        let pushed = self.inner.try_pushdown_filters(filters, config)?;
+        Ok(FilterPushdownPropagation {
+            filters: pushed.filters,
+            updated_node: pushed.updated_node.map(Self::wrap),
+        })
+    }
+
+    fn try_pushdown_sort(
+        &self,
+        order: &[PhysicalSortExpr],
+    ) -> Result<SortOrderPushdownResult<Arc<dyn DataSource>>> {
+        Ok(self.inner.try_pushdown_sort(order)?.map(Self::wrap))
+    }
+
+    fn with_preserve_order(&self, preserve_order: bool) -> Option<Arc<dyn DataSource>> {
+        self.inner
+            .with_preserve_order(preserve_order)
+            .map(Self::wrap)
+    }
+
+    fn with_new_state(&self, state: Arc<dyn Any + Send + Sync>) -> Option<Arc<dyn DataSource>> {
+        self.inner.with_new_state(state).map(Self::wrap)
+    }
+
+    fn create_sibling_state(&self, config: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.inner.create_sibling_state(config)
+    }
+}

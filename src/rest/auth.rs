@@ -1,0 +1,212 @@
+//! Who is asking, and whether they may: one extractor for every route.
+//!
+//! A handler takes [`May<P>`] for the permission that it needs; a handler without one serves
+//! nobody but what is meant for everybody (`/health`). Deny by default: a role has what stands in
+//! [`allowed`] and nothing else.
+
+use std::{
+    future::{Ready, ready},
+    marker::PhantomData,
+    sync::Arc,
+};
+
+use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::StatusCode, web};
+use lakehouse_actors::Caller;
+use lakehouse_journal::{
+    model::access::{Role, Token},
+    record::Actor,
+};
+
+use super::{Edge, problem::Problem, request_id::RequestId};
+
+/// Longest `Idempotency-Key` that is taken.
+const KEY_LENGTH_MAX: usize = 200;
+
+/// What a route lets its callers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    /// See what there is: datasets, indexes, buckets, jobs.
+    ReadCatalog,
+    /// Read rows, by SQL or search.
+    ReadData,
+    /// Put rows in, change and drop datasets, build indexes.
+    Write,
+    /// Delete rows for good.
+    Delete,
+    /// Read the journal and the `system` schema.
+    ReadJournal,
+    /// Tokens, and the lakehouse's own objects.
+    Administer,
+}
+
+/// The whole table of roles and permissions.
+pub fn allowed(role: Role, permission: Permission) -> bool {
+    use Permission::{Administer, Delete, ReadCatalog, ReadData, ReadJournal, Write};
+    match role {
+        Role::Admin => true,
+        Role::Operator => matches!(permission, ReadCatalog | ReadData | Write | Delete),
+        Role::Analyst => matches!(permission, ReadCatalog | ReadData),
+        Role::Auditor => matches!(permission, ReadCatalog | ReadJournal),
+        // An agent sees only views, and there are none.
+        Role::Agent => {
+            let (Administer | Delete | ReadCatalog | ReadData | ReadJournal | Write) = permission;
+            false
+        }
+    }
+}
+
+/// A permission as a type, for extractors.
+pub trait Needs {
+    /// Which one.
+    const PERMISSION: Permission;
+}
+
+macro_rules! needs {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
+        $(#[$doc])*
+        pub struct $name;
+        impl Needs for $name {
+            const PERMISSION: Permission = Permission::$name;
+        }
+    )+};
+}
+
+needs!(
+    /// See [`Permission::ReadCatalog`].
+    ReadCatalog,
+    /// See [`Permission::ReadData`].
+    ReadData,
+    /// See [`Permission::Write`].
+    Write,
+    /// See [`Permission::Delete`].
+    Delete,
+    /// See [`Permission::ReadJournal`].
+    ReadJournal,
+    /// See [`Permission::Administer`].
+    Administer,
+);
+
+/// A caller with a valid token whose role has the permission `P`.
+pub struct May<P: Needs> {
+    /// The token.
+    pub token: Arc<Token>,
+    request_id: String,
+    idempotency_key: Option<String>,
+    target: String,
+    permission: PhantomData<P>,
+}
+
+impl<P: Needs> May<P> {
+    /// The caller of a mutation with this request body.
+    pub fn caller(&self, body: &[u8]) -> Caller {
+        let fingerprint = || {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(self.target.as_bytes());
+            hasher.update(&[0]);
+            hasher.update(body);
+            hasher.finalize().to_hex().to_string()
+        };
+        let scoped = |key: &String| (format!("{}/{key}", self.token.id), fingerprint());
+        Caller {
+            actor: Actor {
+                name: self.token.name.clone(),
+                role: self.token.role.as_str().to_owned(),
+            },
+            request_id: self.request_id.clone(),
+            idempotency: self.idempotency_key.as_ref().map(scoped),
+        }
+    }
+
+    /// Whether the role has a further permission.
+    pub fn also(&self, permission: Permission) -> bool {
+        allowed(self.token.role, permission)
+    }
+}
+
+impl<P: Needs> FromRequest for May<P> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(admit(request))
+    }
+}
+
+fn admit<P: Needs>(request: &HttpRequest) -> Result<May<P>, Problem> {
+    let edge = request
+        .app_data::<web::Data<Edge>>()
+        .ok_or_else(|| Problem::internal(&"a route without the edge"))?;
+    let token = authenticate(request, edge).ok_or_else(unauthorized)?;
+    if !allowed(token.role, P::PERMISSION) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!("the role `{}` may not do this", token.role.as_str()),
+        ));
+    }
+    let request_id = request
+        .extensions()
+        .get::<RequestId>()
+        .map_or_else(String::new, |id| id.0.clone());
+    Ok(May {
+        token,
+        request_id,
+        idempotency_key: idempotency_key(request)?,
+        target: format!("{} {}", request.method(), request.uri()),
+        permission: PhantomData,
+    })
+}
+
+fn authenticate(request: &HttpRequest, edge: &Edge) -> Option<Arc<Token>> {
+    let header = request.headers().get("authorization")?.to_str().ok()?;
+    let (scheme, secret) = header.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    // The secret has 256 random bits and only its hash is looked up: comparing cannot leak it.
+    let hash = blake3::hash(secret.trim().as_bytes()).to_hex();
+    edge.lake.access().state.token(hash.as_str(), edge.lake.now()).cloned()
+}
+
+fn unauthorized() -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "a valid bearer token is needed")
+}
+
+fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
+    let Some(value) = request.headers().get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    if text.is_empty() || text.len() > KEY_LENGTH_MAX {
+        return Err(Problem::invalid(format!(
+            "Idempotency-Key must be 1 to {KEY_LENGTH_MAX} visible ASCII characters"
+        )));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_may_nothing_and_an_admin_everything() {
+        use Permission::{Administer, Delete, ReadCatalog, ReadData, ReadJournal, Write};
+        for permission in [Administer, Delete, ReadCatalog, ReadData, ReadJournal, Write] {
+            assert!(allowed(Role::Admin, permission));
+            assert!(!allowed(Role::Agent, permission));
+        }
+    }
+
+    #[test]
+    fn an_analyst_reads_and_changes_nothing() {
+        assert!(allowed(Role::Analyst, Permission::ReadData));
+        for permission in [Permission::Write, Permission::Delete, Permission::Administer] {
+            assert!(!allowed(Role::Analyst, permission));
+        }
+    }
+
+    #[test]
+    fn an_auditor_reads_the_journal_and_no_rows() {
+        assert!(allowed(Role::Auditor, Permission::ReadJournal));
+        assert!(!allowed(Role::Auditor, Permission::ReadData));
+    }
+}

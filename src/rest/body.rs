@@ -1,0 +1,60 @@
+//! JSON bodies: read whole within a limit, parsed strictly, and kept as bytes for the fingerprint
+//! of idempotent requests.
+
+use std::{future::Future, pin::Pin};
+
+use actix_web::{FromRequest, HttpRequest, dev::Payload, http::StatusCode, web};
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+
+/// Largest JSON body: a million row keys fit.
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// A JSON body and its bytes.
+pub struct Body<T> {
+    /// What it says.
+    pub value: T,
+    /// Its bytes.
+    pub bytes: web::Bytes,
+}
+
+impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(_: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let mut payload = payload.take();
+        Box::pin(async move {
+            let mut bytes = web::BytesMut::new();
+            while let Some(chunk) = payload.next().await {
+                let chunk = chunk.map_err(|_| Problem::invalid("the body broke off"))?;
+                if bytes.len() + chunk.len() > BODY_BYTES_MAX {
+                    return Err(Problem::new(
+                        StatusCode::PAYLOAD_TOO_LARGE,
+                        "body_too_large",
+                        format!("a JSON body may have {BODY_BYTES_MAX} bytes"),
+                    ));
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            let bytes = bytes.freeze();
+            // An absent body reads as an empty object: a POST without fields needs none.
+            let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+            let value = serde_json::from_slice(text)
+                .map_err(|error| Problem::invalid(format!("the JSON body: {error}")))?;
+            Ok(Self { value, bytes })
+        })
+    }
+}
+
+/// Query parameters, refused with a problem document.
+///
+/// # Errors
+/// 400 that names the parameter.
+pub fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
+    web::Query::<T>::from_query(request.query_string())
+        .map(web::Query::into_inner)
+        .map_err(|error| Problem::invalid(format!("the query string: {error}")))
+}

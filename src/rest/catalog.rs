@@ -1,0 +1,359 @@
+//! Datasets: what there is, how it is described, which rows are deleted for good.
+
+use std::collections::BTreeMap;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use lakehouse_journal::{
+    model::catalog::{
+        CatalogCommand, Dataset, DropDataset, EmbeddingSpec, PatchDataset, RefreshPolicy,
+        Sensitivity,
+    },
+    record::Seq,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Edge,
+    auth::{Delete, May, ReadCatalog, Write},
+    body::{Body, query},
+    problem::Problem,
+    times,
+};
+
+/// Most keys of one tombstone call.
+const ROW_KEYS_MAX: usize = 1_000_000;
+/// Entries of a page unless asked otherwise.
+const PAGE: usize = 100;
+/// Most entries of a page.
+const PAGE_MAX: usize = 10_000;
+
+/// `/catalog/datasets…`
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/catalog/datasets", web::get().to(list))
+        .service(
+            web::resource("/catalog/datasets/{name}")
+                .route(web::get().to(show))
+                .route(web::patch().to(patch))
+                .route(web::delete().to(remove)),
+        )
+        .service(
+            web::resource("/catalog/datasets/{name}/tombstone")
+                .route(web::post().to(tombstone))
+                .route(web::get().to(tombstones)),
+        )
+        .route("/catalog/datasets/{name}/compact", web::post().to(compact));
+}
+
+/// How a list is cut into pages.
+#[derive(Debug, Deserialize)]
+pub struct Page {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+impl Page {
+    /// The cursor to go on from.
+    pub fn after(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+
+    /// Entries to answer with.
+    pub fn limit(&self) -> usize {
+        self.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX)
+    }
+}
+
+/// A page of entries that are named by `cursor`, with the way to the next.
+pub fn page(mut entries: Vec<(String, Value)>, limit: usize) -> Value {
+    let more = entries.len() > limit;
+    entries.truncate(limit);
+    let next = more.then(|| entries.last().map(|(cursor, _)| cursor.clone())).flatten();
+    let items: Vec<Value> = entries.into_iter().map(|(_, value)| value).collect();
+    json!({ "items": items, "next": next })
+}
+
+/// Every dataset's manifest.
+#[utoipa::path(get, path = "/catalog/datasets", tag = "catalog",
+    params(("limit" = Option<usize>, Query), ("after" = Option<String>, Query)),
+    responses((status = 200, description = "{items: [manifest], next}"), (status = 401, body = Problem)))]
+pub async fn list(
+    edge: web::Data<Edge>,
+    _: May<ReadCatalog>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let asked: Page = query(&request)?;
+    let catalog = edge.lake.catalog();
+    let entries = catalog
+        .state
+        .datasets
+        .iter()
+        .filter(|(name, _)| asked.after.as_ref().is_none_or(|after| *name > after))
+        .take(asked.limit() + 1)
+        .map(|(name, dataset)| (name.clone(), manifest(dataset)))
+        .collect();
+    Ok(HttpResponse::Ok().json(page(entries, asked.limit())))
+}
+
+/// A dataset's manifest.
+#[utoipa::path(get, path = "/catalog/datasets/{name}", tag = "catalog",
+    params(("name" = String, Path)),
+    responses((status = 200, description = "the manifest"), (status = 404, body = Problem)))]
+pub async fn show(
+    edge: web::Data<Edge>,
+    _: May<ReadCatalog>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let catalog = edge.lake.catalog();
+    Ok(HttpResponse::Ok().json(manifest(catalog.state.dataset(&name)?)))
+}
+
+/// What may be changed of a dataset.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changes {
+    description: Option<String>,
+    owner: Option<String>,
+    tags: Option<Vec<String>>,
+    #[serde(default)]
+    sensitivity: BTreeMap<String, Sensitivity>,
+    embedding_refresh_policy: Option<RefreshPolicy>,
+    embedding: Option<EmbeddingSpec>,
+}
+
+/// Describes a dataset or sets its policies.
+#[utoipa::path(patch, path = "/catalog/datasets/{name}", tag = "catalog",
+    params(("name" = String, Path)),
+    responses((status = 200, description = "the manifest, with `journal_seq`"),
+        (status = 404, body = Problem), (status = 422, body = Problem)))]
+pub async fn patch(
+    edge: web::Data<Edge>,
+    may: May<Write>,
+    name: web::Path<String>,
+    body: Body<Changes>,
+) -> Result<HttpResponse, Problem> {
+    let caller = may.caller(&body.bytes);
+    let changes = body.value;
+    let command = CatalogCommand::PatchDataset(PatchDataset {
+        dataset: name.to_string(),
+        description: changes.description,
+        owner: changes.owner,
+        tags: changes.tags,
+        sensitivity: changes.sensitivity,
+        embedding_refresh_policy: changes.embedding_refresh_policy,
+        embedding: changes.embedding,
+    });
+    let committed = edge.lake.ask_catalog(command, caller).await?;
+    let catalog = edge.lake.catalog();
+    let mut answer = manifest(catalog.state.dataset(&name)?);
+    answer["journal_seq"] = json!(committed.seq);
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+#[derive(Debug, Deserialize)]
+struct Cascade {
+    #[serde(default)]
+    cascade: bool,
+}
+
+/// Removes a dataset; its indexes only with `?cascade=true`.
+#[utoipa::path(delete, path = "/catalog/datasets/{name}", tag = "catalog",
+    params(("name" = String, Path), ("cascade" = Option<bool>, Query)),
+    responses((status = 200, description = "{dataset, journal_seq}"),
+        (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub async fn remove(
+    edge: web::Data<Edge>,
+    may: May<Delete>,
+    name: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let asked: Cascade = query(&request)?;
+    let command = CatalogCommand::DropDataset(DropDataset {
+        dataset: name.to_string(),
+        cascade: asked.cascade,
+    });
+    let committed = edge.lake.ask_catalog(command, may.caller(&[])).await?;
+    edge.indexes.forget_dropped(&edge.lake.catalog().state);
+    Ok(HttpResponse::Ok().json(json!({ "dataset": *name, "journal_seq": committed.seq })))
+}
+
+/// Rows to delete.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tombstone {
+    row_keys: Vec<Value>,
+    reason: String,
+    actor: Option<String>,
+}
+
+/// Deletes rows for good.
+#[utoipa::path(post, path = "/catalog/datasets/{name}/tombstone", tag = "catalog",
+    params(("name" = String, Path)),
+    responses((status = 200, description = "{requested, tombstoned, missing, journal_seq}"),
+        (status = 400, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem)))]
+pub async fn tombstone(
+    edge: web::Data<Edge>,
+    may: May<Delete>,
+    name: web::Path<String>,
+    body: Body<Tombstone>,
+) -> Result<HttpResponse, Problem> {
+    let caller = may.caller(&body.bytes);
+    let asked = body.value;
+    if asked.row_keys.is_empty() || asked.row_keys.len() > ROW_KEYS_MAX {
+        return Err(Problem::invalid(format!("`row_keys` must have 1 to {ROW_KEYS_MAX} keys")));
+    }
+    if asked.reason.trim().is_empty() {
+        return Err(Problem::invalid("`reason` must say why"));
+    }
+    let mut keys = asked.row_keys.iter().map(key_text).collect::<Result<Vec<_>, _>>()?;
+    let requested = keys.len();
+    keys.sort_unstable();
+    keys.dedup();
+    let done = edge.lake.tombstone(&name, &keys, asked.reason, asked.actor, caller).await?;
+    let rows = done.rows.len() as u64;
+    edge.metrics.rows_tombstoned.fetch_add(rows, std::sync::atomic::Ordering::Relaxed);
+    Ok(HttpResponse::Ok().json(json!({
+        "requested": requested,
+        "tombstoned": done.rows.len(),
+        "missing": done.missing,
+        "journal_seq": done.committed.seq,
+    })))
+}
+
+fn key_text(key: &Value) -> Result<String, Problem> {
+    match key {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Bool(value) => Ok(value.to_string()),
+        other => Err(Problem::invalid(format!("`{other}` is no row key"))),
+    }
+}
+
+/// Rows that were deleted, in the order of their keys.
+#[utoipa::path(get, path = "/catalog/datasets/{name}/tombstone", tag = "catalog",
+    params(("name" = String, Path), ("limit" = Option<usize>, Query), ("after" = Option<String>, Query)),
+    responses((status = 200, description = "{items: [{row_key, deleted_at, actor, reason, journal_seq, materialized}], next}"),
+        (status = 404, body = Problem)))]
+pub async fn tombstones(
+    edge: web::Data<Edge>,
+    _: May<ReadCatalog>,
+    name: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let asked: Page = query(&request)?;
+    let catalog = edge.lake.catalog();
+    let dataset = catalog.state.dataset(&name)?;
+    let entries = dataset
+        .tombstones_after(asked.after.as_deref())
+        .take(asked.limit() + 1)
+        .map(|tombstone| {
+            let batch = tombstone.batch;
+            let entry = json!({
+                "row_key": tombstone.row_key,
+                "deleted_at": times::text(batch.at),
+                "actor": batch.on_behalf_of.as_ref().unwrap_or(&batch.actor.name),
+                "reason": batch.reason,
+                "journal_seq": tombstone.seq,
+                "materialized": tombstone.seq <= dataset.materialized_seq,
+            });
+            (tombstone.row_key.to_owned(), entry)
+        })
+        .collect();
+    Ok(HttpResponse::Ok().json(page(entries, asked.limit())))
+}
+
+/// Rewrites a dataset's files without the rows that are gone.
+#[utoipa::path(post, path = "/catalog/datasets/{name}/compact", tag = "catalog",
+    params(("name" = String, Path)),
+    responses((status = 200, description = "{files, rows, bytes: {before, after}, tombstones_materialized, journal_seq}"),
+        (status = 404, body = Problem)))]
+pub async fn compact(
+    edge: web::Data<Edge>,
+    may: May<Write>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let done = edge.lake.compact(&name, may.caller(&[])).await?;
+    let catalog = edge.lake.catalog();
+    let dataset = catalog.state.dataset(&name)?;
+    let (files, rows, bytes) = (dataset.files.len() as u64, dataset.row_count(), dataset.bytes());
+    let pair = |before: u64, after: u64| json!({ "before": before, "after": after });
+    let change = done.change;
+    Ok(HttpResponse::Ok().json(json!({
+        "files": change.map_or(pair(files, files), |c| pair(c.files_before, c.files_after)),
+        "rows": change.map_or(pair(rows, rows), |c| pair(c.rows_before, c.rows_after)),
+        "bytes": change.map_or(pair(bytes, bytes), |c| pair(c.bytes_before, c.bytes_after)),
+        "tombstones_materialized": change.map_or(0, |c| c.rows_dropped),
+        "journal_seq": done.seq,
+    })))
+}
+
+/// A dataset as the contract shows it.
+pub fn manifest(dataset: &Dataset) -> Value {
+    let schema: Vec<Value> = dataset
+        .schema
+        .columns
+        .iter()
+        .map(|column| {
+            let class = dataset.sensitivity.get(&column.name);
+            json!({
+                "name": column.name,
+                "type": column.data_type,
+                "nullable": column.nullable,
+                "sensitivity": class.copied().unwrap_or(Sensitivity::Internal),
+            })
+        })
+        .collect();
+    let files: Vec<Value> = dataset
+        .files
+        .iter()
+        .map(|file| {
+            json!({
+                "bucket": file.entry.bucket,
+                "key": file.entry.key,
+                "rows": file.entry.rows,
+                "bytes": file.entry.bytes,
+                "deleted_rows": file.deleted.len(),
+                "blake3": file.entry.blake3,
+            })
+        })
+        .collect();
+    json!({
+        "name": dataset.name,
+        "id": dataset.id,
+        "schema": schema,
+        "key": dataset.key,
+        "row_count": dataset.row_count(),
+        "bytes": dataset.bytes(),
+        "files": files,
+        "schema_fingerprint": dataset.schema.fingerprint,
+        "lineage": lineage(dataset),
+        "created_at": times::text(dataset.created_at),
+        "updated_at": times::text(dataset.updated_at),
+        "owner": dataset.owner,
+        "description": dataset.description,
+        "tags": dataset.tags,
+        "bucket": dataset.bucket,
+        "last_embedded_at": times::maybe(dataset.last_embedded_at),
+        "embedding_stale_since": times::maybe(dataset.embedding_stale_since),
+        "embedding_refresh_policy": dataset.embedding_refresh_policy,
+        "embedding": dataset.embedding,
+    })
+}
+
+fn lineage(dataset: &Dataset) -> Vec<Value> {
+    dataset
+        .lineage
+        .iter()
+        .map(|step| {
+            json!({
+                "source": format!("{}:{}", step.source.kind, step.source.name),
+                "mode": step.mode,
+                "rows": step.rows,
+                "content_hash": step.source.content_hash,
+                "at": times::text(step.at),
+                "journal_seq": step.journal_seq as Seq,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,71 @@
+//! The REST interface: one file a resource, its routes listed first. Turns a request into a command
+//! or a read of a published snapshot; keeps no state and never opens the journal.
+
+pub mod access;
+pub mod auth;
+mod body;
+pub mod catalog;
+mod console;
+pub mod health;
+pub mod ingest;
+pub mod jobs;
+pub mod journal;
+pub mod openapi;
+pub mod peer;
+pub mod problem;
+pub mod query;
+pub mod request_id;
+pub mod storage;
+pub mod system;
+pub mod times;
+pub mod vectors;
+
+use std::{sync::Arc, time::Instant};
+
+use actix_web::web;
+use lakehouse_actors::Lake;
+
+use crate::{
+    config::Config,
+    engines::{buckets::LakeBuckets, indexes::LakeIndexes, object_store::Buckets, tables::LakeTables},
+    query::QueryEngine,
+};
+
+/// What the routes work with.
+pub struct Edge {
+    /// The actors.
+    pub lake: Lake,
+    /// SQL.
+    pub query: Arc<QueryEngine>,
+    /// Files in.
+    pub tables: LakeTables,
+    /// Vector indexes.
+    pub indexes: Arc<LakeIndexes>,
+    /// Open buckets.
+    pub buckets: Arc<Buckets>,
+    /// Probes of buckets.
+    pub store: Arc<LakeBuckets>,
+    /// The settings.
+    pub config: Config,
+    /// When the daemon came up.
+    pub started: Instant,
+    /// How long the replay took, in milliseconds.
+    pub replay_ms: u64,
+    /// Where metrics are counted.
+    pub metrics: health::Metrics,
+}
+
+/// Every route.
+pub fn routes(config: &mut web::ServiceConfig) {
+    health::routes(config);
+    openapi::routes(config);
+    console::routes(config);
+    catalog::routes(config);
+    ingest::routes(config);
+    jobs::routes(config);
+    query::routes(config);
+    vectors::routes(config);
+    journal::routes(config);
+    storage::routes(config);
+    access::routes(config);
+}

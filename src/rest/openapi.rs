@@ -1,0 +1,56 @@
+//! The OpenAPI document, generated from the routes' own descriptions.
+
+use actix_web::{HttpResponse, web};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+
+use super::{access, catalog, console, health, ingest, jobs, journal, problem, query, storage, vectors};
+
+/// `/openapi.json`
+pub fn routes(config: &mut web::ServiceConfig) {
+    config.route("/openapi.json", web::get().to(document));
+}
+
+/// Every route that there is.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "lakehouse", description = "A governed lakehouse: tables, SQL and semantic search behind one journal."),
+    paths(
+        health::health, health::actors, health::metrics,
+        document, console::page,
+        catalog::list, catalog::show, catalog::patch, catalog::remove,
+        catalog::tombstone, catalog::tombstones, catalog::compact,
+        ingest::file, ingest::db,
+        jobs::list, jobs::show,
+        query::sql, query::explain,
+        vectors::define, vectors::list, vectors::show, vectors::remove,
+        vectors::build_generation, vectors::promote, vectors::rollback, vectors::row,
+        vectors::search, vectors::refresh, vectors::stale,
+        journal::events, journal::history, journal::stream, journal::stats, journal::verify,
+        storage::buckets, storage::health, storage::list, storage::read, storage::head,
+        access::issue, access::list, access::revoke,
+    ),
+    components(schemas(problem::Problem)),
+    modifiers(&BearerToken),
+    security(("bearer" = []))
+)]
+pub struct ApiDoc;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    }
+}
+
+/// This document. Needs no token.
+#[utoipa::path(get, path = "/openapi.json", tag = "health", security(()),
+    responses((status = 200, description = "OpenAPI")))]
+pub async fn document() -> HttpResponse {
+    HttpResponse::Ok().json(ApiDoc::openapi())
+}

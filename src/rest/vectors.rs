@@ -1,0 +1,567 @@
+//! Vector indexes: defined, built as jobs, searched, refreshed, swapped.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use datafusion::sql::sqlparser::{dialect::GenericDialect, parser::Parser};
+use lakehouse_actors::Caller;
+use lakehouse_journal::model::{
+    Event,
+    catalog::{
+        Backend, CatalogCommand, CatalogState, DefineIndex, Index, IndexConfig, IndexSpec, TextSpec,
+    },
+    event::CatalogEvent,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Edge,
+    auth::{Delete, May, ReadCatalog, ReadData, Write},
+    body::{Body, query},
+    catalog::{Page, page},
+    ingest::wanted_bucket,
+    problem::Problem,
+    times,
+};
+use crate::{
+    engines::{
+        embedder::StaticEmbedder,
+        indexes::{HITS_MAX, SearchQuery, SearchRequest, Searched, hnsw_config, quoted},
+        vectors::SearchPath,
+    },
+    query::{SessionTables, rows_json},
+};
+
+/// Between two looks at a build that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// `/vectors/…`
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/vectors/index", web::post().to(define))
+        .route("/vectors/indexes", web::get().to(list))
+        .service(
+            web::resource("/vectors/indexes/{name}")
+                .route(web::get().to(show))
+                .route(web::delete().to(remove)),
+        )
+        .route("/vectors/indexes/{name}/generations", web::post().to(build_generation))
+        .route("/vectors/indexes/{name}/promote", web::post().to(promote))
+        .route("/vectors/indexes/{name}/rollback", web::post().to(rollback))
+        .route("/vectors/indexes/{name}/rows/{key}", web::get().to(row))
+        .route("/vectors/search", web::post().to(search))
+        .route("/vectors/refresh/{dataset}", web::post().to(refresh))
+        .route("/vectors/stale", web::get().to(stale));
+}
+
+/// An index that is asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewIndex {
+    name: String,
+    source: String,
+    key: String,
+    text: Option<TextSpec>,
+    vector_column: Option<String>,
+    provider: Option<String>,
+    model: Option<String>,
+    #[serde(default = "hnsw")]
+    backend: Backend,
+    #[serde(default)]
+    config: IndexConfig,
+    bucket: Option<String>,
+}
+
+fn hnsw() -> Backend {
+    Backend::Hnsw
+}
+
+#[derive(Debug, Deserialize)]
+struct Wait {
+    #[serde(default)]
+    wait: bool,
+}
+
+/// Defines an index; building it is a job.
+#[utoipa::path(post, path = "/vectors/index", tag = "vectors", params(("wait" = Option<bool>, Query)),
+    responses((status = 202, description = "{index, job, journal_seq}; 200 with `wait`"),
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub async fn define(
+    edge: web::Data<Edge>,
+    may: May<Write>,
+    request: HttpRequest,
+    body: Body<NewIndex>,
+) -> Result<HttpResponse, Problem> {
+    let asked: Wait = query(&request)?;
+    let caller = may.caller(&body.bytes);
+    let bucket = wanted_bucket(&request)?;
+    let define = DefineIndex {
+        index: body.value.name.clone(),
+        spec: spec_of(&edge, body.value, bucket)?,
+    };
+    let name = define.index.clone();
+    let committed = edge.lake.ask_catalog(CatalogCommand::DefineIndex(define), caller).await?;
+    let job = committed.events.iter().find_map(|event| match event {
+        Event::Catalog(CatalogEvent::IndexDefined(event)) => Some(event.job.clone()),
+        _ => None,
+    });
+    let mut answer = json!({ "index": name, "job": job, "journal_seq": committed.seq });
+    if !asked.wait {
+        return Ok(HttpResponse::Accepted().json(answer));
+    }
+    built(&edge, &name).await?;
+    let catalog = edge.lake.catalog();
+    answer["built"] = view(catalog.state.index(&name)?);
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+fn spec_of(edge: &Edge, asked: NewIndex, bucket: Option<String>) -> Result<IndexSpec, Problem> {
+    let embedder = StaticEmbedder::built_in().identity();
+    if asked.vector_column.is_some() {
+        return Err(Problem::unsupported("`vector_column`"));
+    }
+    if asked.backend != Backend::Hnsw {
+        return Err(Problem::unsupported("the backend `lance`"));
+    }
+    let provider = asked.provider.unwrap_or_else(|| embedder.provider.to_owned());
+    let model = asked.model.unwrap_or_else(|| embedder.model.to_owned());
+    if provider != embedder.provider || model != embedder.model {
+        return Err(Problem::unsupported("an embedder other than `in-process`/`static-minilm-128`"));
+    }
+    let text = asked.text.ok_or_else(|| Problem::invalid("`text` says what is embedded"))?;
+    hnsw_config(&asked.config)?;
+    let bucket = asked.bucket.or(bucket).unwrap_or_else(|| edge.lake.primary().to_owned());
+    edge.lake.known_bucket(&bucket)?;
+    Ok(IndexSpec {
+        source: asked.source,
+        key: asked.key,
+        text,
+        provider,
+        model,
+        dimensions: u32::try_from(embedder.dimensions).expect("few dimensions"),
+        backend: asked.backend,
+        config: asked.config,
+        bucket,
+    })
+}
+
+/// Waits until no build of the index is due.
+async fn built(edge: &Edge, name: &str) -> Result<(), Problem> {
+    loop {
+        let catalog = edge.lake.catalog();
+        let index = catalog.state.index(name)?;
+        if index.building.is_none() {
+            return match (&index.failed, index.live) {
+                (Some((_, error)), None) => Err(Problem::new(
+                    actix_web::http::StatusCode::UNPROCESSABLE_ENTITY,
+                    "build_failed",
+                    format!("index `{name}` could not be built: {error}"),
+                )),
+                _ => Ok(()),
+            };
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Every index.
+#[utoipa::path(get, path = "/vectors/indexes", tag = "vectors",
+    params(("limit" = Option<usize>, Query), ("after" = Option<String>, Query)),
+    responses((status = 200, description = "{items: [index], next}")))]
+pub async fn list(
+    edge: web::Data<Edge>,
+    _: May<ReadCatalog>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let asked: Page = query(&request)?;
+    let catalog = edge.lake.catalog();
+    let entries = catalog
+        .state
+        .indexes
+        .iter()
+        .filter(|(name, _)| asked.after().is_none_or(|after| name.as_str() > after))
+        .take(asked.limit() + 1)
+        .map(|(name, index)| (name.clone(), view(index)))
+        .collect();
+    Ok(HttpResponse::Ok().json(page(entries, asked.limit())))
+}
+
+/// One index.
+#[utoipa::path(get, path = "/vectors/indexes/{name}", tag = "vectors", params(("name" = String, Path)),
+    responses((status = 200, description = "the index with its generations"), (status = 404, body = Problem)))]
+pub async fn show(
+    edge: web::Data<Edge>,
+    _: May<ReadCatalog>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let catalog = edge.lake.catalog();
+    Ok(HttpResponse::Ok().json(view(catalog.state.index(&name)?)))
+}
+
+/// Removes an index.
+#[utoipa::path(delete, path = "/vectors/indexes/{name}", tag = "vectors", params(("name" = String, Path)),
+    responses((status = 200, description = "{index, journal_seq}"), (status = 404, body = Problem)))]
+pub async fn remove(
+    edge: web::Data<Edge>,
+    may: May<Delete>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let command = CatalogCommand::DropIndex { index: name.to_string() };
+    let committed = edge.lake.ask_catalog(command, may.caller(&[])).await?;
+    edge.indexes.forget_dropped(&edge.lake.catalog().state);
+    Ok(HttpResponse::Ok().json(json!({ "index": *name, "journal_seq": committed.seq })))
+}
+
+/// Builds a new generation beside the one that answers, and swaps.
+#[utoipa::path(post, path = "/vectors/indexes/{name}/generations", tag = "vectors",
+    params(("name" = String, Path), ("wait" = Option<bool>, Query)),
+    responses((status = 202, description = "{index, job, journal_seq}; 200 with `wait`"), (status = 404, body = Problem)))]
+pub async fn build_generation(
+    edge: web::Data<Edge>,
+    may: May<Write>,
+    name: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let asked: Wait = query(&request)?;
+    let command = CatalogCommand::RequestGeneration { index: name.to_string() };
+    let committed = edge.lake.ask_catalog(command, may.caller(&[])).await?;
+    let building = edge.lake.catalog().state.index(&name)?.building.clone();
+    let mut answer = json!({
+        "index": *name,
+        "job": building.map(|(_, job)| job),
+        "journal_seq": committed.seq,
+    });
+    if !asked.wait {
+        return Ok(HttpResponse::Accepted().json(answer));
+    }
+    built(&edge, &name).await?;
+    answer["built"] = view(edge.lake.catalog().state.index(&name)?);
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+/// Which generation shall answer.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    generation: u64,
+}
+
+/// Lets a generation answer from here on.
+#[utoipa::path(post, path = "/vectors/indexes/{name}/promote", tag = "vectors", params(("name" = String, Path)),
+    responses((status = 200, description = "{index, generation, journal_seq}"), (status = 404, body = Problem)))]
+pub async fn promote(
+    edge: web::Data<Edge>,
+    may: May<Write>,
+    name: web::Path<String>,
+    body: Body<Promote>,
+) -> Result<HttpResponse, Problem> {
+    let caller = may.caller(&body.bytes);
+    answer_by(&edge, &name, body.value.generation, caller).await
+}
+
+/// Lets the generation before the live one answer again.
+#[utoipa::path(post, path = "/vectors/indexes/{name}/rollback", tag = "vectors", params(("name" = String, Path)),
+    responses((status = 200, description = "{index, generation, journal_seq}"),
+        (status = 404, body = Problem), (status = 422, body = Problem)))]
+pub async fn rollback(
+    edge: web::Data<Edge>,
+    may: May<Write>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let before = {
+        let catalog = edge.lake.catalog();
+        let index = catalog.state.index(&name)?;
+        let live = index.live.unwrap_or(0);
+        index.generations.iter().map(|built| built.generation).filter(|n| *n < live).max()
+    };
+    let Some(generation) = before else {
+        return Err(Problem::new(
+            actix_web::http::StatusCode::UNPROCESSABLE_ENTITY,
+            "no_earlier_generation",
+            format!("index `{name}` has no generation before the one that answers"),
+        ));
+    };
+    answer_by(&edge, &name, generation, may.caller(&[])).await
+}
+
+async fn answer_by(
+    edge: &Edge,
+    name: &str,
+    generation: u64,
+    caller: Caller,
+) -> Result<HttpResponse, Problem> {
+    let command = CatalogCommand::PromoteGeneration { index: name.to_owned(), generation };
+    let committed = edge.lake.ask_catalog(command, caller).await?;
+    Ok(HttpResponse::Ok().json(json!({
+        "index": name, "generation": generation, "journal_seq": committed.seq,
+    })))
+}
+
+/// The vector and text of one row.
+#[utoipa::path(get, path = "/vectors/indexes/{name}/rows/{key}", tag = "vectors",
+    params(("name" = String, Path), ("key" = String, Path)),
+    responses((status = 200, description = "{key, vector, text}"), (status = 404, body = Problem)))]
+pub async fn row(
+    edge: web::Data<Edge>,
+    _: May<ReadData>,
+    path: web::Path<(String, String)>,
+) -> Result<HttpResponse, Problem> {
+    let (name, key) = path.into_inner();
+    let catalog = edge.lake.catalog();
+    let index = catalog.state.index(&name)?;
+    let found = edge.indexes.visible_slot(&catalog.state, index, &key).await?;
+    let (open, slot) = found.ok_or_else(|| Problem::not_found("row", &key))?;
+    Ok(HttpResponse::Ok().json(json!({
+        "key": key,
+        "vector": open.index.vector_of(slot),
+        "text": open.index.text_of(slot),
+    })))
+}
+
+/// A search.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    index: String,
+    query: Option<String>,
+    vector: Option<Vec<f32>>,
+    #[serde(default = "ten")]
+    k: usize,
+    filter: Option<String>,
+    #[serde(default)]
+    columns: Vec<String>,
+    ef_search: Option<usize>,
+    mode: Option<String>,
+    #[serde(default)]
+    exact: bool,
+}
+
+fn ten() -> usize {
+    10
+}
+
+/// The rows whose text is nearest in meaning.
+#[utoipa::path(post, path = "/vectors/search", tag = "vectors",
+    responses((status = 200, description = "{index, generation, hits: [{key, score, distance, text?, row?}], elapsed_us, path}"),
+        (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub async fn search(
+    edge: web::Data<Edge>,
+    _: May<ReadData>,
+    body: Body<Search>,
+) -> Result<HttpResponse, Problem> {
+    let asked = body.value;
+    if asked.mode.as_deref().is_some_and(|mode| mode != "vector") {
+        return Err(Problem::unsupported("a search mode other than `vector`"));
+    }
+    if asked.k > HITS_MAX {
+        return Err(Problem::invalid(format!("`k` may be {HITS_MAX} at most")));
+    }
+    let wanted = match (&asked.query, &asked.vector) {
+        (Some(text), None) => SearchQuery::Text(text),
+        (None, Some(vector)) => SearchQuery::Vector(vector),
+        _ => return Err(Problem::invalid("exactly one of `query` and `vector` is needed")),
+    };
+    let filter = asked.filter.as_deref().map(predicate).transpose()?;
+    let catalog = edge.lake.catalog();
+    let index = catalog.state.index(&asked.index)?;
+    let request = SearchRequest {
+        query: wanted,
+        k: asked.k,
+        filter: filter.as_deref(),
+        ef_search: asked.ef_search,
+        exact: asked.exact,
+    };
+    let found = edge.indexes.search(&catalog.state, index, &request).await?;
+    edge.metrics.searches.fetch_add(1, Ordering::Relaxed);
+    let mut rows = rows_of(&edge, &catalog.state, index, &found, &asked.columns).await?;
+    let hits: Vec<Value> = found
+        .found
+        .hits
+        .iter()
+        .map(|hit| {
+            let mut value = json!({
+                "key": hit.key,
+                "score": hit.score,
+                "distance": hit.distance,
+                "text": found.open.index.text_of(hit.slot),
+            });
+            if !asked.columns.is_empty() {
+                value["row"] = rows.remove(&hit.key).unwrap_or(Value::Null);
+            }
+            value
+        })
+        .collect();
+    Ok(HttpResponse::Ok().json(json!({
+        "index": asked.index,
+        "generation": found.generation,
+        "hits": hits,
+        "elapsed_us": found.elapsed_us,
+        "path": match found.found.path { SearchPath::Ann => "ann", SearchPath::Exact => "exact" },
+    })))
+}
+
+/// A predicate as SQL that cannot be more than one: parsed alone, and printed again.
+fn predicate(text: &str) -> Result<String, Problem> {
+    let refuse = |error: &dyn std::fmt::Display| Problem::invalid(format!("`filter`: {error}"));
+    let mut parser = Parser::new(&GenericDialect {})
+        .try_with_sql(text)
+        .map_err(|error| refuse(&error))?;
+    let predicate = parser.parse_expr().map_err(|error| refuse(&error))?;
+    if parser.peek_token().token != datafusion::sql::sqlparser::tokenizer::Token::EOF {
+        return Err(refuse(&"there is more than one predicate"));
+    }
+    Ok(format!("({predicate})"))
+}
+
+/// The wanted columns of the hits' rows, by key: read like any query reads them.
+async fn rows_of(
+    edge: &Edge,
+    state: &CatalogState,
+    index: &Index,
+    found: &Searched,
+    columns: &[String],
+) -> Result<Map<String, Value>, Problem> {
+    let mut rows = Map::new();
+    if columns.is_empty() || found.found.hits.is_empty() {
+        return Ok(rows);
+    }
+    let key = format!("CAST({} AS VARCHAR)", quoted(&index.spec.key));
+    let selected: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
+    let keys: Vec<String> = found
+        .found
+        .hits
+        .iter()
+        .map(|hit| format!("'{}'", hit.key.replace('\'', "''")))
+        .collect();
+    let sql = format!(
+        "SELECT {key}, {} FROM {} WHERE {key} IN ({})",
+        selected.join(", "),
+        quoted(&index.spec.source),
+        keys.join(", ")
+    );
+    let session = edge.query.session(SessionTables::all(std::sync::Arc::new(state.clone())));
+    let stream = session.execute(&sql, Vec::new(), Some(HITS_MAX)).await?;
+    let page = rows_json(stream, HITS_MAX).await?;
+    let values: Vec<Vec<Value>> =
+        serde_json::from_str(page.rows.get()).map_err(|error| Problem::internal(&error))?;
+    for mut row in values {
+        let cells = row.split_off(1);
+        let Some(Value::String(key)) = row.pop() else { continue };
+        rows.insert(key, columns.iter().cloned().zip(cells).collect::<Map<_, _>>().into());
+    }
+    Ok(rows)
+}
+
+/// Builds every index of a dataset anew and swaps.
+#[utoipa::path(post, path = "/vectors/refresh/{dataset}", tag = "vectors", params(("dataset" = String, Path)),
+    responses((status = 200, description = "{dataset, rows, embedded, unchanged, removed, provider_calls, elapsed_ms, journal_seq}"),
+        (status = 404, body = Problem)))]
+pub async fn refresh(
+    edge: web::Data<Edge>,
+    may: May<Write>,
+    dataset: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let started = std::time::Instant::now();
+    let before = vectors_over(&edge.lake.catalog().state, &dataset);
+    let done = edge.lake.refresh(&dataset, may.caller(&[])).await?;
+    let embedded: u64 = done.generations.iter().map(|(_, built)| built.vectors).sum();
+    let rows = edge.lake.catalog().state.dataset(&dataset)?.row_count();
+    Ok(HttpResponse::Ok().json(json!({
+        "dataset": *dataset,
+        "rows": rows,
+        "embedded": embedded,
+        "unchanged": 0,
+        "removed": before.saturating_sub(embedded),
+        "provider_calls": 0,
+        "elapsed_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "journal_seq": done.seq,
+    })))
+}
+
+fn vectors_over(state: &CatalogState, dataset: &str) -> u64 {
+    let live = state.indexes_over(dataset).filter_map(|index| index.live_generation());
+    live.map(|generation| generation.vectors).sum()
+}
+
+/// Datasets whose indexes are behind their rows.
+#[utoipa::path(get, path = "/vectors/stale", tag = "vectors",
+    responses((status = 200, description = "{items: [{dataset, embedding_stale_since, stale_for_s, last_embedded_at, rows_to_embed, policy, next_run_at}], next: null}")))]
+pub async fn stale(edge: web::Data<Edge>, _: May<ReadCatalog>) -> HttpResponse {
+    let now = edge.lake.now();
+    let catalog = edge.lake.catalog();
+    let items: Vec<Value> = catalog
+        .state
+        .datasets
+        .values()
+        .filter_map(|dataset| {
+            let since = dataset.embedding_stale_since?;
+            Some(json!({
+                "dataset": dataset.name,
+                "embedding_stale_since": times::text(since),
+                "stale_for_s": (now - since).max(0) / 1_000_000,
+                "last_embedded_at": times::maybe(dataset.last_embedded_at),
+                "rows_to_embed": dataset.row_count(),
+                "policy": dataset.embedding_refresh_policy,
+                "next_run_at": null,
+            }))
+        })
+        .collect();
+    HttpResponse::Ok().json(json!({ "items": items, "next": null }))
+}
+
+/// An index as the contract shows it.
+fn view(index: &Index) -> Value {
+    let spec = &index.spec;
+    let live = index.live_generation();
+    let size = |files: &[lakehouse_journal::model::catalog::FileDigest]| {
+        files.iter().map(|file| file.bytes).sum::<u64>()
+    };
+    let generations: Vec<Value> = index
+        .generations
+        .iter()
+        .map(|built| {
+            json!({
+                "generation": built.generation,
+                "config": spec.config,
+                "vectors": built.vectors,
+                "skipped": built.skipped,
+                "bytes": size(&built.files),
+                "build_ms": built.build_ms,
+                "built_at": times::text(built.built_at),
+                "live": index.live == Some(built.generation),
+            })
+        })
+        .collect();
+    json!({
+        "name": index.name,
+        "source": spec.source,
+        "key": spec.key,
+        "text": spec.text,
+        "provider": spec.provider,
+        "model": spec.model,
+        "dimensions": spec.dimensions,
+        "backend": spec.backend,
+        "config": spec.config,
+        "bucket": spec.bucket,
+        "vectors": live.map_or(0, |live| live.vectors),
+        "bytes": live.map_or(0, |live| size(&live.files)),
+        "generation": index.live,
+        "generations": generations,
+        "building": index.building.as_ref().map(|(generation, job)| json!({ "generation": generation, "job": job })),
+        "error": index.failed.as_ref().map(|(_, error)| error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_one_predicate() {
+        assert_eq!(predicate("pos = 'noun'").expect("one"), "(pos = 'noun')");
+        for bad in ["1 = 1) UNION SELECT (2", "a = 1; DROP TABLE x", "", "a ="] {
+            assert!(predicate(bad).is_err(), "{bad}");
+        }
+    }
+}
