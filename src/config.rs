@@ -312,6 +312,13 @@ impl Config {
     }
 }
 
+impl IngestConfig {
+    /// The largest body of one ingest, in bytes.
+    pub fn body_limit_bytes(&self) -> u64 {
+        self.body_limit.0
+    }
+}
+
 impl BucketConfig {
     /// A local bucket.
     pub fn local(name: impl Into<String>, root: impl Into<PathBuf>) -> Self {

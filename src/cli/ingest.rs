@@ -3,24 +3,28 @@
 
 use std::{
     ffi::OsStr,
-    io::Write as _,
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use futures::TryStreamExt as _;
+use futures::{Stream, TryStreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::{
     Body, Method,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use serde_json::Value;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::ReaderStream;
 
 use super::{CliError, Connection, client::Client, output};
 
 /// Bytes read from a file at once.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks of standard input that wait to be sent.
+const CHUNKS_WAITING: usize = 4;
 
 /// What `ingest` takes.
 #[derive(Debug, Args)]
@@ -202,7 +206,7 @@ impl IngestArgs {
     }
 
     fn print(&self, file: &Path, answer: &Value) -> Result<(), CliError> {
-        let mut out = std::io::stdout().lock();
+        let mut out = io::stdout().lock();
         if self.json {
             writeln!(out, "{answer}")?;
         } else {
@@ -216,9 +220,9 @@ impl IngestArgs {
 async fn open(file: &Path) -> Result<(Body, Option<u64>, ProgressBar), CliError> {
     if file == Path::new("-") {
         let bar = ProgressBar::new_spinner().with_style(style("{spinner} {bytes} {bytes_per_sec}"));
-        return Ok((body(tokio_stdin(), bar.clone()), None, bar));
+        return Ok((body(standard_input(), bar.clone()), None, bar));
     }
-    let failed = |e: std::io::Error| CliError::Failed(format!("`{}`: {e}", file.display()));
+    let failed = |e: io::Error| CliError::Failed(format!("`{}`: {e}", file.display()));
     let opened = tokio::fs::File::open(file).await.map_err(failed)?;
     let metadata = opened.metadata().await.map_err(failed)?;
     if metadata.is_dir() {
@@ -231,23 +235,33 @@ async fn open(file: &Path) -> Result<(Body, Option<u64>, ProgressBar), CliError>
     let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
     let bar = ProgressBar::new(metadata.len()).with_style(style(template));
     bar.set_message(output::clean(&file.display().to_string()));
-    Ok((body(opened, bar.clone()), length, bar))
+    let chunks = ReaderStream::with_capacity(opened, CHUNK_BYTES);
+    Ok((body(chunks, bar.clone()), length, bar))
 }
 
 /// Standard input, read on a thread of its own: the process ends although a read may be waiting.
-fn tokio_stdin() -> impl tokio::io::AsyncRead + Send + 'static {
-    let (reader, writer) = tokio::io::duplex(CHUNK_BYTES);
-    let mut writer = tokio_util::io::SyncIoBridge::new(writer);
+fn standard_input() -> ReceiverStream<io::Result<Bytes>> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_WAITING);
     std::thread::spawn(move || {
-        // A reader that is gone took its error with it; there is nobody left to tell.
-        drop(std::io::copy(&mut std::io::stdin().lock(), &mut writer));
-        drop(writer.shutdown());
+        let mut input = io::stdin().lock();
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            let chunk = match input.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => Ok(Bytes::copy_from_slice(&buffer[..length])),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => Err(e),
+            };
+            let is_error = chunk.is_err();
+            if sender.blocking_send(chunk).is_err() || is_error {
+                return;
+            }
+        }
     });
-    reader
+    ReceiverStream::new(receiver)
 }
 
-fn body(reader: impl tokio::io::AsyncRead + Send + 'static, bar: ProgressBar) -> Body {
-    let chunks = ReaderStream::with_capacity(reader, CHUNK_BYTES);
+fn body(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static, bar: ProgressBar) -> Body {
     Body::wrap_stream(chunks.inspect_ok(move |chunk| bar.inc(chunk.len() as u64)))
 }
 

@@ -142,10 +142,6 @@ fn what_this_version_does_not_carry_out_is_refused_not_ignored() {
             "storage.buckets[0].rescue_bucket",
         ),
         (
-            "[journal]\narchive = \"sync\"".to_owned(),
-            "journal.archive",
-        ),
-        (
             "[embedding.ollama]\nurl = \"http://127.0.0.1:11434\"".to_owned(),
             "embedding.ollama",
         ),

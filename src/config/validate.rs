@@ -6,12 +6,8 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use lakehouse_journal::model::error::check_name;
 
-use super::{
-    ArchiveMode, Backend, BucketConfig, ByteSize, Config, ConfigError, IN_PROCESS_EMBEDDER,
-};
+use super::{Backend, BucketConfig, ByteSize, Config, ConfigError, IN_PROCESS_EMBEDDER};
 
-/// Whether `journal.archive = "sync"` is carried out.
-const HAS_SYNC_ARCHIVE: bool = false;
 /// Less than this and no query with a join or a sort can run.
 const QUERY_MEMORY_MIN: ByteSize = ByteSize::mib(64);
 
@@ -23,9 +19,6 @@ impl Config {
     /// that a later version will carry out. Both name the key.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_storage()?;
-        if self.journal.archive == ArchiveMode::Sync && !HAS_SYNC_ARCHIVE {
-            return not_yet("journal.archive", "a synchronous archive");
-        }
         if self.query.memory_limit < QUERY_MEMORY_MIN {
             let reason = format!("at least {QUERY_MEMORY_MIN} is needed");
             return invalid("query.memory_limit", reason);
