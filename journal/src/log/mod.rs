@@ -3,6 +3,7 @@
 //! The committer owns a `Log`; everybody else holds a `LogReader`. Nothing here knows what an event means.
 
 pub mod batch;
+pub mod bench;
 pub mod committer;
 pub mod durable;
 pub mod error;
@@ -203,3 +204,6 @@ impl SealedSegment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
