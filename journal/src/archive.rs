@@ -148,7 +148,11 @@ fn check_segment(key: &str, bytes: &[u8], head: Head) -> Result<Option<Head>, Re
         return Err(gap(Some(parsed.first - 1), detail));
     }
     match scan_sealed(Path::new(key), bytes, &parsed, head) {
-        Ok(next) => Ok(Some(next)),
+        Ok((length, next)) if length == bytes.len() => Ok(Some(next)),
+        Ok((length, _)) => {
+            let detail = format!("{} bytes follow its last event", bytes.len() - length);
+            Err(gap(Some(parsed.last), detail))
+        }
         Err(LogError::Corrupt { seq, detail, .. }) => {
             let detail = format!("at event {seq}: {detail}");
             Err(gap(Some(parsed.last), detail))

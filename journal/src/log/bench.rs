@@ -103,7 +103,7 @@ pub fn journal_commit(
     events: u64,
     event_bytes: usize,
 ) -> Result<Throughput, LogError> {
-    let log = SledLog::open(dir.to_path_buf(), LogConfig::default(), Arc::new(RealIo))?;
+    let log = SledLog::open(dir.to_path_buf(), &LogConfig::default(), Arc::new(RealIo))?;
     let handle = Committer::spawn(Box::new(log), CommitterConfig::default())?;
     let submit = |n: u64| {
         let answer = handle.commit(vec![event(n, event_bytes)]);

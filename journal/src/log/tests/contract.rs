@@ -19,7 +19,7 @@ struct Memory(MemoryStore);
 impl Kind for Disk {
     fn open(&self) -> Box<dyn Log> {
         let dir = self.0.path().join("journal");
-        Box::new(SledLog::open(dir, config(), Arc::new(RealIo)).unwrap())
+        Box::new(SledLog::open(dir, &config(), Arc::new(RealIo)).unwrap())
     }
 }
 

@@ -404,7 +404,7 @@ fn a_segment_is_sealed_by_size_and_by_age() {
         segment_age: Duration::from_millis(30),
         ..config()
     };
-    let mut log = SledLog::open(dir.path().to_path_buf(), settings, Arc::new(RealIo)).unwrap();
+    let mut log = SledLog::open(dir.path().to_path_buf(), &settings, Arc::new(RealIo)).unwrap();
     for n in 0..100 {
         log.append(vec![sized_draft(n, 1000 - HEADER_BYTES)])
             .unwrap();
@@ -429,7 +429,7 @@ fn a_hanging_index_is_told_once_and_appends_say_so() {
         on_stuck: Some(Arc::new(move |since| told.send(since).unwrap())),
         ..config()
     };
-    let mut log = SledLog::open(dir.path().to_path_buf(), settings, Arc::new(io.clone())).unwrap();
+    let mut log = SledLog::open(dir.path().to_path_buf(), &settings, Arc::new(io.clone())).unwrap();
     io.delay_index(Duration::from_secs(2), 1);
     log.append(vec![draft(1)]).unwrap();
     assert!(heard.recv_timeout(Duration::from_secs(5)).unwrap() > Duration::from_millis(200));
@@ -454,10 +454,10 @@ fn an_index_that_does_not_come_up_is_left_behind_and_rebuilt() {
     let io = FaultIo::sound();
     io.delay_index(Duration::from_secs(4), 1);
     let settings = LogConfig {
-        open_patience: Duration::from_secs(3),
+        open_patience: Duration::from_millis(1500),
         ..config()
     };
-    let log = SledLog::open(dir.path().to_path_buf(), settings, Arc::new(io)).unwrap();
+    let log = SledLog::open(dir.path().to_path_buf(), &settings, Arc::new(io)).unwrap();
     assert_index_agrees(&log);
     std::thread::sleep(Duration::from_millis(1500));
     assert_index_agrees(&log);

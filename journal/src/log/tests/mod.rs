@@ -29,7 +29,7 @@ pub fn open(dir: &Path) -> Result<SledLog, LogError> {
 }
 
 pub fn open_with(dir: &Path, io: Arc<dyn Io>) -> Result<SledLog, LogError> {
-    SledLog::open(dir.to_path_buf(), config(), io)
+    SledLog::open(dir.to_path_buf(), &config(), io)
 }
 
 /// All records, in a form that can be compared.
