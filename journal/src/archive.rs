@@ -148,7 +148,11 @@ fn check_segment(key: &str, bytes: &[u8], head: Head) -> Result<Option<Head>, Re
         return Err(gap(Some(parsed.first - 1), detail));
     }
     match scan_sealed(Path::new(key), bytes, &parsed, head) {
-        Ok(next) => Ok(Some(next)),
+        Ok((length, next)) if length == bytes.len() => Ok(Some(next)),
+        Ok((length, _)) => {
+            let detail = format!("{} bytes follow its last event", bytes.len() - length);
+            Err(gap(Some(parsed.last), detail))
+        }
         Err(LogError::Corrupt { seq, detail, .. }) => {
             let detail = format!("at event {seq}: {detail}");
             Err(gap(Some(parsed.last), detail))
@@ -160,7 +164,7 @@ fn check_segment(key: &str, bytes: &[u8], head: Head) -> Result<Option<Head>, Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::testing::drafts;
+    use crate::log::testing::{drafts, scratch};
     use crate::log::{Log, MemoryLog};
 
     fn archived() -> Vec<(String, Vec<u8>)> {
@@ -199,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_whole_archive_is_restored() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let report = restore_into(dir.path(), archived()).unwrap();
         assert_eq!(
             (report.events, report.segments, &report.gap),
@@ -217,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_named_exactly() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let mut segments = archived();
         segments.remove(1);
         let report = restore_into(dir.path(), segments).unwrap();
@@ -228,9 +232,9 @@ mod tests {
 
     #[test]
     fn a_damaged_segment_ends_the_restore_before_it() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let mut segments = archived();
-        segments[2].1[700] ^= 1;
+        segments[2].1[400] ^= 1;
         let report = restore_into(dir.path(), segments).unwrap();
         let gap = report.gap.unwrap();
         assert_eq!(report.last_seq, 20);

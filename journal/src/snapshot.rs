@@ -150,9 +150,10 @@ fn number(path: &Path) -> Option<Seq> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::testing::scratch;
 
     fn store() -> (tempfile::TempDir, SnapshotStore) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let store = SnapshotStore::new(dir.path().join("snapshots"));
         (dir, store)
     }

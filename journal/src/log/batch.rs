@@ -10,6 +10,9 @@ pub const BATCH_RECORDS_MAX: usize = 32_768;
 /// Most records of one group, which is one write and one flush.
 pub const GROUP_RECORDS_MAX: usize = 65_535;
 
+/// About how long the JSON text of a draft is without its data.
+const ENVELOPE_BYTES: usize = 320;
+
 /// The first 16 bytes of a subject's blake3: how the index names it.
 pub type SubjectKey = [u8; 16];
 
@@ -21,15 +24,13 @@ pub fn subject_key(subject: &str) -> SubjectKey {
 /// Drafts that are committed together or not at all.
 #[derive(Debug, Default)]
 pub struct Batch {
-    drafts: Vec<Prepared>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Prepared {
-    draft: Draft,
+    drafts: Vec<Draft>,
+    /// The JSON texts, one after the other.
     json: Vec<u8>,
-    subjects: Vec<SubjectKey>,
+    /// Where each text ends.
+    ends: Vec<usize>,
+    /// The subjects, with the place of their draft in the batch.
+    subjects: Vec<(SubjectKey, usize)>,
 }
 
 impl Batch {
@@ -45,21 +46,27 @@ impl Batch {
                 max: BATCH_RECORDS_MAX as u64,
             });
         }
-        let mut batch = Self::default();
-        batch.drafts.reserve_exact(drafts.len());
-        for draft in drafts {
-            let json =
-                serde_json::to_vec(&draft).expect("strings, numbers and raw JSON always encode");
-            frame::check_body(json.len())?;
-            let subjects = draft.subjects.iter().map(|s| subject_key(s)).collect();
-            batch.bytes += json.len() + frame::HEADER_BYTES + 28;
-            batch.drafts.push(Prepared {
-                draft,
-                json,
-                subjects,
-            });
+        let about: usize = drafts
+            .iter()
+            .map(|d| d.data.get().len() + ENVELOPE_BYTES)
+            .sum();
+        let mut json = Vec::with_capacity(about);
+        let mut ends = Vec::with_capacity(drafts.len());
+        let mut subjects = Vec::with_capacity(drafts.iter().map(|d| d.subjects.len()).sum());
+        for (place, draft) in drafts.iter().enumerate() {
+            let start = json.len();
+            serde_json::to_writer(&mut json, draft)
+                .expect("strings, numbers and raw JSON always encode into memory");
+            frame::check_body(json.len() - start)?;
+            ends.push(json.len());
+            subjects.extend(draft.subjects.iter().map(|s| (subject_key(s), place)));
         }
-        Ok(batch)
+        Ok(Self {
+            drafts,
+            json,
+            ends,
+            subjects,
+        })
     }
 
     /// How many records it will make.
@@ -74,7 +81,7 @@ impl Batch {
 
     /// About how many bytes it will take in the mirror.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.json.len() + self.drafts.len() * (frame::HEADER_BYTES + 28)
     }
 }
 
@@ -132,21 +139,20 @@ impl Group {
         for batch in batches {
             let mut left = u16::try_from(batch.len()).expect("a batch has at most 32,768 records");
             let mut own = Vec::with_capacity(batch.len());
-            for Prepared {
-                draft,
-                json,
-                subjects,
-            } in batch.drafts
-            {
+            let mut start = 0;
+            let before = head.seq + 1;
+            for (draft, end) in batch.drafts.into_iter().zip(batch.ends) {
                 left -= 1;
                 let seq = head.seq + 1;
-                let hash =
-                    frame::encode(&mut frames, seq, Place { group, left }, &head.hash, &json)?;
-                group = group.wrapping_add(1);
+                let place = Place { group, left };
+                let json = &batch.json[start..end];
+                let hash = frame::encode(&mut frames, seq, place, &head.hash, json)?;
+                (group, start) = (group.wrapping_add(1), end);
                 head = Head { seq, hash };
-                postings.extend(subjects.into_iter().map(|key| (key, seq)));
                 own.push(Record { seq, draft, hash });
             }
+            let numbered = batch.subjects.into_iter();
+            postings.extend(numbered.map(|(key, place)| (key, before + place as Seq)));
             records.push(own);
         }
         Ok(Self {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::answerer::Answerer;
 use super::batch::Batch;
 use super::error::{ErrorKind, LogError};
 use super::queue::{Queue, Refused};
@@ -15,7 +16,7 @@ use crate::record::{Draft, Record, Seq};
 
 /// The answer to a submission: its own records, in its order.
 pub type Answer = Result<Vec<Record>, LogError>;
-/// Called once, on the committer's thread: it must be short and must not panic.
+/// Called once, on a thread of the committer: it must be short and must not panic.
 pub type ReplyFn = Box<dyn FnOnce(Answer) + Send>;
 /// Called with records that turned out committed though their submission was answered with an error.
 pub type RecoveredFn = Box<dyn FnMut(Vec<Record>) + Send>;
@@ -34,7 +35,7 @@ pub struct CommitterConfig {
     pub retry_interval: Duration,
     /// How often the age of the open segment is looked at.
     pub seal_interval: Duration,
-    /// Told before anything else is appended after a reopen.
+    /// Told after every earlier answer, and before any answer to what is appended after the reopen.
     pub on_recovered: RecoveredFn,
     /// When set, every group is sealed and stored elsewhere before it is acknowledged. It may be called again with a
     /// segment that is stored already.
@@ -106,20 +107,26 @@ impl Committer {
     ///
     /// # Errors
     /// `Io` when the system gives no thread.
-    pub fn spawn(log: Box<dyn Log>, config: CommitterConfig) -> Result<CommitterHandle, LogError> {
+    pub fn spawn(
+        log: Box<dyn Log>,
+        mut config: CommitterConfig,
+    ) -> Result<CommitterHandle, LogError> {
         let queue = Arc::new(Queue::default());
         let reader = log.reader();
         let queue_max = config.queue_max;
+        let on_recovered = std::mem::replace(&mut config.on_recovered, Box::new(|_| {}));
+        let answerer = Answerer::spawn(on_recovered)?;
         let worker = Worker {
             log,
             queue: queue.clone(),
+            answerer,
             config,
             failed: None,
             unacknowledged: Vec::new(),
         };
         let builder = std::thread::Builder::new().name("journal-committer".to_owned());
         let thread = builder
-            .spawn(move || run_or_abort(worker))
+            .spawn(move || or_abort(|| worker.run()))
             .map_err(|e| LogError::io("start", std::path::Path::new("journal-committer"), &e))?;
         Ok(CommitterHandle {
             shared: Arc::new(Shared {
@@ -211,9 +218,9 @@ impl std::fmt::Debug for CommitterHandle {
     }
 }
 
-fn run_or_abort(worker: Worker) {
-    let ran = catch_unwind(AssertUnwindSafe(|| worker.run()));
-    if ran.is_err() {
+/// Runs a thread of the committer; nobody could say what is durable and told if it panicked.
+pub(super) fn or_abort(run: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
         tracing::error!(
             "the journal's committer panicked; the process ends so that the next start can replay"
         );
@@ -224,6 +231,7 @@ fn run_or_abort(worker: Worker) {
 struct Worker {
     log: Box<dyn Log>,
     queue: Arc<Queue<Submission>>,
+    answerer: Answerer,
     config: CommitterConfig,
     failed: Option<Failure>,
     /// Committed after all; they go to `on_recovered` when the log takes events again.
@@ -275,18 +283,17 @@ impl Worker {
             replies.push(reply);
             batches.push(batch);
         }
-        match self.append(batches) {
-            Ok(records) => {
-                for (reply, own) in replies.into_iter().zip(records) {
-                    reply(Ok(own));
-                }
-            }
-            Err(error) => {
-                for reply in replies {
-                    reply(Err(error.clone()));
-                }
-            }
-        }
+        let answers: Vec<(ReplyFn, Answer)> = match self.append(batches) {
+            Ok(records) => replies
+                .into_iter()
+                .zip(records.into_iter().map(Ok))
+                .collect(),
+            Err(error) => replies
+                .into_iter()
+                .map(|reply| (reply, Err(error.clone())))
+                .collect(),
+        };
+        self.answerer.answer(answers);
     }
 
     fn append(&mut self, batches: Vec<Batch>) -> Result<Vec<Vec<Record>>, LogError> {
@@ -364,7 +371,8 @@ impl Worker {
         self.unacknowledged.extend(recovered);
         self.archive_all()?;
         if !self.unacknowledged.is_empty() {
-            (self.config.on_recovered)(std::mem::take(&mut self.unacknowledged));
+            self.answerer
+                .recovered(std::mem::take(&mut self.unacknowledged));
         }
         Ok(())
     }

@@ -2,9 +2,10 @@
 //! The committer owns it. An error poisons it; `reopen` trusts only what it reads back from the disk.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,9 +16,14 @@ use super::io::{Io, create_dir};
 use super::mirror::{Mirror, SegmentLimits};
 use super::queue::Queue;
 use super::reader::SledReader;
+use super::scan::Frames;
 use super::watchdog::{OnStuck, Progress};
 use super::{Log, LogReader, SealedSegment};
 use crate::record::{Record, Seq};
+use crate::verify::advance;
+
+/// Segments that are restored from the index are about this large, in bytes.
+const RESTORE_BYTES: usize = 4 << 20;
 
 /// The settings of a [`SledLog`].
 #[derive(Clone)]
@@ -34,7 +40,7 @@ pub struct LogConfig {
     pub index_flush_bytes: usize,
     /// So many bytes may wait for the index before appends wait for it too.
     pub index_queue_bytes: usize,
-    /// How long opening and checking an index may take before it is rebuilt unasked.
+    /// How long opening an index may take without any step before it is rebuilt unasked.
     pub open_patience: Duration,
     /// How long one operation of the index may take before `on_stuck` is called.
     pub stuck_after: Duration,
@@ -51,7 +57,7 @@ impl Default for LogConfig {
             index_flush_interval: Duration::from_millis(200),
             index_flush_bytes: 16 << 20,
             index_queue_bytes: 64 << 20,
-            open_patience: Duration::from_secs(120),
+            open_patience: Duration::from_mins(2),
             stuck_after: Duration::from_secs(30),
             on_stuck: None,
         }
@@ -84,7 +90,7 @@ impl SledLog {
     ///
     /// # Errors
     /// `Corrupt` for damage that must not be cut away, `Io`, `Stuck` when even a new index does not open.
-    pub fn open(dir: PathBuf, config: LogConfig, io: Arc<dyn Io>) -> Result<Self, LogError> {
+    pub fn open(dir: PathBuf, config: &LogConfig, io: Arc<dyn Io>) -> Result<Self, LogError> {
         create_dir(&*io, &dir)?;
         let limits = SegmentLimits {
             bytes: config.segment_bytes,
@@ -99,19 +105,11 @@ impl SledLog {
             flush_interval: config.index_flush_interval,
             flush_bytes: config.index_flush_bytes,
         };
-        let (index, boot) = start_index(&index_config, &config)?;
+        let (index, boot) = start_index(&index_config, config)?;
         match boot {
             Boot::Ready => {}
             Boot::Contradiction(error) => return Err(error),
-            Boot::Ahead { frames, head } => {
-                let (from, to) = (mirror.head().seq + 1, head.seq);
-                tracing::warn!(
-                    from,
-                    to,
-                    "the mirror lost events that the index still has; they are restored"
-                );
-                mirror.restore(&frames, head)?;
-            }
+            Boot::Ahead(last) => restore_mirror(&mut mirror, &index, last)?,
         }
         let head = mirror.head();
         Ok(Self {
@@ -172,8 +170,10 @@ impl Log for SledLog {
         if group.frames.is_empty() {
             return Ok(group.records);
         }
-        if self.mirror.is_full() {
-            self.seal_open()?;
+        if self.mirror.is_full()
+            && let Err(error) = self.mirror.rotate()
+        {
+            return self.poison(error);
         }
         self.last_seq = group.head.seq;
         if let Err(error) = self.mirror.append(&group.frames, group.head) {
@@ -330,8 +330,7 @@ fn start_index(config: &IndexConfig, log: &LogConfig) -> Result<(Index, Boot), L
         let (booted, boot) = sync_channel(1);
         let run = move || {
             let boot = thread.boot(distrust);
-            let serve =
-                !thread.is_abandoned() && matches!(boot, Ok(Boot::Ready | Boot::Ahead { .. }));
+            let serve = !thread.is_abandoned() && matches!(boot, Ok(Boot::Ready | Boot::Ahead(_)));
             if booted.send(boot).is_ok() && serve {
                 thread.run();
             }
@@ -345,20 +344,71 @@ fn start_index(config: &IndexConfig, log: &LogConfig) -> Result<(Index, Boot), L
             state: state.clone(),
             thread: Some(handle),
         };
-        match boot.recv_timeout(log.open_patience) {
+        match wait_for_boot(&boot, &state, log.open_patience) {
             Ok(boot) => return Ok((index, boot?)),
-            Err(RecvTimeoutError::Timeout) => {
-                state
-                    .abandoned
-                    .store(true, std::sync::atomic::Ordering::Release);
-                distrust = Some("opening it took too long");
-            }
-            Err(RecvTimeoutError::Disconnected) => distrust = Some("opening it ended its thread"),
+            Err(reason) => distrust = Some(reason),
         }
     }
     Err(LogError::Stuck {
         seconds: log.open_patience.as_secs(),
     })
+}
+
+/// Waits as long as the thread makes steps; a rebuild may take any time, a hang may not.
+fn wait_for_boot(
+    boot: &Receiver<Result<Boot, LogError>>,
+    state: &IndexState,
+    patience: Duration,
+) -> Result<Result<Boot, LogError>, &'static str> {
+    let mut seen = None;
+    loop {
+        match boot.recv_timeout(patience) {
+            Ok(boot) => return Ok(boot),
+            Err(RecvTimeoutError::Disconnected) => return Err("opening it ended its thread"),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let steps = state.steps.load(Ordering::Acquire);
+        if seen == Some(steps) {
+            state.abandoned.store(true, Ordering::Release);
+            return Err("opening it took too long");
+        }
+        seen = Some(steps);
+    }
+}
+
+/// Copies from the index what the mirror lost behind its end; after a crash in between the next start goes on.
+fn restore_mirror(mirror: &mut Mirror, index: &Index, last: Seq) -> Result<(), LogError> {
+    let from = mirror.head().seq + 1;
+    tracing::warn!(
+        from,
+        to = last,
+        "the mirror lost events that the index still has; they are restored"
+    );
+    let reader = SledReader::new(
+        mirror.table().clone(),
+        index.queue.clone(),
+        index.state.clone(),
+    );
+    while mirror.head().seq < last {
+        let head = mirror.head();
+        let Some(frames) = reader.page(head.seq, usize::MAX, RESTORE_BYTES)? else {
+            let path = PathBuf::from("mirror");
+            return Err(LogError::corrupt(
+                &path,
+                head.seq + 1,
+                "the index lost it while it was restored",
+            ));
+        };
+        let mut after = head;
+        for parsed in Frames::new(&frames) {
+            let next = parsed
+                .map_err(|e| e.to_string())
+                .and_then(|f| advance(after, &f));
+            after = next.map_err(|e| LogError::corrupt(Path::new("index"), after.seq + 1, e))?;
+        }
+        mirror.restore(&frames, after)?;
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for LogConfig {

@@ -50,6 +50,7 @@ struct Plan {
     mode: FaultMode,
     scope: FaultScope,
     index_delay: Duration,
+    delayed: u64,
 }
 
 impl FaultIo {
@@ -60,6 +61,7 @@ impl FaultIo {
             mode,
             scope,
             index_delay: Duration::ZERO,
+            delayed: 0,
         };
         Self {
             state: Arc::new(State {
@@ -91,19 +93,32 @@ impl FaultIo {
         self.fail_from_now(0, FaultMode::Once, FaultScope::All);
     }
 
-    /// Makes every operation of the index take this long.
-    pub fn delay_index(&self, delay: Duration) {
+    /// Makes the next `operations` of the index take this long.
+    pub fn delay_index(&self, delay: Duration, operations: u64) {
         let mut plan = self
             .state
             .plan
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        plan.index_delay = delay;
+        (plan.index_delay, plan.delayed) = (delay, operations);
     }
 
     /// How many operations failed so far.
     pub fn fired(&self) -> u64 {
         self.state.fired.load(Ordering::SeqCst)
+    }
+
+    fn take_delay(&self) -> Duration {
+        let mut plan = self
+            .state
+            .plan
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if plan.delayed == 0 {
+            return Duration::ZERO;
+        }
+        plan.delayed -= 1;
+        plan.index_delay
     }
 
     fn gate(&self, kind: FaultScope, what: &str) -> io::Result<()> {
@@ -161,12 +176,7 @@ impl Io for FaultIo {
     }
 
     fn index(&self, operation: IndexOperation) -> io::Result<()> {
-        let delay = self
-            .state
-            .plan
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .index_delay;
+        let delay = self.take_delay();
         if !delay.is_zero() {
             std::thread::sleep(delay);
         }

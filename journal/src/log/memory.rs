@@ -300,13 +300,13 @@ impl LogReader for MemoryStore {
     fn verify(&self) -> Result<ChainReport, LogError> {
         let inner = self.lock();
         let mut head = Head::EMPTY;
-        let mut parts: Vec<Vec<u8>> = Vec::new();
+        let mut contents: Vec<Vec<u8>> = Vec::new();
         for segment in &inner.sealed {
-            parts.push(segment.read()?);
+            contents.push(segment.read()?);
         }
-        parts.push(inner.open.clone());
-        for part in parts {
-            let mut rest = &part[..];
+        contents.push(inner.open.clone());
+        for content in contents {
+            let mut rest = &content[..];
             while !rest.is_empty() {
                 let checked = frame::parse(rest)
                     .map_err(|e| e.to_string())

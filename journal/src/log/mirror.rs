@@ -129,11 +129,29 @@ impl Mirror {
             .is_some_and(|open| open.bytes >= self.limits.bytes)
     }
 
-    /// Closes the open segment: cut to its length, synced, named by its content.
+    /// Closes the open segment: cut to its length, named by its content.
     ///
     /// # Errors
     /// `Io`; then only [`Mirror::reload`] helps.
     pub fn seal(&mut self) -> Result<Option<SealedSegment>, LogError> {
+        let sealed = self.seal_unsynced()?;
+        if sealed.is_some() {
+            sync_dir(&*self.io, &self.dir)?;
+        }
+        Ok(sealed)
+    }
+
+    /// Closes the open segment and starts the next one, both names made durable with one sync.
+    ///
+    /// # Errors
+    /// `Io`; then only [`Mirror::reload`] helps.
+    pub fn rotate(&mut self) -> Result<(), LogError> {
+        self.seal_unsynced()?;
+        let first = self.head().seq + 1;
+        self.ensure_open(first).map(|_| ())
+    }
+
+    fn seal_unsynced(&mut self) -> Result<Option<SealedSegment>, LogError> {
         let Some(mut open) = self.open.take_if(|open| open.bytes > 0) else {
             return Ok(None);
         };
@@ -142,10 +160,10 @@ impl Mirror {
             .dir
             .join(segment_name(open.first, head.seq, &head.hash));
         let fail = |op, e| LogError::io(op, &open.path, &e);
+        // Its events are durable already. That the cut is not yet does no harm: a reader stops at the event in the name.
         open.file
             .set_len(open.bytes)
             .map_err(|e| fail("truncate", e))?;
-        open.file.sync_data().map_err(|e| fail("fdatasync", e))?;
         let mut table = self.table.write();
         self.io
             .rename(&open.path, &path)
@@ -159,8 +177,6 @@ impl Mirror {
         };
         table.open = None;
         table.sealed.push(segment.clone());
-        drop(table);
-        sync_dir(&*self.io, &self.dir)?;
         Ok(Some(segment))
     }
 
@@ -218,7 +234,6 @@ impl Mirror {
             let mut file = self.io.create(&path).map_err(|e| fail("create", e))?;
             file.allocate(self.limits.bytes)
                 .map_err(|e| fail("allocate", e))?;
-            file.sync_data().map_err(|e| fail("fdatasync", e))?;
             sync_dir(&*self.io, &self.dir)?;
             self.open = Some(OpenSegment {
                 first,
@@ -246,13 +261,13 @@ impl Mirror {
             )
         };
         for (key, path) in listing.sealed.values().skip(known) {
-            let bytes = read(path)?;
-            let before = head;
-            head = scan_sealed(path, &bytes, key, head)?;
-            self.add_sealed(before.seq + 1, head, path.clone(), bytes.len() as u64);
+            let (length, after) = scan_sealed(path, &read(path)?, key, head)?;
+            self.add_sealed(head.seq + 1, after, path.clone(), length as u64);
+            head = after;
         }
+        let last = listing.open.keys().next_back();
         for (first, path) in &listing.open {
-            head = self.adopt_open(*first, path, head, listing.open.len() > 1)?;
+            head = self.adopt_open(*first, path, head, Some(first) == last)?;
         }
         let mut table = self.table.write();
         // Until here readers saw the acknowledged part of the old file.
@@ -270,14 +285,14 @@ impl Mirror {
         first: Seq,
         path: &Path,
         head: Head,
-        several: bool,
+        is_last: bool,
     ) -> Result<Head, LogError> {
         if first <= head.seq {
             tracing::debug!(file = %path.display(), "removing a segment that was sealed before");
             remove_if_there(&*self.io, path)?;
             return Ok(head);
         }
-        if first != head.seq + 1 || several {
+        if first != head.seq + 1 {
             return Err(LogError::corrupt(
                 path,
                 head.seq + 1,
@@ -291,6 +306,9 @@ impl Mirror {
             torn,
         } = scan_open(path, &bytes, head)?;
         if let Some(reason) = torn {
+            if !is_last {
+                return Err(LogError::corrupt(path, after.seq + 1, reason));
+            }
             tracing::warn!(file = %path.display(), last_whole = after.seq, reason, "cut the torn tail of the journal");
         }
         if whole > 0 {
@@ -327,7 +345,7 @@ impl Mirror {
                 .file_name()
                 .and_then(|n| n.to_str())
                 .unwrap_or_default();
-            if name.ends_with(".tmp") {
+            if path.extension().is_some_and(|e| e == "tmp") {
                 remove_if_there(&*self.io, &path)?;
             } else if let Some(key) = parse_key(name) {
                 listing.sealed.insert(key.first, (key, path));
@@ -391,7 +409,7 @@ pub fn check_dir(dir: &Path) -> Result<Head, LogError> {
             .and_then(|n| n.to_str())
             .unwrap_or_default();
         if let Some(key) = parse_key(name) {
-            head = scan_sealed(&path, &read(&path)?, &key, head)?;
+            (_, head) = scan_sealed(&path, &read(&path)?, &key, head)?;
         } else if let Some(first) = open_first(name) {
             open.push((first, path));
         }
@@ -410,5 +428,5 @@ pub fn check_dir(dir: &Path) -> Result<Head, LogError> {
 
 /// How many frames `bytes` hold, for tests and figures.
 pub fn count_frames(bytes: &[u8]) -> usize {
-    Frames::new(bytes).filter(Result::is_ok).count()
+    Frames::new(bytes).flatten().count()
 }

@@ -2,7 +2,9 @@
 //! `SledLog` is the real one, `MemoryLog` its twin for tests; both pass the same contract suite.
 //! The committer owns a `Log`; everybody else holds a `LogReader`. Nothing here knows what an event means.
 
+mod answerer;
 pub mod batch;
+pub mod bench;
 pub mod committer;
 pub mod durable;
 pub mod error;
@@ -14,6 +16,7 @@ mod index;
 pub mod io;
 pub mod memory;
 pub mod mirror;
+mod postings;
 mod queue;
 mod reader;
 pub mod scan;
@@ -200,9 +203,15 @@ impl SealedSegment {
     pub fn read(&self) -> Result<Vec<u8>, LogError> {
         match &self.source {
             SegmentSource::File(path) => {
-                std::fs::read(path).map_err(|e| LogError::io("read", path, &e))
+                let mut bytes = std::fs::read(path).map_err(|e| LogError::io("read", path, &e))?;
+                // Behind the last event there may be reserved space.
+                bytes.truncate(usize::try_from(self.bytes).unwrap_or(usize::MAX));
+                Ok(bytes)
             }
             SegmentSource::Memory(bytes) => Ok(bytes.to_vec()),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

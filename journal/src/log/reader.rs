@@ -62,7 +62,13 @@ impl SledReader {
         }
     }
 
-    fn page(&self, after: Seq, limit: usize, bytes: usize) -> Result<Option<Vec<u8>>, LogError> {
+    /// Whole frames after `after`, as [`super::sled::SledStore::frames_after`] gives them; `None` when the index cannot answer.
+    pub(crate) fn page(
+        &self,
+        after: Seq,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Option<Vec<u8>>, LogError> {
         self.ask(|reply| Message::Scan {
             after,
             limit,

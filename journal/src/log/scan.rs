@@ -21,26 +21,27 @@ pub struct OpenScan {
     pub torn: Option<String>,
 }
 
-/// Checks a sealed segment after `head`, and answers the head after it.
+/// Checks a sealed segment after `head`, and answers how many bytes of it hold events and the head after them.
+/// Only zeros may follow those: the cut that sealing makes need not survive a crash, as the name says where the end is.
 ///
 /// # Errors
-/// `Corrupt`: every byte of a sealed segment must fit.
+/// `Corrupt`: everything else in a sealed segment must fit.
 pub fn scan_sealed(
     file: &Path,
     bytes: &[u8],
     key: &ArchiveKey,
     mut head: Head,
-) -> Result<Head, LogError> {
+) -> Result<(usize, Head), LogError> {
     if key.first != head.seq + 1 {
         let detail = format!("it starts with event {}", key.first);
         return Err(LogError::corrupt(file, head.seq + 1, detail));
     }
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let frame =
-            frame::parse(rest).map_err(|e| LogError::corrupt(file, head.seq + 1, e.to_string()))?;
+    let mut at = 0;
+    while at < bytes.len() && head.seq < key.last {
+        let frame = frame::parse(&bytes[at..])
+            .map_err(|e| LogError::corrupt(file, head.seq + 1, e.to_string()))?;
         head = advance(head, &frame).map_err(|e| LogError::corrupt(file, head.seq + 1, e))?;
-        rest = &rest[frame.bytes()..];
+        at += frame.bytes();
     }
     if head.seq != key.last || head.hash[..4] != key.hash4 {
         let detail = format!(
@@ -49,7 +50,14 @@ pub fn scan_sealed(
         );
         return Err(LogError::corrupt(file, head.seq + 1, detail));
     }
-    Ok(head)
+    if bytes[at..].iter().any(|b| *b != 0) {
+        return Err(LogError::corrupt(
+            file,
+            head.seq + 1,
+            "something follows its last event",
+        ));
+    }
+    Ok((at, head))
 }
 
 /// Checks an open segment after `head`, and finds where it ends.

@@ -2,26 +2,24 @@
 //! Only the index thread calls it. It is never trusted: all of it can be rebuilt from the mirror, and is checked against it.
 //!
 //! Keys: `e` seq part = consecutive frames (one block of at most 4096 bytes, or the parts of one larger frame);
-//! `s` subject seq = the numbers of its events in one batch; `m` = the head and a checksum over all entries.
+//! `s` bucket seq = a block of the subject index (`postings.rs`); `m` = the head and a checksum over all entries.
 //! sled 0.34.7 is used as narrowly as its known faults demand: no flusher thread (it alone runs the rewriting collector),
 //! small values (large ones go to files that are never synced), and our own sync after its flush (it does none).
 
 use std::fs::File;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Order;
 use super::batch::{Head, Posting, SubjectKey};
 use super::frame::{self, FrameError, fixed};
+use super::postings::{self, Tail};
 use super::scan::Frames;
 use crate::record::Seq;
 use crate::verify::advance;
 
 /// The largest value, in bytes.
 const VALUE_BYTES_MAX: usize = 4096;
-/// The most numbers in one entry of the subject index.
-const POSTINGS_MAX: usize = 512;
 /// How long a lock that an earlier handle has not let go of yet is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -59,6 +57,7 @@ pub struct SledStore {
     db: sled::Db,
     file: File,
     meta: Meta,
+    tails: Vec<Tail>,
 }
 
 /// What `m` holds: it changes in the same batch as the entries that it sums up.
@@ -90,7 +89,13 @@ impl SledStore {
             None if db.is_empty() => Meta::EMPTY,
             None => return Err(StoreError("entries without a head".to_owned())),
         };
-        Ok(Self { db, file, meta })
+        let tails = read_tails(&db)?;
+        Ok(Self {
+            db,
+            file,
+            meta,
+            tails,
+        })
     }
 
     /// The last event in it.
@@ -113,7 +118,7 @@ impl SledStore {
             meta: self.meta,
         };
         writer.add_frames(frames)?;
-        writer.add_postings(postings);
+        writer.add_postings(&mut self.tails, postings);
         writer.meta.head = head;
         writer.batch.insert(META, writer.meta.encode().as_slice());
         self.db.apply_batch(writer.batch)?;
@@ -132,10 +137,11 @@ impl SledStore {
     }
 
     /// Reads everything: the sum over all entries must fit, and the events must be one unbroken chain up to the head.
+    /// Calls `step` now and then, to show that it goes on.
     ///
     /// # Errors
     /// What does not fit.
-    pub fn check(&self) -> Result<(), StoreError> {
+    pub fn check(&self, step: &mut dyn FnMut()) -> Result<(), StoreError> {
         let (mut sum, mut entries) = (0_u64, 0_u64);
         let mut chain = Head::EMPTY;
         let mut stream = Vec::new();
@@ -146,6 +152,9 @@ impl SledStore {
             }
             sum = sum.wrapping_add(entry_sum(&key, &value));
             entries += 1;
+            if entries.is_multiple_of(1024) {
+                step();
+            }
             if key.first() == Some(&EVENT) {
                 stream.extend_from_slice(&value);
                 let used = whole_frames(&stream, |frame| {
@@ -242,22 +251,21 @@ impl SledStore {
         cursor: Seq,
         limit: usize,
     ) -> Result<Vec<Seq>, StoreError> {
-        let lowest = subject_key(subject, 0);
-        let cursor_key = subject_key(subject, cursor);
-        // The entry that starts at or before the cursor may reach beyond it.
+        let bucket = postings::bucket_of(subject);
+        let (lowest, at_cursor) = (block_key(bucket, 0), block_key(bucket, cursor));
+        // The block that starts at or before the cursor may reach beyond it.
         let before = self
             .db
-            .range(lowest.as_slice()..=cursor_key.as_slice())
+            .range(lowest.as_slice()..=at_cursor.as_slice())
             .next_back();
         let start = match before {
             Some(entry) => entry?.0.to_vec(),
             None => lowest.to_vec(),
         };
-        let end = subject_key(subject, Seq::MAX);
+        let end = block_key(bucket, Seq::MAX);
         let mut found = Vec::new();
         for entry in self.db.range(start.as_slice()..=end.as_slice()) {
-            let (key, value) = entry?;
-            let numbers = decode_postings(&key, &value);
+            let numbers = find(&entry?, subject)?;
             found.extend(numbers.into_iter().filter(|seq| *seq > cursor));
             if found.len() >= limit {
                 break;
@@ -274,15 +282,11 @@ impl SledStore {
         limit: usize,
     ) -> Result<Vec<Seq>, StoreError> {
         let below = if cursor == 0 { Seq::MAX } else { cursor };
-        let (low, high) = (subject_key(subject, 0), subject_key(subject, below));
-        let range = (
-            Bound::Included(low.as_slice()),
-            Bound::Excluded(high.as_slice()),
-        );
+        let bucket = postings::bucket_of(subject);
+        let (low, high) = (block_key(bucket, 0), block_key(bucket, below));
         let mut found = Vec::new();
-        for entry in self.db.range::<&[u8], _>(range).rev() {
-            let (key, value) = entry?;
-            let numbers = decode_postings(&key, &value);
+        for entry in self.db.range(low.as_slice()..high.as_slice()).rev() {
+            let numbers = find(&entry?, subject)?;
             found.extend(numbers.into_iter().rev().filter(|seq| *seq < below));
             if found.len() >= limit {
                 break;
@@ -346,20 +350,15 @@ impl BatchWriter {
         }
     }
 
-    fn add_postings(&mut self, postings: &mut [Posting]) {
-        postings.sort_unstable();
-        let mut value = Vec::new();
-        for of_subject in postings.chunk_by(|a, b| a.0 == b.0) {
-            for part in of_subject.chunks(POSTINGS_MAX) {
-                let (subject, first) = part[0];
-                value.clear();
-                for (_, seq) in &part[1..] {
-                    let delta = u32::try_from(seq - first).expect("a batch spans few numbers");
-                    value.extend_from_slice(&delta.to_le_bytes());
-                }
-                self.put(&subject_key(&subject, first), &value);
+    fn add_postings(&mut self, tails: &mut [Tail], new: &mut [Posting]) {
+        postings::add(tails, new, |write| {
+            let key = block_key(write.bucket, write.first);
+            if !write.before.is_empty() {
+                self.meta.sum = self.meta.sum.wrapping_sub(entry_sum(&key, write.before));
+                self.meta.entries -= 1;
             }
-        }
+            self.put(&key, write.now);
+        });
     }
 }
 
@@ -421,20 +420,37 @@ fn event_key(seq: Seq, part: u16) -> [u8; 11] {
     key
 }
 
-fn subject_key(subject: &SubjectKey, seq: Seq) -> [u8; 25] {
-    let mut key = [SUBJECT; 25];
-    key[1..17].copy_from_slice(subject);
-    key[17..].copy_from_slice(&seq.to_be_bytes());
+fn block_key(bucket: u8, first: Seq) -> [u8; 10] {
+    let mut key = [SUBJECT; 10];
+    key[1] = bucket;
+    key[2..].copy_from_slice(&first.to_be_bytes());
     key
 }
 
-fn decode_postings(key: &[u8], value: &[u8]) -> Vec<Seq> {
-    let first = u64::from_be_bytes(fixed(&key[17..25]));
-    let mut numbers = vec![first];
-    for delta in value.chunks_exact(4) {
-        numbers.push(first + Seq::from(u32::from_le_bytes(fixed(delta))));
+fn find(
+    (key, value): &(sled::IVec, sled::IVec),
+    subject: &SubjectKey,
+) -> Result<Vec<Seq>, StoreError> {
+    let first = u64::from_be_bytes(fixed(&key[2..10]));
+    postings::find(value, first, subject)
+        .ok_or_else(|| StoreError(format!("the subject index is unreadable at event {first}")))
+}
+
+/// The last block of every bucket.
+fn read_tails(db: &sled::Db) -> Result<Vec<Tail>, StoreError> {
+    let mut tails = Vec::new();
+    for bucket in 0..postings::BUCKETS {
+        let (low, high) = (block_key(bucket, 0), block_key(bucket, Seq::MAX));
+        let last = db
+            .range(low.as_slice()..=high.as_slice())
+            .next_back()
+            .transpose()?;
+        tails.push(last.map_or_else(Tail::default, |(key, value)| Tail {
+            first: u64::from_be_bytes(fixed(&key[2..10])),
+            bytes: value.to_vec(),
+        }));
     }
-    numbers
+    Ok(tails)
 }
 
 fn entry_sum(key: &[u8], value: &[u8]) -> u64 {

@@ -1,8 +1,6 @@
 //! Drafts and faults for tests, of this crate and (feature `testing`) of others.
 
-use serde_json::value::RawValue;
-
-use crate::record::{Actor, Draft};
+use crate::record::Draft;
 
 /// A small event about `dataset/people` and `row/people/<n>`, whose body is about 315 bytes.
 pub fn draft(n: u64) -> Draft {
@@ -11,23 +9,7 @@ pub fn draft(n: u64) -> Draft {
 
 /// An event as [`draft`] makes it, padded to about `body_bytes`.
 pub fn sized_draft(n: u64, body_bytes: usize) -> Draft {
-    let mut draft = Draft {
-        at: 1_763_800_000_000_000 + i64::try_from(n % 1_000_000_000).expect("small"),
-        request_id: format!("01JD{n:022}"),
-        actor: Actor {
-            name: "loader".to_owned(),
-            role: "writer".to_owned(),
-        },
-        idempotency: None,
-        subjects: vec!["dataset/people".to_owned(), format!("row/people/{n}")],
-        kind: "RowsTombstoned".to_owned(),
-        schema: 1,
-        data: raw("{\"n\":0,\"pad\":\"\"}".to_owned()),
-    };
-    let empty = serde_json::to_vec(&draft).map_or(0, |json| json.len()) + 28;
-    let pad = "x".repeat(body_bytes.saturating_sub(empty));
-    draft.data = raw(format!("{{\"n\":{n},\"pad\":\"{pad}\"}}"));
-    draft
+    super::bench::event(n, body_bytes)
 }
 
 /// `n` of them, numbered from `first`.
@@ -35,6 +17,14 @@ pub fn drafts(first: u64, n: u64) -> Vec<Draft> {
     (first..first + n).map(draft).collect()
 }
 
-fn raw(json: String) -> Box<RawValue> {
-    RawValue::from_string(json).expect("written as JSON")
+/// A directory that vanishes with the test; in memory where the system offers that, since thousands of syncs are waited for.
+#[cfg(test)]
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let dir = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    dir.expect("a temporary directory can be made")
 }
