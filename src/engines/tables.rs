@@ -459,5 +459,9 @@ fn of_ingest(error: &IngestError) -> PortError {
         IngestErrorKind::Disconnected => (ErrorKind::Invalid, "body_incomplete"),
         IngestErrorKind::Internal => (ErrorKind::Internal, "internal"),
     };
+    if kind == ErrorKind::Internal {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::error!(%error, cause, "ingest failed");
+    }
     PortError::new(kind, code, error.to_string())
 }
