@@ -200,6 +200,18 @@ impl Position {
     }
 }
 
+impl Position {
+    /// The position after text that is `next` long, seen from its own start.
+    fn join(&mut self, next: Self) {
+        if next.lines == 0 {
+            self.columns += next.columns;
+        } else {
+            self.lines += next.lines;
+            self.columns = next.columns;
+        }
+    }
+}
+
 /// Characters of UTF-8 text: all bytes but continuation bytes.
 pub(super) fn characters(text: &[u8]) -> u64 {
     text.iter().filter(|byte| **byte & 0xC0 != 0x80).count() as u64
@@ -236,6 +248,8 @@ struct Sequence<S> {
     rows: u64,
     shape: S,
     sink: Option<Sink>,
+    /// A block had an error: those after it do not matter any more.
+    failed: bool,
 }
 
 struct Done<S> {
@@ -276,6 +290,7 @@ impl<P: BlockParser> Pass<P> {
             rows: 0,
             shape,
             sink,
+            failed: false,
         };
         Self {
             parser: Arc::new(parser),
@@ -326,40 +341,42 @@ impl<P: BlockParser> Pass<P> {
 }
 
 impl<S: Shape> Sequence<S> {
+    /// Takes in a block; goes on with it, and with those that wait for it, when its turn has come.
     fn accept(
         &mut self,
         number: u64,
         done: Done<S>,
         building: &AtomicBool,
     ) -> Result<(), IngestError> {
+        if self.failed {
+            return Ok(());
+        }
         self.waiting.insert(number, done);
         while let Some(done) = self.waiting.remove(&self.next) {
             self.next += 1;
-            let parsed = done.parsed.map_err(|error| self.placed(error))?;
-            self.shape.join(parsed.shape)?;
-            match (&parsed.batch, &mut self.sink) {
-                (Some(batch), Some(sink)) => {
-                    sink.push(batch, parsed.span.as_ref(), &done.permit)?;
-                    self.rows += batch.num_rows() as u64;
-                }
-                (None, sink) => {
-                    building.store(false, Ordering::Release);
-                    if let Some(sink) = sink.take() {
-                        sink.abandon();
-                    }
-                }
-                (Some(_), None) => {}
+            let after = done.after;
+            self.take(done, building)
+                .inspect_err(|_| self.failed = true)?;
+            self.position.join(after);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, done: Done<S>, building: &AtomicBool) -> Result<(), IngestError> {
+        let parsed = done.parsed.map_err(|error| self.placed(error))?;
+        self.shape.join(parsed.shape)?;
+        match (&parsed.batch, &mut self.sink) {
+            (Some(batch), Some(sink)) => {
+                sink.push(batch, parsed.span.as_ref(), &done.permit)?;
+                self.rows += batch.num_rows() as u64;
             }
-            self.position = match done.after {
-                Position { lines: 0, columns } => Position {
-                    lines: self.position.lines,
-                    columns: self.position.columns + columns,
-                },
-                Position { lines, columns } => Position {
-                    lines: self.position.lines + lines,
-                    columns,
-                },
-            };
+            (None, sink) => {
+                building.store(false, Ordering::Release);
+                if let Some(sink) = sink.take() {
+                    sink.abandon();
+                }
+            }
+            (Some(_), None) => {}
         }
         Ok(())
     }

@@ -44,6 +44,9 @@ const PAGE_RATIO_GRACE: i64 = 1 << 20;
 /// Bytes read to find a page's header.
 const PAGE_HEADER_BYTES: u64 = 64 * 1024;
 
+/// What ends an IPC stream.
+const END_OF_STREAM: [u8; 8] = [0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
+
 fn invalid(format: &'static str, reason: impl ToString) -> IngestError {
     IngestError::Columnar {
         format,
@@ -382,29 +385,58 @@ pub(super) fn ingest_ipc(mut source: Source<'_>, setup: &Setup) -> Result<Ready,
 }
 
 fn rewrite_ipc(source: &mut Source<'_>, setup: &Setup) -> Result<(Sink, SchemaRef), IngestError> {
-    if source.head().starts_with(b"ARROW1") {
-        let mut magic = [0; 8];
-        read_exact(source, &mut magic)?;
-    }
-    let mut decoder = StreamDecoder::new();
-    let mut rewriter: Option<Rewriter<'_>> = None;
+    let mut magic = vec![0; magic_bytes(source.head())];
+    read_exact(source, &mut magic)?;
+    let mut stream = IpcStream {
+        decoder: StreamDecoder::new(),
+        rewriter: None,
+        setup,
+    };
     while let Some(message) = next_message(source, setup)? {
-        let mut buffer = Buffer::from_vec(message);
-        let decoded = decoder
-            .decode(&mut buffer)
-            .map_err(|error| invalid(IPC, error))?;
-        if rewriter.is_none() {
-            let schema = decoder
-                .schema()
-                .ok_or_else(|| invalid(IPC, "the schema is missing"))?;
-            rewriter = Some(Rewriter::new(IPC, &schema, setup)?);
-        }
-        if let (Some(batch), Some(rewriter)) = (decoded, &mut rewriter) {
-            rewriter.push(&batch)?;
+        stream.feed(message)?;
+    }
+    stream.feed(END_OF_STREAM.to_vec())?;
+    let rewriter = stream
+        .rewriter
+        .ok_or_else(|| invalid(IPC, "the schema is missing"))?;
+    Ok((rewriter.sink, rewriter.schema))
+}
+
+/// Bytes before the first message: none in a stream; in a file the magic and zeros, which fill it
+/// up to 8 bytes or, as some writers align more, a multiple of that.
+fn magic_bytes(head: &[u8]) -> usize {
+    match head.strip_prefix(b"ARROW1") {
+        None => 0,
+        Some(rest) => {
+            let zeros = rest.iter().take_while(|byte| **byte == 0).count();
+            (b"ARROW1".len() + zeros) / 8 * 8
         }
     }
-    let rewriter = rewriter.ok_or_else(|| invalid(IPC, "the schema is missing"))?;
-    Ok((rewriter.sink, rewriter.schema))
+}
+
+/// A decoder and where its batches go.
+struct IpcStream<'a> {
+    decoder: StreamDecoder,
+    rewriter: Option<Rewriter<'a>>,
+    setup: &'a Setup,
+}
+
+impl IpcStream<'_> {
+    /// Decodes one message. The decoder takes in a message without a body with the one after it.
+    fn feed(&mut self, message: Vec<u8>) -> Result<(), IngestError> {
+        let mut buffer = Buffer::from_vec(message);
+        while !buffer.is_empty() {
+            let decoded = self.decoder.decode(&mut buffer);
+            let decoded = decoded.map_err(|error| invalid(IPC, error))?;
+            if let (None, Some(schema)) = (&self.rewriter, self.decoder.schema()) {
+                self.rewriter = Some(Rewriter::new(IPC, &schema, self.setup)?);
+            }
+            if let (Some(batch), Some(rewriter)) = (decoded, &mut self.rewriter) {
+                rewriter.push(&batch)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn read_exact(source: &mut impl Read, out: &mut [u8]) -> Result<(), IngestError> {

@@ -4,9 +4,9 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
@@ -62,8 +62,8 @@ pub(crate) fn rows(staged: &Staged) -> RecordBatch {
 pub(crate) fn lines(staged: &Staged) -> Vec<String> {
     let batch = rows(staged);
     let format = FormatOptions::default().with_null("~");
-    let columns: Vec<_> = batch
-        .columns()
+    let arrays: Vec<_> = batch.columns().iter().map(with_offset).collect();
+    let columns: Vec<_> = arrays
         .iter()
         .map(|column| ArrayFormatter::try_new(column.as_ref(), &format).unwrap())
         .collect();
@@ -76,6 +76,17 @@ pub(crate) fn lines(staged: &Staged) -> Vec<String> {
                 .join("|")
         })
         .collect()
+}
+
+/// Formatting a named zone takes a database of zones that arrow need not have.
+fn with_offset(array: &ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) if &**zone == "UTC" => {
+            let micros = array.as_primitive::<TimestampMicrosecondType>().clone();
+            Arc::new(micros.with_timezone("+00:00"))
+        }
+        _ => Arc::clone(array),
+    }
 }
 
 /// The columns as `name:type`.

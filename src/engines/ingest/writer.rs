@@ -562,8 +562,8 @@ impl OpenFile {
     fn finish(mut self) -> Result<StagedFile, IngestError> {
         let metadata = self.writer.finish().map_err(IngestError::Write)?;
         let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or_default();
-        let mut output = self.writer.into_inner().map_err(IngestError::Write)?;
-        output.flush().map_err(IngestError::Staging)?;
+        self.writer.flush().map_err(IngestError::Staging)?;
+        let output = self.writer.inner();
         output.file.sync_all().map_err(IngestError::Staging)?;
         Ok(StagedFile {
             path: self.path,
