@@ -15,6 +15,10 @@ use super::keys::KeySpan;
 use super::parallel::{Permit, Pool, lock};
 use super::writer::Sink;
 
+/// The first block, from which types are inferred, is this many times as long as the others: a
+/// value that it lacks costs a second pass.
+const FIRST_BLOCKS: usize = 4;
+
 /// Finds where records end.
 pub(super) trait Boundary {
     /// Looks at `bytes[from..]` (all before was looked at before) and gives the last position at
@@ -97,7 +101,12 @@ impl<R: Read, B: Boundary> BlockReader<R, B> {
         }
         let mut bytes = lock(&self.spare.0).pop().unwrap_or_default();
         let mut filled = self.carry.len();
-        let mut size = self.block_bytes.max(filled + self.block_bytes / 2);
+        let wanted = if self.started {
+            self.block_bytes
+        } else {
+            self.block_bytes * FIRST_BLOCKS
+        };
+        let mut size = wanted.max(filled + self.block_bytes / 2);
         bytes.resize(bytes.len().max(size), 0);
         bytes[..filled].copy_from_slice(&self.carry);
         self.carry.clear();
