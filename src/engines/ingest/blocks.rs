@@ -15,6 +15,10 @@ use super::keys::KeySpan;
 use super::parallel::{Permit, Pool, lock};
 use super::writer::Sink;
 
+/// The first block, from which types are inferred, is this many times as long as the others: a
+/// value that it lacks costs a second pass.
+const FIRST_BLOCKS: usize = 4;
+
 /// Finds where records end.
 pub(super) trait Boundary {
     /// Looks at `bytes[from..]` (all before was looked at before) and gives the last position at
@@ -97,7 +101,12 @@ impl<R: Read, B: Boundary> BlockReader<R, B> {
         }
         let mut bytes = lock(&self.spare.0).pop().unwrap_or_default();
         let mut filled = self.carry.len();
-        let mut size = self.block_bytes.max(filled + self.block_bytes / 2);
+        let wanted = if self.started {
+            self.block_bytes
+        } else {
+            self.block_bytes * FIRST_BLOCKS
+        };
+        let mut size = wanted.max(filled + self.block_bytes / 2);
         bytes.resize(bytes.len().max(size), 0);
         bytes[..filled].copy_from_slice(&self.carry);
         self.carry.clear();
@@ -200,6 +209,18 @@ impl Position {
     }
 }
 
+impl Position {
+    /// The position after text that is `next` long, seen from its own start.
+    fn join(&mut self, next: Self) {
+        if next.lines == 0 {
+            self.columns += next.columns;
+        } else {
+            self.lines += next.lines;
+            self.columns = next.columns;
+        }
+    }
+}
+
 /// Characters of UTF-8 text: all bytes but continuation bytes.
 pub(super) fn characters(text: &[u8]) -> u64 {
     text.iter().filter(|byte| **byte & 0xC0 != 0x80).count() as u64
@@ -236,6 +257,8 @@ struct Sequence<S> {
     rows: u64,
     shape: S,
     sink: Option<Sink>,
+    /// A block had an error: those after it do not matter any more.
+    failed: bool,
 }
 
 struct Done<S> {
@@ -276,6 +299,7 @@ impl<P: BlockParser> Pass<P> {
             rows: 0,
             shape,
             sink,
+            failed: false,
         };
         Self {
             parser: Arc::new(parser),
@@ -326,40 +350,42 @@ impl<P: BlockParser> Pass<P> {
 }
 
 impl<S: Shape> Sequence<S> {
+    /// Takes in a block; goes on with it, and with those that wait for it, when its turn has come.
     fn accept(
         &mut self,
         number: u64,
         done: Done<S>,
         building: &AtomicBool,
     ) -> Result<(), IngestError> {
+        if self.failed {
+            return Ok(());
+        }
         self.waiting.insert(number, done);
         while let Some(done) = self.waiting.remove(&self.next) {
             self.next += 1;
-            let parsed = done.parsed.map_err(|error| self.placed(error))?;
-            self.shape.join(parsed.shape)?;
-            match (&parsed.batch, &mut self.sink) {
-                (Some(batch), Some(sink)) => {
-                    sink.push(batch, parsed.span.as_ref(), &done.permit)?;
-                    self.rows += batch.num_rows() as u64;
-                }
-                (None, sink) => {
-                    building.store(false, Ordering::Release);
-                    if let Some(sink) = sink.take() {
-                        sink.abandon();
-                    }
-                }
-                (Some(_), None) => {}
+            let after = done.after;
+            self.take(done, building)
+                .inspect_err(|_| self.failed = true)?;
+            self.position.join(after);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, done: Done<S>, building: &AtomicBool) -> Result<(), IngestError> {
+        let parsed = done.parsed.map_err(|error| self.placed(error))?;
+        self.shape.join(parsed.shape)?;
+        match (&parsed.batch, &mut self.sink) {
+            (Some(batch), Some(sink)) => {
+                sink.push(batch, parsed.span.as_ref(), &done.permit)?;
+                self.rows += batch.num_rows() as u64;
             }
-            self.position = match done.after {
-                Position { lines: 0, columns } => Position {
-                    lines: self.position.lines,
-                    columns: self.position.columns + columns,
-                },
-                Position { lines, columns } => Position {
-                    lines: self.position.lines + lines,
-                    columns,
-                },
-            };
+            (None, sink) => {
+                building.store(false, Ordering::Release);
+                if let Some(sink) = sink.take() {
+                    sink.abandon();
+                }
+            }
+            (Some(_), None) => {}
         }
         Ok(())
     }

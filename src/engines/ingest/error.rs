@@ -326,8 +326,8 @@ impl IngestError {
             }
             Self::RaggedRow { line, .. }
             | Self::UnterminatedQuote { line }
-            | Self::RowTooLong { line, .. } => *line += lines,
-            Self::NullKey {
+            | Self::RowTooLong { line, .. }
+            | Self::NullKey {
                 line: Some(line), ..
             } => *line += lines,
             _ => {}
@@ -340,7 +340,7 @@ impl IngestError {
 pub(super) fn from_read(error: std::io::Error) -> IngestError {
     if error
         .get_ref()
-        .is_some_and(|inner| inner.is::<IngestError>())
+        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<IngestError>)
     {
         let inner = error.into_inner().expect("get_ref was Some just above");
         return match inner.downcast::<IngestError>() {

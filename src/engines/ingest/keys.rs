@@ -26,6 +26,9 @@ pub(super) struct KeyPlan {
     fields: Vec<SortField>,
 }
 
+/// A key in the bytes of `arrow::row`, which compare as the values do.
+type Key = Box<[u8]>;
+
 /// What the keys of one block look like, in the order of its rows.
 #[derive(Clone, Debug)]
 pub(super) struct KeySpan {
@@ -33,7 +36,8 @@ pub(super) struct KeySpan {
     sorted: bool,
     /// Every key is greater than the one before it.
     strict: bool,
-    ends: Option<(Box<[u8]>, Box<[u8]>)>,
+    /// The first key and the last.
+    ends: Option<(Key, Key)>,
 }
 
 impl KeyPlan {
@@ -128,7 +132,7 @@ fn first_null(column: &dyn Array) -> Option<usize> {
 /// The order of all keys so far, block by block in file order.
 #[derive(Debug)]
 pub(super) struct KeyOrder {
-    last: Option<Box<[u8]>>,
+    last: Option<Key>,
     pub sorted: bool,
     pub strict: bool,
 }

@@ -26,8 +26,13 @@ mod schema;
 mod source;
 mod staging;
 mod thrift;
+mod values;
 mod writer;
 
+#[cfg(test)]
+mod dataset_tests;
+#[cfg(test)]
+mod equality_tests;
 #[cfg(test)]
 mod tests;
 
@@ -49,8 +54,9 @@ use parallel::{Pool, Threads};
 use source::{Received, Replay, Source};
 use writer::{Layout, Sink};
 
-/// Bytes of text that one thread parses at a time.
-const BLOCK_BYTES: usize = 4 << 20;
+/// Bytes of text that one thread parses at a time: what it makes of them stays in a cache of a few
+/// MiB (on 244 MiB of CSV, 2 cores: 1.75 s of processor time; 2.1 s with blocks of 4 MiB).
+const BLOCK_BYTES: usize = 1 << 20;
 
 /// What a body is held to.
 #[derive(Clone, Debug)]
@@ -253,7 +259,7 @@ fn ingest_source(
     let threads = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, 8);
-    let threads = Threads::start(threads, threads * 3)?;
+    let threads = Threads::start(threads, threads * 6)?;
     let setup = Setup {
         expected: options.expected.clone(),
         key: options.key.clone(),

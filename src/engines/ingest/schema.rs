@@ -129,9 +129,8 @@ fn plain_type(data_type: &DataType) -> Option<DataType> {
         )))
     };
     Some(match data_type {
-        DataType::Utf8View => DataType::Utf8,
+        DataType::Utf8View | DataType::Null => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
-        DataType::Null => DataType::Utf8,
         DataType::List(field) | DataType::ListView(field) => DataType::List(item(field)?),
         DataType::LargeList(field) | DataType::LargeListView(field) => {
             DataType::LargeList(item(field)?)

@@ -16,6 +16,8 @@ type Walked<T> = Result<T, Malformed>;
 pub(super) struct Walk {
     /// Integers of the outermost struct, by field id.
     pub integers: [i64; 8],
+    /// The same of the structs in fields 5 and 8: a page header's data page headers.
+    pub nested: [[i64; 8]; 2],
     /// Bytes of the struct.
     pub length: usize,
 }
@@ -24,7 +26,7 @@ pub(super) struct Walk {
 pub(super) fn walk(bytes: &[u8]) -> Walked<Walk> {
     let mut cursor = Cursor { bytes, at: 0 };
     let mut found = Walk::default();
-    cursor.structure(0, Some(&mut found.integers))?;
+    cursor.structure(0, &mut found.integers, &mut found.nested)?;
     found.length = cursor.at;
     Ok(found)
 }
@@ -70,7 +72,12 @@ impl Cursor<'_> {
         Ok(())
     }
 
-    fn structure(&mut self, depth: u32, mut integers: Option<&mut [i64; 8]>) -> Walked<()> {
+    fn structure(
+        &mut self,
+        depth: u32,
+        integers: &mut [i64; 8],
+        nested: &mut [[i64; 8]],
+    ) -> Walked<()> {
         if depth == DEPTH_MAX {
             return Err(Malformed);
         }
@@ -84,17 +91,20 @@ impl Cursor<'_> {
                 0 => self.zigzag()?,
                 delta => field.checked_add(i64::from(delta)).ok_or(Malformed)?,
             };
-            let kind = header & 0x0F;
-            if matches!(kind, 4..=6) {
-                let value = self.zigzag()?;
-                let slot = usize::try_from(field)
-                    .ok()
-                    .and_then(|field| integers.as_mut()?.get_mut(field));
-                if let Some(slot) = slot {
-                    *slot = value;
+            match (header & 0x0F, field, &mut *nested) {
+                // A boolean field stands in its header.
+                (1 | 2, ..) => {}
+                (4..=6, ..) => {
+                    let value = self.zigzag()?;
+                    let slot = usize::try_from(field).ok();
+                    if let Some(slot) = slot.and_then(|field| integers.get_mut(field)) {
+                        *slot = value;
+                    }
                 }
-            } else if !matches!(kind, 1 | 2) {
-                self.value(kind, depth)?;
+                (12, 5, [found, _]) | (12, 8, [_, found]) => {
+                    self.structure(depth + 1, found, &mut [])?;
+                }
+                (kind, ..) => self.value(kind, depth)?,
             }
         }
     }
@@ -111,7 +121,7 @@ impl Cursor<'_> {
             }
             9 | 10 => self.list(depth + 1),
             11 => self.map(depth + 1),
-            12 => self.structure(depth + 1, None),
+            12 => self.structure(depth + 1, &mut [0; 8], &mut []),
             13 => self.skip(16),
             _ => Err(Malformed),
         }
@@ -158,12 +168,13 @@ mod tests {
 
     #[test]
     fn the_integers_of_a_page_header_are_read_and_its_end_is_found() {
-        // type = 0, uncompressed = 100, compressed = 50, a nested struct with one integer.
+        // type = 0, uncompressed = 100, compressed = 50, in field 5 a struct with one integer.
         let bytes = [
             0x15, 0x00, 0x15, 0xC8, 0x01, 0x15, 0x64, 0x2C, 0x15, 0x02, 0x00, 0x00, 0xAA,
         ];
         let found = walk(&bytes).unwrap();
         assert_eq!(found.integers[1..4], [0, 100, 50]);
+        assert_eq!(found.nested[0][1], 1);
         assert_eq!(found.length, bytes.len() - 1);
     }
 

@@ -12,9 +12,9 @@ use arrow::array::{
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 
 use super::tokens::Field;
-use crate::engines::ingest::kinds::{
-    Kinds, Scalar, classify, int_kind, parse_bool, parse_date, parse_float, parse_int,
-    parse_timestamp,
+use crate::engines::ingest::kinds::{Kinds, Scalar, int_kind};
+use crate::engines::ingest::values::{
+    classify, parse_bool, parse_date, parse_float, parse_int, parse_timestamp,
 };
 
 /// The fields of one column of a block.

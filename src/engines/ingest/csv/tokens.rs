@@ -113,8 +113,9 @@ impl Rows<'_> {
                 start = at + 1;
             }
         }
-        for at in text.len() - tail.len()..text.len() {
-            if text[at] == self.rules.delimiter || text[at] == b'\n' {
+        let rest = text.len() - tail.len();
+        for (at, byte) in text.iter().enumerate().skip(rest) {
+            if *byte == self.rules.delimiter || *byte == b'\n' {
                 self.separate(start, at)?;
                 start = at + 1;
             }
@@ -212,9 +213,8 @@ impl Rows<'_> {
         let rest = &text[close + 1..];
         let line_end = match rest {
             [] => Some(0),
-            [b'\n', ..] => Some(1),
+            [b'\n', ..] | [b'\r'] => Some(1),
             [b'\r', b'\n', ..] => Some(2),
-            [b'\r'] => Some(1),
             [byte, ..] if *byte == self.rules.delimiter => None,
             _ => {
                 let (line, column) = line_and_column(text, close + 1);

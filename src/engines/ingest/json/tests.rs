@@ -90,7 +90,7 @@ fn objects_one_after_the_other_are_rows_too() {
 
 #[test]
 fn syntax_errors_have_their_line_and_column() {
-    use FileFormat::{JsonArray, Ndjson};
+    use FileFormat::Ndjson;
     for (body, format, expected) in [
         (
             "{\"a\":1}\n{\"a\":}\n",
@@ -158,36 +158,6 @@ fn syntax_errors_have_their_line_and_column() {
             Ndjson,
             "line 1, column 6: expected a value",
         ),
-        (
-            "[{\"a\":1},\n {\"a\":2},\n]",
-            JsonArray,
-            "line 3, column 1: a row has to be a JSON object",
-        ),
-        (
-            "[{\"a\":1}\n {\"a\":2}]",
-            JsonArray,
-            "line 2, column 2: expected `,` or `]` after an element",
-        ),
-        (
-            "[{\"a\":1},\n 2]",
-            JsonArray,
-            "line 2, column 2: a row has to be a JSON object",
-        ),
-        (
-            "[{\"a\":1}",
-            JsonArray,
-            "line 1, column 9: the array is never closed",
-        ),
-        (
-            "[{\"a\":1}] x",
-            JsonArray,
-            "line 1, column 11: text after the end of the array",
-        ),
-        (
-            "7",
-            JsonArray,
-            "line 1, column 1: expected an array of objects",
-        ),
     ] {
         assert_eq!(refused(body.as_bytes(), format), expected, "{body}");
     }
@@ -195,6 +165,44 @@ fn syntax_errors_have_their_line_and_column() {
         refused(b"{\"a\":\"\xFF\"}", Ndjson),
         "line 1, column 7: invalid UTF-8"
     );
+}
+
+#[test]
+fn an_array_has_to_be_whole_and_hold_objects() {
+    for (body, format, expected) in [
+        (
+            "[{\"a\":1},\n {\"a\":2},\n]",
+            FileFormat::JsonArray,
+            "line 3, column 1: a row has to be a JSON object",
+        ),
+        (
+            "[{\"a\":1}\n {\"a\":2}]",
+            FileFormat::JsonArray,
+            "line 2, column 2: expected `,` or `]` after an element",
+        ),
+        (
+            "[{\"a\":1},\n 2]",
+            FileFormat::JsonArray,
+            "line 2, column 2: a row has to be a JSON object",
+        ),
+        (
+            "[{\"a\":1}",
+            FileFormat::JsonArray,
+            "line 1, column 9: the array is never closed",
+        ),
+        (
+            "[{\"a\":1}] x",
+            FileFormat::JsonArray,
+            "line 1, column 11: text after the end of the array",
+        ),
+        (
+            "7",
+            FileFormat::JsonArray,
+            "line 1, column 1: expected an array of objects",
+        ),
+    ] {
+        assert_eq!(refused(body.as_bytes(), format), expected, "{body}");
+    }
 }
 
 #[test]

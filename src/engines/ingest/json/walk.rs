@@ -5,7 +5,8 @@ use std::borrow::Cow;
 
 use super::build::{Builder, Data};
 use super::shape::JsonShape;
-use crate::engines::ingest::kinds::{Kinds, Value, classify, parse_float, parse_int};
+use crate::engines::ingest::kinds::{Kinds, Value};
+use crate::engines::ingest::values::{classify, parse_float, parse_int};
 
 /// Levels of nesting at most.
 const DEPTH_MAX: usize = 64;
@@ -211,13 +212,11 @@ impl<'a> Walker<'a> {
     }
 
     fn spend_path(&mut self) -> Walked<()> {
-        match self.paths_left.checked_sub(1) {
-            Some(left) => self.paths_left = left,
-            None => {
-                self.too_many_paths = true;
-                return Err(self.fault("too many columns"));
-            }
-        }
+        let Some(left) = self.paths_left.checked_sub(1) else {
+            self.too_many_paths = true;
+            return Err(self.fault("too many columns"));
+        };
+        self.paths_left = left;
         Ok(())
     }
 

@@ -1,17 +1,21 @@
 //! Parquet and Arrow IPC bodies: what is kept, what is made plain, and that broken ones are errors.
 
+use std::sync::Arc;
+
 use arrow::array::{
-    ArrayRef, DictionaryArray, Int32Builder, Int64Array, MapBuilder, RecordBatch, StringArray,
-    StringBuilder, StringViewArray, TimestampNanosecondArray, UInt64Array,
+    ArrayRef, DictionaryArray, Int32Builder, Int64Array, ListBuilder, MapBuilder, RecordBatch,
+    StringArray, StringBuilder, StringViewArray, StructArray, TimestampNanosecondArray,
+    UInt64Array,
 };
-use arrow::datatypes::Int32Type;
+use arrow::datatypes::{DataType, Field, Int32Type};
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use parquet::arrow::ArrowWriter;
+use parquet::basic::Encoding;
+use parquet::file::properties::WriterProperties;
 
-use super::*;
 use crate::engines::ingest::tests::{columns, ingest_text, lines};
-use crate::engines::ingest::{FileFormat, IngestErrorKind, Staged};
+use crate::engines::ingest::{FileFormat, IngestError, IngestErrorKind, Staged};
 
 fn sample() -> RecordBatch {
     let dictionary: DictionaryArray<Int32Type> =
@@ -102,6 +106,42 @@ fn types_are_kept_and_views_made_plain() {
         Some(CompressionType::ZSTD),
     ] {
         check_sample(&ingest_text(&stream_of(&batch, compression), FileFormat::ArrowIpc).unwrap());
+    }
+}
+
+#[test]
+fn nested_strings_and_values_written_as_differences_are_read() {
+    let mut list = ListBuilder::new(StringBuilder::new());
+    list.append_value([Some("a"), None, Some("a string longer than twelve")]);
+    list.append_null();
+    let inner: ArrayRef = Arc::new(StringArray::from(vec![Some("x"), None]));
+    let fields = vec![Field::new("s", DataType::LargeUtf8, true)];
+    let large = arrow::compute::cast(&inner, &DataType::LargeUtf8).unwrap();
+    let nested = StructArray::new(fields.into(), vec![large], None);
+    let batch = RecordBatch::try_from_iter([
+        ("l", Arc::new(list.finish()) as ArrayRef),
+        ("o", Arc::new(nested) as _),
+    ])
+    .unwrap();
+    let properties = WriterProperties::builder()
+        .set_dictionary_enabled(false)
+        .set_encoding(Encoding::DELTA_BYTE_ARRAY)
+        .build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    for body in [writer.into_inner().unwrap(), parquet_of(&batch)] {
+        let staged = ingest_text(&body, FileFormat::Parquet).unwrap();
+        let types: Vec<String> = staged
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.data_type().to_string())
+            .collect();
+        assert_eq!(types, ["List(Utf8)", "Struct(\"s\": LargeUtf8)"]);
+        assert_eq!(
+            lines(&staged),
+            ["[a, ~, a string longer than twelve]|{s: x}", "~|{s: ~}"]
+        );
     }
 }
 
