@@ -19,7 +19,10 @@ use super::super::vectors::{
 use super::column::{Column, ColumnWriter};
 use super::graph::{self, Rounding};
 use super::matrix::{Matrix, MatrixWriter, Range};
-use super::{FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, VECTORS_FILE};
+use super::{
+    FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, TWINS_FILE, VECTORS_FILE,
+    twins,
+};
 
 /// Where the files are that are written anew without the rows that were replaced.
 const RETAINED: [(&str, &str); 3] = [
@@ -118,9 +121,12 @@ impl HnswBuilder {
             count -= usize::try_from(replaced.len()).expect("no more rows than were taken");
         }
         let scale = Rounding::scale_for(&config, &range);
+        let mut linked = 0;
         if count > 0 {
             let matrix = Matrix::open(&open(&dir, VECTORS_FILE)?, count, dimensions)?;
-            graph::build(&dir, &matrix, &config, scale, &options)?;
+            let firsts = twins::chain(&dir, &matrix)?;
+            linked = firsts.len() as u64;
+            graph::build(&dir, &matrix, &firsts, &config, scale, &options)?;
         }
         let files = file_names(count)
             .map(|name| seal(&dir, name))
@@ -131,6 +137,7 @@ impl HnswBuilder {
             config,
             scale,
             vectors: count as u64,
+            linked,
             build_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             files,
         };
@@ -140,9 +147,11 @@ impl HnswBuilder {
 
 /// The files of a generation of `rows` rows, without its manifest.
 pub(super) fn file_names(rows: usize) -> impl Iterator<Item = &'static str> {
-    [KEYS_FILE, TEXTS_FILE, VECTORS_FILE]
-        .into_iter()
-        .chain((rows > 0).then_some(GRAPH_FILE))
+    [KEYS_FILE, TEXTS_FILE, VECTORS_FILE].into_iter().chain(
+        [TWINS_FILE, GRAPH_FILE]
+            .into_iter()
+            .filter(move |_| rows > 0),
+    )
 }
 
 fn publish(dir: &Path, manifest: Manifest) -> Result<Built, VectorError> {

@@ -17,14 +17,14 @@ use parking_lot::{Condvar, Mutex};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
 use super::super::vectors::{
-    BuildOptions, HnswConfig, Metric, Quantization, VectorError, Visible, processors,
+    BuildOptions, HnswConfig, Metric, Quantization, VectorError, processors,
 };
 use super::GRAPH_FILE;
 use super::mapped::map;
 use super::matrix::{Matrix, Range, graph_scale};
 
 /// Rows that a building thread takes at a time.
-const BATCH_ROWS: u64 = 64;
+const BATCH_ROWS: usize = 64;
 
 /// How a vector becomes what the graph keeps.
 #[derive(Debug, Clone, Copy)]
@@ -81,36 +81,36 @@ impl Rounding {
     }
 }
 
-/// Links every row of `matrix` and saves the graph in `dir`, not yet durable.
+/// Links the rows `firsts` of `matrix` and saves the graph in `dir`, not yet durable.
 pub fn build(
     dir: &Path,
     matrix: &Matrix,
+    firsts: &[u32],
     config: &HnswConfig,
     scale: f32,
     options: &BuildOptions,
 ) -> Result<(), VectorError> {
     let rounding = Rounding::new(config, scale);
     let threads = options.threads();
-    let rows = matrix.rows() as u64;
     let index = Index::new(&index_options(config, matrix.dimensions())).map_err(engine)?;
     index
-        .reserve_capacity_and_threads(matrix.rows(), threads)
+        .reserve_capacity_and_threads(firsts.len(), threads)
         .map_err(engine)?;
-    let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let batches = Mutex::new(firsts.chunks(BATCH_ROWS));
+    let done = AtomicU64::new(0);
     let worker = || -> Result<(), VectorError> {
         loop {
             options.check_cancelled()?;
-            let start = next.fetch_add(BATCH_ROWS, Ordering::Relaxed);
-            if start >= rows {
+            let Some(batch) = batches.lock().next() else {
                 return Ok(());
+            };
+            for &row in batch {
+                add(&index, row, &rounding, matrix)?;
             }
-            let end = rows.min(start + BATCH_ROWS);
-            for slot in start..end {
-                add(&index, slot, &rounding, matrix)?;
-            }
+            let linked = batch.len() as u64;
             options.report(
-                done.fetch_add(end - start, Ordering::Relaxed) + (end - start),
-                rows,
+                done.fetch_add(linked, Ordering::Relaxed) + linked,
+                firsts.len() as u64,
             );
         }
     };
@@ -127,8 +127,8 @@ pub fn build(
     index.save(path).map_err(engine)
 }
 
-fn add(index: &Index, slot: u64, rounding: &Rounding, matrix: &Matrix) -> Result<(), VectorError> {
-    let row = usize::try_from(slot).expect("a row of a matrix in memory");
+fn add(index: &Index, row: u32, rounding: &Rounding, matrix: &Matrix) -> Result<(), VectorError> {
+    let (slot, row) = (u64::from(row), row as usize);
     match rounding.round(matrix.row(row), matrix.norm(row)) {
         Rounded::Floats(vector) => index.add(slot, &vector),
         Rounded::Bytes(vector) => index.add(slot, &vector),
@@ -149,10 +149,10 @@ impl Graph {
     /// Maps a file that [`build`] saved and whose hash was checked.
     ///
     /// # Errors
-    /// `Io`; `Corrupt` when it has not `rows` rows; `Engine` when usearch does not read it.
+    /// `Io`; `Corrupt` when it does not hold `linked` rows; `Engine` when usearch does not read it.
     pub fn open(
         file: &File,
-        rows: usize,
+        linked: u64,
         dimensions: usize,
         rounding: Rounding,
         config: &HnswConfig,
@@ -170,7 +170,7 @@ impl Graph {
             index.view_from_buffer(&map).map_err(engine)?;
         }
         index.change_expansion_search(1);
-        if (index.size(), index.dimensions()) != (rows, dimensions) {
+        if (index.size() as u64, index.dimensions()) != (linked, dimensions) {
             let reason = format!(
                 "has {} rows of {} dimensions",
                 index.size(),
@@ -186,28 +186,25 @@ impl Graph {
         })
     }
 
-    /// The `wanted` slots that seem nearest among the visible, nearest first. They may be fewer.
+    /// The `wanted` slots that seem nearest among those that pass `test`, nearest first. They
+    /// may be fewer.
     pub fn candidates(
         &self,
         query: &[f32],
         norm: f32,
         wanted: usize,
-        visible: Visible,
+        test: Option<&dyn Fn(u64) -> bool>,
     ) -> Result<Vec<u64>, VectorError> {
         let _permit = self.permits.take();
-        let matches = match (self.rounding.round(query, norm), visible) {
-            (Rounded::Floats(query), Visible::All) => {
-                self.index.search(&query, wanted).map_err(engine)
-            }
-            (Rounded::Bytes(query), Visible::All) => {
-                self.index.search(&query, wanted).map_err(engine)
-            }
-            (Rounded::Floats(query), _) => guarded(visible, |test| {
+        let matches = match (self.rounding.round(query, norm), test) {
+            (Rounded::Floats(query), None) => self.index.search(&query, wanted).map_err(engine),
+            (Rounded::Bytes(query), None) => self.index.search(&query, wanted).map_err(engine),
+            (Rounded::Floats(query), Some(test)) => guarded(test, |test| {
                 self.index
                     .filtered_search(&query, wanted, test)
                     .map_err(engine)
             }),
-            (Rounded::Bytes(query), _) => guarded(visible, |test| {
+            (Rounded::Bytes(query), Some(test)) => guarded(test, |test| {
                 self.index
                     .filtered_search(&query, wanted, test)
                     .map_err(engine)
@@ -223,10 +220,10 @@ impl Graph {
 }
 
 /// Runs a search whose filter is called from C++, where a panic must not pass: it passes afterwards.
-fn guarded<T>(visible: Visible, search: impl FnOnce(&dyn Fn(u64) -> bool) -> T) -> T {
+fn guarded<T>(test: &dyn Fn(u64) -> bool, search: impl FnOnce(&dyn Fn(u64) -> bool) -> T) -> T {
     let panic = Mutex::new(None);
     let found = search(&|slot| {
-        catch_unwind(AssertUnwindSafe(|| visible.allows(slot))).unwrap_or_else(|payload| {
+        catch_unwind(AssertUnwindSafe(|| test(slot))).unwrap_or_else(|payload| {
             *panic.lock() = Some(payload);
             false
         })

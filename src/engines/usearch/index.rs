@@ -1,7 +1,6 @@
 //! A generation that stands: opened only when every file is the one that was built, then read by key
 //! and by slot. `search` holds its searches. It is never changed, and shared by any number of threads.
 
-use std::fs::File;
 use std::path::Path;
 
 use super::super::vectors::files::{open_verified, read_all};
@@ -10,12 +9,15 @@ use super::builder::file_names;
 use super::column::Column;
 use super::graph::{Graph, Rounding};
 use super::matrix::Matrix;
-use super::{FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, VECTORS_FILE};
+use super::twins::Twins;
+use super::{
+    FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, TWINS_FILE, VECTORS_FILE,
+};
 
 /// One generation of an HNSW index, mapped.
 pub struct HnswIndex {
     /// `None` when there are no rows.
-    pub(super) graph: Option<Graph>,
+    pub(super) graph: Option<(Graph, Twins)>,
     pub(super) matrix: Matrix,
     keys: Column,
     texts: Column,
@@ -67,11 +69,17 @@ impl HnswIndex {
                 ));
             }
         }
-        let rounding = Rounding::new(&manifest.config, manifest.scale);
-        let graph =
-            |file: File| Graph::open(&file, rows, manifest.dimensions, rounding, &manifest.config);
         let graph = if rows > 0 {
-            Some(graph(open(GRAPH_FILE)?)?)
+            let rounding = Rounding::new(&manifest.config, manifest.scale);
+            let (linked, dimensions) = (manifest.linked, manifest.dimensions);
+            let graph = Graph::open(
+                &open(GRAPH_FILE)?,
+                linked,
+                dimensions,
+                rounding,
+                &manifest.config,
+            )?;
+            Some((graph, Twins::open(&open(TWINS_FILE)?, rows)?))
         } else {
             None
         };
@@ -124,7 +132,16 @@ impl HnswIndex {
     /// Bytes in memory once everything that searches touch was touched: graph, keys and what points
     /// to them. The vectors as they came and the texts are read a row at a time and not counted.
     pub fn memory_bytes(&self) -> usize {
-        self.graph.as_ref().map_or(0, Graph::memory_bytes) + self.keys.bytes()
+        let graph = self
+            .graph
+            .as_ref()
+            .map_or(0, |(graph, twins)| graph.memory_bytes() + twins.bytes());
+        graph + self.keys.bytes()
+    }
+
+    /// Rows in the graph: the others have the vector of one that is.
+    pub(super) fn linked(&self) -> usize {
+        usize::try_from(self.manifest.linked).expect("no more than rows, which are in memory")
     }
 
     /// The key of a slot.

@@ -12,6 +12,7 @@ mod matrix;
 mod search;
 #[cfg(test)]
 mod tests;
+mod twins;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,8 @@ const VECTORS_FILE: &str = "vectors.f32";
 const KEYS_FILE: &str = "rows.keys";
 /// The rows' texts.
 const TEXTS_FILE: &str = "rows.texts";
+/// Which rows have the same vector. Not there when there are no rows.
+const TWINS_FILE: &str = "rows.twins";
 /// What the generation is.
 const MANIFEST_FILE: &str = "manifest.json";
 
@@ -42,6 +45,8 @@ struct Manifest {
     /// Factor that brought the vectors into the range of the graph's number format.
     scale: f32,
     vectors: u64,
+    /// Rows in the graph: the first of each vector.
+    linked: u64,
     build_ms: u64,
     files: Vec<FileDigest>,
 }

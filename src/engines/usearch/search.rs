@@ -6,6 +6,7 @@ use super::super::vectors::{
     Found, Hit, Metric, Quantization, SearchPath, VectorError, Visible, check_vector, processors,
 };
 use super::index::HnswIndex;
+use super::twins::Twins;
 
 /// Rows that a scan compares in the time in which a graph search looks at one candidate's links.
 /// Measured at 128 and 768 dimensions; see `HnswIndex::scan_is_sooner`.
@@ -28,7 +29,7 @@ impl HnswIndex {
     ) -> Result<Found, VectorError> {
         check_vector(query, self.dimensions(), self.config().metric)?;
         let k = k.min(self.matrix.rows());
-        let Some(graph) = self.graph.as_ref().filter(|_| k > 0) else {
+        let Some((graph, twins)) = self.graph.as_ref().filter(|_| k > 0) else {
             return Ok(Found {
                 hits: Vec::new(),
                 path: SearchPath::Exact,
@@ -41,11 +42,16 @@ impl HnswIndex {
         if self.scan_is_sooner(ef as u64, visible.estimate(self.len())) {
             return Ok(self.scan(query, k, visible));
         }
-        let candidates = graph.candidates(query, norm(query), ef, visible)?;
-        if candidates.len() < k {
+        let any_visible = |slot: u64| twins.from(slot).any(|slot| visible.allows(slot));
+        let test: Option<&dyn Fn(u64) -> bool> = match visible {
+            Visible::All => None,
+            Visible::Except(_) | Visible::Only(_) | Visible::Where(_) => Some(&any_visible),
+        };
+        let candidates = graph.candidates(query, norm(query), ef.min(self.linked()), test)?;
+        let hits = self.rescored(query, k, &candidates, twins, visible);
+        if hits.len() < k {
             return Ok(self.scan(query, k, visible));
         }
-        let hits = self.rescored(query, k, &candidates);
         Ok(Found {
             hits,
             path: SearchPath::Ann,
@@ -74,16 +80,27 @@ impl HnswIndex {
 
     /// The nearest `k` of what the graph proposed, by true distance. Only the first few times `k` can
     /// be among them: rounding moves a row by a few places.
-    fn rescored(&self, query: &[f32], k: usize, candidates: &[u64]) -> Vec<Hit> {
+    fn rescored(
+        &self,
+        query: &[f32],
+        k: usize,
+        candidates: &[u64],
+        twins: &Twins,
+        visible: Visible,
+    ) -> Vec<Hit> {
         let pool = match self.config().quantization {
             Quantization::I8 => 64.max(8 * k),
-            Quantization::Bf16 => 32.max(3 * k),
-            Quantization::F16 | Quantization::F32 => 16.max(2 * k),
+            Quantization::Bf16 => 48.max(6 * k),
+            Quantization::F16 => 32.max(4 * k),
+            Quantization::F32 => 16.max(2 * k),
         };
         let measure = Measure::new(self.config().metric, query);
         let mut nearest = Nearest::new(k);
         for &slot in candidates.iter().take(pool) {
-            nearest.offer(self.measured(&measure, slot));
+            let Candidate { distance, .. } = self.measured(&measure, slot);
+            let rows = twins.from(slot).filter(|&slot| visible.allows(slot));
+            rows.take(k)
+                .for_each(|slot| nearest.offer(Candidate { distance, slot }));
         }
         self.hits(nearest)
     }

@@ -152,6 +152,11 @@ fn a_build_stops_when_told() {
 }
 
 #[test]
+fn rows_of_one_vector_are_all_found_and_hide_nothing_behind_them() {
+    contract::rows_of_one_vector_are_all_found_and_hide_nothing_behind_them::<HnswIndex>();
+}
+
+#[test]
 fn many_threads_search_at_once() {
     contract::many_threads_search_at_once::<HnswIndex>();
 }

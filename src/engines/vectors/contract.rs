@@ -368,7 +368,8 @@ pub fn bad_queries_are_refused<E: Engine>() {
 }
 
 pub fn an_index_of_no_rows_answers_with_none<E: Engine>() {
-    let Fixture { index, built, .. } = Fixture::<E>::build(Rows::empty(), Metric::Cosine);
+    let fixture = Fixture::<E>::build(Rows::empty(), Metric::Cosine);
+    let Fixture { index, built, .. } = &fixture;
     let query = vec![1.0; DIMENSIONS];
     assert_eq!((index.len(), built.stats.vectors), (0, 0));
     assert!(
@@ -389,8 +390,8 @@ pub fn an_index_of_no_rows_answers_with_none<E: Engine>() {
 }
 
 pub fn few_rows_are_answered_whole<E: Engine>() {
-    let Fixture { index, rows, .. } =
-        Fixture::<E>::build(Rows::clustered(3, DIMENSIONS), Metric::L2);
+    let fixture = Fixture::<E>::build(Rows::clustered(3, DIMENSIONS), Metric::L2);
+    let Fixture { index, rows, .. } = &fixture;
     let query = &rows.queries(1)[0];
     assert_eq!(
         keys(&index.search(query, 10, Visible::All).unwrap()),
@@ -527,4 +528,47 @@ pub fn many_threads_search_at_once<E: Engine>() {
             });
         }
     });
+}
+
+pub fn rows_of_one_vector_are_all_found_and_hide_nothing_behind_them<E: Engine>() {
+    let mut rows = Rows::clustered(6_000, 32);
+    let heap = rows.row(0).to_vec();
+    for row in (0..6_000).filter(|row| row % 3 == 0) {
+        rows.vectors[row * 32..(row + 1) * 32].copy_from_slice(&heap);
+    }
+    let fixture = Fixture::<E>::build(rows, Metric::Cosine);
+    let Fixture { index, rows, .. } = &fixture;
+    let found = index.search(&heap, 1_999, Visible::All).unwrap();
+    let slots: Vec<u64> = found.hits.iter().map(|hit| hit.slot).collect();
+    assert_eq!(
+        slots,
+        (0..1_999).map(|index| index * 3).collect::<Vec<u64>>()
+    );
+    let hidden: RoaringBitmap = (0..6_000)
+        .filter(|row| row % 3 == 0 && *row != 2_997)
+        .collect();
+    let found = index.search(&heap, 10, Visible::Except(&hidden)).unwrap();
+    assert_eq!(
+        keys(&found),
+        rows.truth(Metric::Cosine, &heap, 10, Visible::Except(&hidden))
+    );
+    assert_eq!(found.hits[0].slot, 2_997);
+    let queries = rows.queries(50);
+    let right = queries.iter().map(|query| {
+        let distance = rows
+            .truth(Metric::Cosine, query, 10, Visible::All)
+            .last()
+            .cloned()
+            .unwrap();
+        let row = rows.keys.iter().position(|key| *key == distance).unwrap();
+        let edge = defined(Metric::Cosine, query, rows.row(row)) + 1e-6;
+        index
+            .search(query, 10, Visible::All)
+            .unwrap()
+            .hits
+            .iter()
+            .filter(|hit| f64::from(hit.distance) <= edge)
+            .count()
+    });
+    assert!(right.sum::<usize>() >= 495);
 }

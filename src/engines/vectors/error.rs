@@ -1,6 +1,6 @@
 //! What a vector engine refuses or fails at, and of what kind that is.
 //! Engines return it, the indexing worker and search pass it on; it names keys and files of an
-//! index, never a path of this machine.
+//! index. Only the reason of `Io` and `Engine`, which are for the log, may name a path.
 
 use lakehouse_journal::model::ErrorKind;
 

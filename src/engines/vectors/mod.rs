@@ -3,7 +3,7 @@
 //! Nothing here opens a file or knows an engine.
 
 #[cfg(test)]
-pub mod contract;
+pub(crate) mod contract;
 mod error;
 pub mod exact;
 pub mod files;
