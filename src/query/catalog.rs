@@ -74,7 +74,13 @@ impl Names {
         let plain = name.rsplit('.').next().unwrap_or(name);
         let near = near_names(plain, visible.iter())
             .into_iter()
-            .map(|name| if needs_quotes(&name) { format!("\"{name}\"") } else { name })
+            .map(|name| {
+                if needs_quotes(&name) {
+                    format!("\"{name}\"")
+                } else {
+                    name
+                }
+            })
             .collect();
         QueryError::DatasetNotFound {
             name: name.to_owned(),
@@ -83,7 +89,12 @@ impl Names {
     }
 
     fn dataset(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let Some(dataset) = self.state.datasets.get(name).filter(|_| (self.visible)(name)) else {
+        let Some(dataset) = self
+            .state
+            .datasets
+            .get(name)
+            .filter(|_| (self.visible)(name))
+        else {
             return Ok(None);
         };
         let table = DatasetTable::new(Arc::clone(dataset), Arc::clone(&self.facts))

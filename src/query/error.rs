@@ -4,9 +4,7 @@
 use std::{error::Error, time::Duration};
 
 use arrow::error::ArrowError;
-use datafusion::{
-    common::SchemaError, error::DataFusionError, parquet::errors::ParquetError,
-};
+use datafusion::{common::SchemaError, error::DataFusionError, parquet::errors::ParquetError};
 use lakehouse_journal::model::ErrorKind;
 
 /// Why a query fails.
@@ -203,12 +201,10 @@ fn from_arrow(error: &ArrowError, buckets: &[String]) -> QueryError {
             place: place_of(buckets),
         },
         ArrowError::MemoryError(_) | ArrowError::OffsetOverflowError(_) => QueryError::Memory,
-        ArrowError::ExternalError(inner) => inner
-            .downcast_ref::<DataFusionError>()
-            .map_or_else(
-                || QueryError::Internal(inner.to_string()),
-                |inner| QueryError::from_engine(inner, buckets),
-            ),
+        ArrowError::ExternalError(inner) => inner.downcast_ref::<DataFusionError>().map_or_else(
+            || QueryError::Internal(inner.to_string()),
+            |inner| QueryError::from_engine(inner, buckets),
+        ),
         other => QueryError::Execution(first_line(&other.to_string())),
     }
 }
@@ -231,7 +227,8 @@ pub(super) fn scrub(text: &str) -> String {
     if !text.contains("lake:") && !text.contains(".parquet") {
         return text.to_owned();
     }
-    let is_end = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`' | ',' | ']' | '[' | ')');
+    let is_end =
+        |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`' | ',' | ']' | '[' | ')');
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
     while !rest.is_empty() {

@@ -4,10 +4,7 @@
 
 use datafusion::{
     catalog::cte_worktable::CteWorkTable,
-    common::{
-        Result as EngineResult,
-        tree_node::TreeNodeRecursion,
-    },
+    common::{Result as EngineResult, tree_node::TreeNodeRecursion},
     datasource::source_as_provider,
     logical_expr::LogicalPlan,
     sql::sqlparser::{
@@ -468,10 +465,7 @@ mod tests {
             "accepted"
         );
         let ors = vec!["(a = 1 AND b = 2)"; 200].join(" OR ");
-        assert_eq!(
-            refused(&format!("SELECT * FROM t WHERE {ors}")),
-            "accepted"
-        );
+        assert_eq!(refused(&format!("SELECT * FROM t WHERE {ors}")), "accepted");
     }
 
     #[test]

@@ -129,9 +129,8 @@ impl QueryEngine {
         let all = concat_batches(&schema, &batches).map_err(failed)?;
         let mut named = Vec::with_capacity(all.num_rows());
         for slot in set.slots(all.column(0))? {
-            let slot = slot.ok_or_else(|| {
-                QueryError::Internal("a row that nobody asked for".to_owned())
-            })?;
+            let slot =
+                slot.ok_or_else(|| QueryError::Internal("a row that nobody asked for".to_owned()))?;
             named.push(keys[set.first_key(slot)].clone());
         }
         let rest: Vec<usize> = (1..all.num_columns()).collect();
@@ -218,12 +217,7 @@ fn narrowed(dataset: &Dataset, resolved: &Resolved) -> Arc<Dataset> {
 }
 
 /// Puts what the files gave under the keys that were asked for.
-fn gather(
-    dataset: &Dataset,
-    set: &KeySet,
-    keys: &[String],
-    found: &[Vec<(u32, u32)>],
-) -> Resolved {
+fn gather(dataset: &Dataset, set: &KeySet, keys: &[String], found: &[Vec<(u32, u32)>]) -> Resolved {
     let mut rows: Vec<Vec<Position>> = vec![Vec::new(); set.len()];
     for (file, hits) in dataset.files.iter().zip(found) {
         let name: Arc<str> = file.entry.key.as_str().into();

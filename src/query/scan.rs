@@ -17,10 +17,8 @@ use datafusion::{
         projection::ProjectionExprs,
     },
     physical_plan::{
-        DisplayFormatType, SortOrderPushdownResult,
-        execution_plan::SchedulingType,
-        filter_pushdown::FilterPushdownPropagation,
-        metrics::ExecutionPlanMetricsSet,
+        DisplayFormatType, SortOrderPushdownResult, execution_plan::SchedulingType,
+        filter_pushdown::FilterPushdownPropagation, metrics::ExecutionPlanMetricsSet,
     },
 };
 

@@ -99,7 +99,7 @@ impl QuerySession {
             facts: Arc::clone(engine.facts()),
             readable: Arc::new(Readable::default()),
         });
-        let mut state = engine.template().clone();
+        let mut state = SessionState::clone(&engine.template());
         state.register_catalog_list(Arc::new(SessionCatalogs(Arc::clone(&names))));
         state.mark_start_execution();
         Self {
@@ -148,10 +148,7 @@ impl QuerySession {
             async move {
                 match self.ready(&sql, &params, limit, &flag).await {
                     Ok(ready) => {
-                        let known = (
-                            Arc::clone(&ready.schema),
-                            ready.datasets.clone(),
-                        );
+                        let known = (Arc::clone(&ready.schema), ready.datasets.clone());
                         if started.send(Ok(known)).is_ok() {
                             pump(ready, &rows, deadline).await;
                         }
@@ -322,14 +319,14 @@ async fn pump(
     deadline: Instant,
 ) {
     let work = async {
-        let mut stream: SendableRecordBatchStream =
-            match execute_stream(ready.plan, ready.context) {
-                Ok(stream) => stream,
-                Err(error) => {
-                    let error = QueryError::from_engine(&error, &ready.buckets);
-                    return drop(rows.send(Err(error)).await);
-                }
-            };
+        let mut stream: SendableRecordBatchStream = match execute_stream(ready.plan, ready.context)
+        {
+            Ok(stream) => stream,
+            Err(error) => {
+                let error = QueryError::from_engine(&error, &ready.buckets);
+                return drop(rows.send(Err(error)).await);
+            }
+        };
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(|error| QueryError::from_engine(&error, &ready.buckets));
             let failed = batch.is_err();

@@ -118,7 +118,8 @@ async fn planned(facts: &Facts<'_>, file: Arc<DataFile>, collect: bool) -> Resul
         facts.statistics(&file, &meta).await?
     } else {
         let mut unknown = Statistics::new_unknown(facts.schema);
-        unknown.num_rows = Precision::Exact(usize::try_from(file.live_rows()).unwrap_or(usize::MAX));
+        unknown.num_rows =
+            Precision::Exact(usize::try_from(file.live_rows()).unwrap_or(usize::MAX));
         Arc::new(unknown)
     };
     let guarded = access.is_some();

@@ -54,9 +54,8 @@ pub fn check_key(key: &str) -> Result<Path, BucketError> {
 /// Whether the last part is a name that `object_store`'s own local store writes to before it renames.
 pub(super) fn is_staging_name(key: &str) -> bool {
     let name = key.rsplit('/').next().unwrap_or(key);
-    name.split_once('#').is_some_and(|(_, suffix)| {
-        !suffix.is_empty() && suffix.bytes().all(|b| b.is_ascii_digit())
-    })
+    name.split_once('#')
+        .is_some_and(|(_, suffix)| !suffix.is_empty() && suffix.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The file that stands for `key` under `root` (canonical).

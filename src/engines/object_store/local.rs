@@ -367,11 +367,7 @@ impl ObjectStore for DurableLocal {
         let mut common = std::collections::BTreeSet::new();
         let mut objects = Vec::new();
         for object in all {
-            let mut parts = object
-                .location
-                .prefix_match(&prefix)
-                .into_iter()
-                .flatten();
+            let mut parts = object.location.prefix_match(&prefix).into_iter().flatten();
             let first = parts.next();
             match (first, parts.next()) {
                 (Some(folder), Some(_)) => {
@@ -414,12 +410,10 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => {
-            runtime
-                .spawn_blocking(work)
-                .await
-                .map_err(|source| object_store::Error::JoinError { source })?
-        }
+        Ok(runtime) => runtime
+            .spawn_blocking(work)
+            .await
+            .map_err(|source| object_store::Error::JoinError { source })?,
         Err(_) => work(),
     }
 }

@@ -188,7 +188,10 @@ impl S3Address {
             "s3" => (None, host, path),
             "http" | "https" => {
                 let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
-                let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+                let port = url
+                    .port()
+                    .map(|port| format!(":{port}"))
+                    .unwrap_or_default();
                 let endpoint = format!("{}://{host}{port}", url.scheme());
                 (Some(endpoint), bucket, prefix)
             }

@@ -38,13 +38,43 @@ fn hostile_keys_are_refused() {
     let long = "x".repeat(1_025);
     let part = format!("a/{}", "x".repeat(241));
     for key in [
-        "", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/..", "a/./b", ".hidden",
-        "a/.staging", ".staging/x", "a\\b", "..\\a", "a\0b", "a\nb", "a\u{7f}", "a\u{85}b",
-        "name#1", "a/b#42", &long, &part,
+        "",
+        "/",
+        "/a",
+        "a/",
+        "a//b",
+        ".",
+        "..",
+        "../a",
+        "a/../b",
+        "a/..",
+        "a/./b",
+        ".hidden",
+        "a/.staging",
+        ".staging/x",
+        "a\\b",
+        "..\\a",
+        "a\0b",
+        "a\nb",
+        "a\u{7f}",
+        "a\u{85}b",
+        "name#1",
+        "a/b#42",
+        &long,
+        &part,
     ] {
         assert!(check_key(key).is_err(), "{key:?} is allowed");
     }
-    for key in ["a", "a/b/c.parquet", "ä/ü.txt", "a b", "a%2Fb", "x#y", "#", "a..b"] {
+    for key in [
+        "a",
+        "a/b/c.parquet",
+        "ä/ü.txt",
+        "a b",
+        "a%2Fb",
+        "x#y",
+        "#",
+        "a..b",
+    ] {
         assert!(check_key(key).is_ok(), "{key:?} is refused");
     }
 }
@@ -190,7 +220,10 @@ fn a_staged_file_is_taken_in_once_and_never_empty() {
     let again = store.put_file(&staged, key).unwrap();
     assert_eq!(again, PutOutcome::AlreadyThere);
     fs::write(&staged, b"else").unwrap();
-    assert!(matches!(store.put_file(&staged, key), Err(BucketError::Taken)));
+    assert!(matches!(
+        store.put_file(&staged, key),
+        Err(BucketError::Taken)
+    ));
     assert!(staged.exists());
     fs::write(&staged, b"").unwrap();
     let empty = store.put_file(&staged, "y");
@@ -209,7 +242,10 @@ fn a_staged_file_comes_in_from_another_file_system() {
     assert_eq!(store.put_file(&staged, "k").unwrap(), PutOutcome::Created);
     assert_eq!(fs::read(store.file("k").unwrap()).unwrap(), b"rows");
     fs::write(&staged, b"rows").unwrap();
-    assert_eq!(store.put_file(&staged, "k").unwrap(), PutOutcome::AlreadyThere);
+    assert_eq!(
+        store.put_file(&staged, "k").unwrap(),
+        PutOutcome::AlreadyThere
+    );
     assert!(store.leftovers().unwrap().is_empty());
 }
 
@@ -247,7 +283,12 @@ fn s3_addresses_are_read_in_both_forms() {
     assert!(open("s3://data/prefix", false).is_ok());
     assert!(open("https://host:9000/data", false).is_ok());
     assert!(open("http://127.0.0.1:9000/data", true).is_ok());
-    for url in ["http://127.0.0.1:9000/data", "https://host", "ftp://x/y", "no url"] {
+    for url in [
+        "http://127.0.0.1:9000/data",
+        "https://host",
+        "ftp://x/y",
+        "no url",
+    ] {
         let error = open(url, false).unwrap_err();
         assert!(matches!(error, BucketError::BadSpec { .. }), "{url}");
     }

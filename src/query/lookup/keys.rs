@@ -118,7 +118,9 @@ impl KeySet {
                 if mins.is_null(index) || maxes.is_null(index) {
                     return true;
                 }
-                let at = self.sorted.partition_point(|key| key.as_ref() < min.as_ref());
+                let at = self
+                    .sorted
+                    .partition_point(|key| key.as_ref() < min.as_ref());
                 self.sorted
                     .get(at)
                     .is_some_and(|key| key.as_ref() <= max.as_ref())

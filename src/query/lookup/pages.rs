@@ -30,10 +30,8 @@ impl Candidates {
     /// Finds them by the bounds of `column`.
     pub fn of(footer: &ParquetMetaData, column: &str, keys: &KeySet) -> Result<Self> {
         let descriptor = footer.file_metadata().schema_descr();
-        let schema = parquet_to_arrow_schema(
-            descriptor,
-            footer.file_metadata().key_value_metadata(),
-        )?;
+        let schema =
+            parquet_to_arrow_schema(descriptor, footer.file_metadata().key_value_metadata())?;
         let bounds = StatisticsConverter::try_new(column, &schema, descriptor)?;
         let mins = bounds.row_group_mins(footer.row_groups())?;
         let maxes = bounds.row_group_maxes(footer.row_groups())?;

@@ -37,7 +37,11 @@ fn positions_are_those_of_the_file_and_of_visible_rows_only() {
         );
         let dataset = lake.state.datasets.get("t").unwrap();
         let keys = texts(&["3", "4", "995", "x", "1009", "4", "04", "9999", "995"]);
-        let resolved = lake.engine.resolve_keys(dataset, "id", &keys).await.unwrap();
+        let resolved = lake
+            .engine
+            .resolve_keys(dataset, "id", &keys)
+            .await
+            .unwrap();
         assert_eq!(
             rows(&resolved),
             [
@@ -48,9 +52,16 @@ fn positions_are_those_of_the_file_and_of_visible_rows_only() {
             ]
         );
         assert_eq!(resolved.missing, ["3", "x", "9999"]);
-        assert_eq!(resolved.found[1].1[0].file.as_ref(), dataset.files[0].entry.key);
+        assert_eq!(
+            resolved.found[1].1[0].file.as_ref(),
+            dataset.files[0].entry.key
+        );
         let names = texts(&["n5", "n6", "n1000"]);
-        let resolved = lake.engine.resolve_keys(dataset, "name", &names).await.unwrap();
+        let resolved = lake
+            .engine
+            .resolve_keys(dataset, "name", &names)
+            .await
+            .unwrap();
         assert_eq!(
             rows(&resolved),
             [("n6".to_owned(), vec![6]), ("n1000".to_owned(), vec![10])]
@@ -74,7 +85,11 @@ fn keys_of_dates_and_nulls_are_found_as_their_column_has_them() {
         lake.add("t", &[(batch, vec![])], 10);
         let dataset = lake.state.datasets.get("t").unwrap();
         let keys = texts(&["2024-02-29", "1970-01-01", "nonsense", ""]);
-        let resolved = lake.engine.resolve_keys(dataset, "day", &keys).await.unwrap();
+        let resolved = lake
+            .engine
+            .resolve_keys(dataset, "day", &keys)
+            .await
+            .unwrap();
         assert_eq!(
             rows(&resolved),
             [
@@ -82,7 +97,11 @@ fn keys_of_dates_and_nulls_are_found_as_their_column_has_them() {
                 ("1970-01-01".to_owned(), vec![0])
             ]
         );
-        let resolved = lake.engine.resolve_keys(dataset, "code", &keys).await.unwrap();
+        let resolved = lake
+            .engine
+            .resolve_keys(dataset, "code", &keys)
+            .await
+            .unwrap();
         assert_eq!(rows(&resolved), [(String::new(), vec![1])]);
     });
 }
@@ -115,7 +134,10 @@ fn columns_of_hits_come_with_the_key_they_were_asked_by() {
         assert_eq!(seen, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
         assert_eq!(answer.batch.num_columns(), 2);
         let gone = texts(&["7"]);
-        let none = lake.engine.rows_by_keys(dataset, "id", &gone, &columns).await;
+        let none = lake
+            .engine
+            .rows_by_keys(dataset, "id", &gone, &columns)
+            .await;
         assert_eq!(none.unwrap().batch.num_rows(), 0);
     });
 }
@@ -126,7 +148,10 @@ fn a_scan_of_columns_sees_visible_rows_only() {
         let mut lake = Lake::new();
         lake.add("A-b", &[(people(0, 100), (10..100).collect())], 16);
         let dataset = lake.state.datasets.get("A-b").unwrap();
-        let stream = lake.engine.scan_columns(dataset, &texts(&["name", "id"])).await;
+        let stream = lake
+            .engine
+            .scan_columns(dataset, &texts(&["name", "id"]))
+            .await;
         let batches: Vec<RecordBatch> = stream.unwrap().try_collect().await.unwrap();
         let seen: usize = batches.iter().map(RecordBatch::num_rows).sum();
         assert_eq!(seen, 10);
@@ -140,11 +165,18 @@ fn one_key_of_a_million_reads_one_page() {
         lake.add("t", &[(people(0, 1_000_000), vec![17])], 100_000);
         let dataset = lake.state.datasets.get("t").unwrap();
         let warm = texts(&["1"]);
-        lake.engine.resolve_keys(dataset, "id", &warm).await.unwrap();
+        lake.engine
+            .resolve_keys(dataset, "id", &warm)
+            .await
+            .unwrap();
         let start = Instant::now();
         for key in 0..20 {
             let keys = [(key * 49_999).to_string()];
-            let resolved = lake.engine.resolve_keys(dataset, "id", &keys).await.unwrap();
+            let resolved = lake
+                .engine
+                .resolve_keys(dataset, "id", &keys)
+                .await
+                .unwrap();
             assert_eq!(resolved.found.len(), 1);
         }
         let one = start.elapsed() / 20;
@@ -152,7 +184,11 @@ fn one_key_of_a_million_reads_one_page() {
         assert!(one.as_millis() < 50, "{one:?}");
         let many: Vec<String> = (0..200_000).map(|key| (key * 5).to_string()).collect();
         let start = Instant::now();
-        let resolved = lake.engine.resolve_keys(dataset, "id", &many).await.unwrap();
+        let resolved = lake
+            .engine
+            .resolve_keys(dataset, "id", &many)
+            .await
+            .unwrap();
         println!("200,000 keys of 1,000,000: {:?}", start.elapsed());
         assert_eq!((resolved.found.len(), resolved.missing.len()), (200_000, 0));
     });

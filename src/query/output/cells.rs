@@ -139,7 +139,10 @@ fn display<T: std::fmt::Display>(value: T, out: &mut Vec<u8>) -> Result<(), Quer
 macro_rules! number {
     ($array:expr, $type:ty, $kind:expr) => {{
         let values = $array.as_primitive::<$type>().clone();
-        ($kind, Box::new(move |row, out: &mut Vec<u8>| display(values.value(row), out)) as Writer)
+        (
+            $kind,
+            Box::new(move |row, out: &mut Vec<u8>| display(values.value(row), out)) as Writer,
+        )
     }};
 }
 
@@ -166,9 +169,11 @@ fn column<'a>(array: &ArrayRef) -> Result<Column<'a>, QueryError> {
         T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_) => {
             (Kind::Text, binary(array)?)
         }
-        T::List(_) | T::LargeList(_) | T::FixedSizeList(..) | T::ListView(_) | T::LargeListView(_) => {
-            (Kind::Plain, list(array)?)
-        }
+        T::List(_)
+        | T::LargeList(_)
+        | T::FixedSizeList(..)
+        | T::ListView(_)
+        | T::LargeListView(_) => (Kind::Plain, list(array)?),
         T::Struct(_) => (Kind::Plain, structure(array)?),
         T::Map(..) => (Kind::Plain, map(array)?),
         T::Dictionary(_, values) => return decoded(array, values),

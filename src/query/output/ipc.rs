@@ -73,10 +73,12 @@ fn write(
         .columns()
         .iter()
         .zip(schema.fields())
-        .map(|(column, field)| match column.data_type() == field.data_type() {
-            true => Ok(Arc::clone(column)),
-            false => cast(column, field.data_type()),
-        })
+        .map(
+            |(column, field)| match column.data_type() == field.data_type() {
+                true => Ok(Arc::clone(column)),
+                false => cast(column, field.data_type()),
+            },
+        )
         .collect::<Result<_, _>>()
         .map_err(|error| internal(&error))?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -87,11 +89,14 @@ fn write(
 
 /// Bytes of the longest column of text.
 fn text_bytes(batch: &RecordBatch) -> usize {
-    let long = batch.columns().iter().map(|column| match column.data_type() {
-        DataType::Utf8View => column.as_string_view().total_bytes_len(),
-        DataType::BinaryView => column.as_binary_view().total_bytes_len(),
-        _ => 0,
-    });
+    let long = batch
+        .columns()
+        .iter()
+        .map(|column| match column.data_type() {
+            DataType::Utf8View => column.as_string_view().total_bytes_len(),
+            DataType::BinaryView => column.as_binary_view().total_bytes_len(),
+            _ => 0,
+        });
     long.max().unwrap_or_default()
 }
 
