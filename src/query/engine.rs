@@ -74,7 +74,7 @@ impl QueryConfig {
             memory_sharing: MemorySharing::Fair,
             spill_dir: spill_dir.into(),
             spill_bytes_max: 8 << 30,
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             target_partitions: 0,
             rows_json_max: 10_000,
             footer_cache_bytes: 256 << 20,

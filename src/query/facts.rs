@@ -13,7 +13,7 @@ use datafusion::{
     execution::cache::cache_manager::FileMetadataCache,
     parquet::{
         arrow::arrow_reader::{RowSelection, RowSelector},
-        file::metadata::{PageIndexPolicy, ParquetMetaData},
+        file::metadata::{PageIndexPolicy, ParquetMetaData, RowGroupMetaData},
     },
 };
 use lakehouse_journal::model::catalog::{DataFile, DeletionVector};
@@ -91,16 +91,14 @@ impl Facts<'_> {
     /// nothing is deleted, and only bounds of what is left otherwise.
     pub async fn statistics(&self, file: &DataFile, meta: &ObjectMeta) -> Result<Arc<Statistics>> {
         let name = format!("{}#{}", meta.location, self.fingerprint);
-        let whole = match self.cache.get(&name) {
-            Some(found) => found,
-            None => {
-                let footer = self.footer(meta).await?;
-                let read =
-                    DFParquetMetadata::statistics_from_parquet_metadata(&footer, self.schema)?;
-                let read = Arc::new(read);
-                self.cache.put(name, Arc::clone(&read));
-                read
-            }
+        let whole = if let Some(found) = self.cache.get(&name) {
+            found
+        } else {
+            let footer = self.footer(meta).await?;
+            let read = DFParquetMetadata::statistics_from_parquet_metadata(&footer, self.schema)?;
+            let read = Arc::new(read);
+            self.cache.put(name, Arc::clone(&read));
+            read
         };
         if file.deleted.is_empty() {
             return Ok(whole);
@@ -121,7 +119,7 @@ impl Facts<'_> {
             return Ok(None);
         }
         let footer = self.footer(meta).await?;
-        let groups = footer.row_groups().iter().map(|group| group.num_rows());
+        let groups = footer.row_groups().iter().map(RowGroupMetaData::num_rows);
         Ok(Some(access_plan(&file.deleted, groups)))
     }
 }
@@ -187,16 +185,18 @@ mod tests {
     fn an_access_plan_names_every_row_once_and_skips_the_deleted_ones() {
         let deleted: DeletionVector = [0, 1, 5, 10, 11, 12, 13, 14, 29].into_iter().collect();
         let plan = access_plan(&deleted, [10, 5, 10, 5].into_iter());
+        let sign = |skip| if skip { '-' } else { '+' };
         let shown: Vec<String> = plan
             .inner()
             .iter()
             .map(|access| match access {
                 RowGroupAccess::Skip => "skip".to_owned(),
                 RowGroupAccess::Scan => "scan".to_owned(),
-                RowGroupAccess::Selection(selection) => selection
-                    .iter()
-                    .map(|s| format!("{}{}", if s.skip { '-' } else { '+' }, s.row_count))
-                    .collect(),
+                RowGroupAccess::Selection(selection) => {
+                    let parts = selection.iter();
+                    let parts = parts.map(|part| format!("{}{}", sign(part.skip), part.row_count));
+                    parts.collect::<Vec<_>>().concat()
+                }
             })
             .collect();
         assert_eq!(shown, ["-2+3-1+4", "skip", "scan", "+4-1"]);

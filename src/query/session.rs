@@ -374,13 +374,11 @@ impl<T> Running<Result<T, QueryError>> {
         match tokio::time::timeout(timeout, &mut self.task).await {
             Err(_) => Err(QueryError::Timeout(timeout)),
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(self.why_not()),
+            Ok(Err(_)) => {
+                tracing::error!("planning panicked or was stopped");
+                Err(QueryError::Internal("planning did not end".to_owned()))
+            }
         }
-    }
-
-    fn why_not(&self) -> QueryError {
-        tracing::error!("planning panicked or was stopped");
-        QueryError::Internal("planning did not end".to_owned())
     }
 }
 
