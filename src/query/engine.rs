@@ -4,6 +4,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use datafusion::{
     execution::{
         SessionState, SessionStateBuilder, SessionStateDefaults,
@@ -73,7 +74,7 @@ impl QueryConfig {
             memory_sharing: MemorySharing::Fair,
             spill_dir: spill_dir.into(),
             spill_bytes_max: 8 << 30,
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             target_partitions: 0,
             rows_json_max: 10_000,
             footer_cache_bytes: 256 << 20,
@@ -94,7 +95,7 @@ impl QueryConfig {
 /// What all queries share.
 pub struct QueryEngine {
     config: QueryConfig,
-    template: SessionState,
+    template: ArcSwap<SessionState>,
     facts: Arc<FactsCache>,
     store: Arc<dyn ObjectStore>,
     runtime: Option<Runtime>,
@@ -129,7 +130,7 @@ impl QueryEngine {
             .build()
             .map_err(|e| failed(&e))?;
         Ok(Self {
-            template: template(&config, env),
+            template: ArcSwap::from_pointee(template(&config, env)),
             facts: Arc::new(FactsCache::default()),
             store,
             runtime: Some(runtime),
@@ -158,16 +159,46 @@ impl QueryEngine {
 
     /// Bytes that queries have reserved just now.
     pub fn memory_reserved_bytes(&self) -> usize {
-        self.template.runtime_env().memory_pool.reserved()
+        self.template().runtime_env().memory_pool.reserved()
     }
 
     /// Bytes that queries have spilled and not yet given back.
     pub fn spill_used_bytes(&self) -> u64 {
-        self.template.runtime_env().disk_manager.used_disk_space()
+        self.template().runtime_env().disk_manager.used_disk_space()
     }
 
-    pub(super) fn template(&self) -> &SessionState {
-        &self.template
+    /// The state that sessions start from.
+    pub(super) fn template(&self) -> Arc<SessionState> {
+        let current = self.template.load_full();
+        let spill = &current.runtime_env().disk_manager;
+        let lost = spill.used_disk_space() > 0 && spill.spilling_progress().active_files_count == 0;
+        if !lost {
+            return current;
+        }
+        // A query that ends for want of room leaves its last file counted (DataFusion 54): without
+        // a fresh count, the room would be used up by files that are long gone.
+        match self.with_fresh_count(&current) {
+            Ok(fresh) => {
+                self.template.store(Arc::clone(&fresh));
+                fresh
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the spill directory cannot be counted anew");
+                current
+            }
+        }
+    }
+
+    fn with_fresh_count(
+        &self,
+        current: &SessionState,
+    ) -> datafusion::error::Result<Arc<SessionState>> {
+        let mut env = RuntimeEnv::clone(current.runtime_env());
+        env.disk_manager = Arc::new(spill_space(&self.config).build()?);
+        let state = SessionStateBuilder::new_from_existing(current.clone())
+            .with_runtime_env(Arc::new(env))
+            .build();
+        Ok(Arc::new(state))
     }
 
     pub(super) fn facts(&self) -> &Arc<FactsCache> {
@@ -197,17 +228,20 @@ fn runtime_env(
         MemorySharing::Fair => Arc::new(FairSpillPool::new(config.memory_limit_bytes)),
         MemorySharing::Greedy => Arc::new(GreedyMemoryPool::new(config.memory_limit_bytes)),
     };
-    let spill = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(vec![config.spill_dir.clone()]))
-        .with_max_temp_directory_size(config.spill_bytes_max);
     let caches = CacheManagerConfig::default().with_metadata_cache_limit(config.footer_cache_bytes);
     RuntimeEnvBuilder::new()
         .with_memory_pool(pool)
-        .with_disk_manager_builder(spill)
+        .with_disk_manager_builder(spill_space(config))
         .with_cache_manager(caches)
         .with_object_store_registry(Arc::new(LakeRegistry(Arc::clone(store))))
         .build_arc()
         .map_err(|error| QueryError::Internal(error.to_string()))
+}
+
+fn spill_space(config: &QueryConfig) -> DiskManagerBuilder {
+    DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::Directories(vec![config.spill_dir.clone()]))
+        .with_max_temp_directory_size(config.spill_bytes_max)
 }
 
 /// The state that every session starts from: functions, but no table, file format or factory.

@@ -2,7 +2,10 @@
 //! are left. Footers come through the engine's metadata cache, so each is fetched once: files never
 //! change. Called by `table` while it plans.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use arrow::datatypes::SchemaRef;
 use datafusion::{
@@ -13,7 +16,7 @@ use datafusion::{
     execution::cache::cache_manager::FileMetadataCache,
     parquet::{
         arrow::arrow_reader::{RowSelection, RowSelector},
-        file::metadata::{PageIndexPolicy, ParquetMetaData},
+        file::metadata::{PageIndexPolicy, ParquetMetaData, RowGroupMetaData},
     },
 };
 use lakehouse_journal::model::catalog::{DataFile, DeletionVector};
@@ -27,11 +30,41 @@ const STATISTICS_KEPT: usize = 8_192;
 /// Bytes read at the end of a file in the hope that the footer is in them.
 pub(super) const FOOTER_HINT_BYTES: usize = 64 * 1024;
 
-/// Statistics of files that were planned before, in two generations: the older half goes when the
-/// younger one is full.
+/// Parts of access plans kept, 16 bytes each.
+const SELECTORS_KEPT: usize = 2 << 20;
+
+/// What was found out of files before: their statistics in two generations, the older of which goes
+/// when the younger is full; and the access plans of files with deleted rows.
 #[derive(Debug, Default)]
 pub struct FactsCache {
     kept: Mutex<[HashMap<String, Arc<Statistics>>; 2]>,
+    plans: Mutex<Plans>,
+}
+
+/// Access plans by file. A plan belongs to one state of the file's deletions, which is one `DataFile`
+/// in memory: a file with more rows deleted is another one.
+#[derive(Debug, Default)]
+struct Plans {
+    by_file: HashMap<String, (Weak<DataFile>, Arc<ParquetAccessPlan>)>,
+    selectors: usize,
+}
+
+impl Plans {
+    fn get(&self, file: &Arc<DataFile>) -> Option<Arc<ParquetAccessPlan>> {
+        let (of, plan) = self.by_file.get(&file.entry.key)?;
+        let same = std::ptr::eq(of.as_ptr(), Arc::as_ptr(file));
+        same.then(|| Arc::clone(plan))
+    }
+
+    fn put(&mut self, file: &Arc<DataFile>, plan: &Arc<ParquetAccessPlan>) {
+        let parts = usize::try_from(file.deleted.len()).unwrap_or(usize::MAX);
+        if self.selectors.saturating_add(parts) > SELECTORS_KEPT {
+            *self = Self::default();
+        }
+        self.selectors = self.selectors.saturating_add(parts);
+        let entry = (Arc::downgrade(file), Arc::clone(plan));
+        self.by_file.insert(file.entry.key.clone(), entry);
+    }
 }
 
 impl FactsCache {
@@ -91,16 +124,14 @@ impl Facts<'_> {
     /// nothing is deleted, and only bounds of what is left otherwise.
     pub async fn statistics(&self, file: &DataFile, meta: &ObjectMeta) -> Result<Arc<Statistics>> {
         let name = format!("{}#{}", meta.location, self.fingerprint);
-        let whole = match self.cache.get(&name) {
-            Some(found) => found,
-            None => {
-                let footer = self.footer(meta).await?;
-                let read =
-                    DFParquetMetadata::statistics_from_parquet_metadata(&footer, self.schema)?;
-                let read = Arc::new(read);
-                self.cache.put(name, Arc::clone(&read));
-                read
-            }
+        let whole = if let Some(found) = self.cache.get(&name) {
+            found
+        } else {
+            let footer = self.footer(meta).await?;
+            let read = DFParquetMetadata::statistics_from_parquet_metadata(&footer, self.schema)?;
+            let read = Arc::new(read);
+            self.cache.put(name, Arc::clone(&read));
+            read
         };
         if file.deleted.is_empty() {
             return Ok(whole);
@@ -114,15 +145,20 @@ impl Facts<'_> {
     /// Which rows of a file are read; `None` when all are.
     pub async fn access(
         &self,
-        file: &DataFile,
+        file: &Arc<DataFile>,
         meta: &ObjectMeta,
-    ) -> Result<Option<ParquetAccessPlan>> {
+    ) -> Result<Option<Arc<ParquetAccessPlan>>> {
         if file.deleted.is_empty() {
             return Ok(None);
         }
+        if let Some(known) = self.cache.plans.lock().get(file) {
+            return Ok(Some(known));
+        }
         let footer = self.footer(meta).await?;
-        let groups = footer.row_groups().iter().map(|group| group.num_rows());
-        Ok(Some(access_plan(&file.deleted, groups)))
+        let groups = footer.row_groups().iter().map(RowGroupMetaData::num_rows);
+        let plan = Arc::new(access_plan(&file.deleted, groups));
+        self.cache.plans.lock().put(file, &plan);
+        Ok(Some(plan))
     }
 }
 
@@ -187,16 +223,18 @@ mod tests {
     fn an_access_plan_names_every_row_once_and_skips_the_deleted_ones() {
         let deleted: DeletionVector = [0, 1, 5, 10, 11, 12, 13, 14, 29].into_iter().collect();
         let plan = access_plan(&deleted, [10, 5, 10, 5].into_iter());
+        let sign = |skip| if skip { '-' } else { '+' };
         let shown: Vec<String> = plan
             .inner()
             .iter()
             .map(|access| match access {
                 RowGroupAccess::Skip => "skip".to_owned(),
                 RowGroupAccess::Scan => "scan".to_owned(),
-                RowGroupAccess::Selection(selection) => selection
-                    .iter()
-                    .map(|s| format!("{}{}", if s.skip { '-' } else { '+' }, s.row_count))
-                    .collect(),
+                RowGroupAccess::Selection(selection) => {
+                    let parts = selection.iter();
+                    let parts = parts.map(|part| format!("{}{}", sign(part.skip), part.row_count));
+                    parts.collect::<Vec<_>>().concat()
+                }
             })
             .collect();
         assert_eq!(shown, ["-2+3-1+4", "skip", "scan", "+4-1"]);

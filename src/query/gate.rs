@@ -156,11 +156,11 @@ impl Shape {
 
     fn word(&mut self, keyword: Keyword) {
         match keyword {
-            Keyword::SELECT => {
-                self.selects += 1;
-                self.clause(false);
-            }
-            Keyword::VALUES | Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT => {
+            Keyword::SELECT
+            | Keyword::VALUES
+            | Keyword::UNION
+            | Keyword::INTERSECT
+            | Keyword::EXCEPT => {
                 self.selects += 1;
                 self.clause(false);
             }

@@ -40,7 +40,7 @@ use super::{
 /// Rows of the key column decoded at a time.
 const BATCH_ROWS: usize = 8_192;
 /// A deadline for work of the daemon itself, which ends when it is given up.
-const NO_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3_600);
+const NO_DEADLINE: Duration = Duration::from_hours(365 * 24);
 
 /// A row of a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

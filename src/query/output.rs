@@ -183,3 +183,6 @@ fn chunks(
     });
     Box::pin(ReceiverStream::new(receiver))
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,10 +52,10 @@ impl DataSource for GuardedScan {
 
     fn open_with_args(&self, args: OpenArgs) -> Result<SendableRecordBatchStream> {
         // The opener prunes for a LIMIT only where the order of rows is free.
-        match self.inner.with_preserve_order(true) {
-            Some(guarded) => guarded.open_with_args(args),
-            None => datafusion::common::internal_err!("a scan that cannot be guarded"),
-        }
+        let Some(guarded) = self.inner.with_preserve_order(true) else {
+            return datafusion::common::internal_err!("a scan that cannot be guarded");
+        };
+        guarded.open_with_args(args)
     }
 
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {

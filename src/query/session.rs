@@ -99,7 +99,7 @@ impl QuerySession {
             facts: Arc::clone(engine.facts()),
             readable: Arc::new(Readable::default()),
         });
-        let mut state = engine.template().clone();
+        let mut state = SessionState::clone(&engine.template());
         state.register_catalog_list(Arc::new(SessionCatalogs(Arc::clone(&names))));
         state.mark_start_execution();
         Self {
@@ -382,13 +382,11 @@ impl<T> Running<Result<T, QueryError>> {
         match tokio::time::timeout(timeout, &mut self.task).await {
             Err(_) => Err(QueryError::Timeout(timeout)),
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(self.why_not()),
+            Ok(Err(_)) => {
+                tracing::error!("planning panicked or was stopped");
+                Err(QueryError::Internal("planning did not end".to_owned()))
+            }
         }
-    }
-
-    fn why_not(&self) -> QueryError {
-        tracing::error!("planning panicked or was stopped");
-        QueryError::Internal("planning did not end".to_owned())
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn lake_url() -> ObjectStoreUrl {
 
 /// The path of a dataset's file in the store.
 pub(super) fn lake_path(bucket: &str, key: &str) -> Path {
-    Path::from_iter(std::iter::once(bucket).chain(key.split('/')))
+    std::iter::once(bucket).chain(key.split('/')).collect()
 }
 
 /// Reads `<bucket>/<key>` from the bucket of that name.
@@ -48,7 +48,7 @@ impl LakeStore {
     fn route(&self, location: &Path) -> Result<(String, Arc<dyn ObjectStore>, Path)> {
         let mut parts = location.parts();
         let bucket = parts.next().map(|part| part.as_ref().to_owned());
-        let key = Path::from_iter(parts);
+        let key: Path = parts.collect();
         let bucket = bucket.unwrap_or_default();
         let found = self
             .buckets

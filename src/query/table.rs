@@ -125,7 +125,7 @@ async fn planned(facts: &Facts<'_>, file: Arc<DataFile>, collect: bool) -> Resul
     let guarded = access.is_some();
     let mut part = PartitionedFile::new_from_meta(meta).with_statistics(statistics);
     if let Some(access) = access {
-        part.extensions.insert::<ParquetAccessPlan>(access);
+        part.extensions.insert_arc::<ParquetAccessPlan>(access);
     }
     Ok(Planned {
         file: part,

@@ -124,7 +124,7 @@ impl Lake {
     /// What a query fails with.
     pub async fn error(&self, sql: &str) -> QueryError {
         match self.json(sql, vec![]).await {
-            Ok(answer) => panic!("{sql} is answered: {}", answer.rows),
+            Ok(answer) => panic!("{sql} is answered with {} rows", answer.row_count),
             Err(error) => error,
         }
     }

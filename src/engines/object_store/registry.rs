@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 use lakehouse_journal::model::bucket::BucketSpec;
 use object_store::{
@@ -12,6 +11,7 @@ use object_store::{
     path::Path,
     prefix::PrefixStore,
 };
+use parking_lot::RwLock;
 use url::Url;
 
 use super::{BucketError, DurableLocal};
@@ -208,10 +208,10 @@ impl S3Address {
     }
 }
 
-/// Every bucket that is open, by name. Cheap to read while it changes.
+/// Every bucket that is open, by name. Readers never wait for long: nothing is opened under the lock.
 #[derive(Debug, Default)]
 pub struct Buckets {
-    open: ArcSwap<BTreeMap<String, Bucket>>,
+    open: RwLock<BTreeMap<String, Bucket>>,
 }
 
 impl Buckets {
@@ -222,20 +222,12 @@ impl Buckets {
 
     /// Adds a bucket, or puts it in the place of the one of that name.
     pub fn register(&self, bucket: Bucket) {
-        self.open.rcu(|open| {
-            let mut open = BTreeMap::clone(open);
-            open.insert(bucket.name.clone(), bucket.clone());
-            open
-        });
+        self.open.write().insert(bucket.name.clone(), bucket);
     }
 
     /// Forgets a bucket; those who hold it may finish with it.
     pub fn unregister(&self, name: &str) {
-        self.open.rcu(|open| {
-            let mut open = BTreeMap::clone(open);
-            open.remove(name);
-            open
-        });
+        self.open.write().remove(name);
     }
 
     /// The bucket of that name.
@@ -243,7 +235,7 @@ impl Buckets {
     /// # Errors
     /// [`BucketError::NotFound`] with the names there are.
     pub fn get(&self, name: &str) -> Result<Bucket, BucketError> {
-        let open = self.open.load();
+        let open = self.open.read();
         open.get(name)
             .cloned()
             .ok_or_else(|| BucketError::NotFound {
@@ -254,6 +246,6 @@ impl Buckets {
 
     /// Every bucket in the order of the names.
     pub fn all(&self) -> Vec<Bucket> {
-        self.open.load().values().cloned().collect()
+        self.open.read().values().cloned().collect()
     }
 }

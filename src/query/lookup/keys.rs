@@ -97,9 +97,9 @@ impl KeySet {
     /// For each value of a column its slot; none where nobody asked for it, or it is null.
     pub fn slots(&self, column: &ArrayRef) -> Result<Vec<Option<u32>>, QueryError> {
         let (column, rows) = self.encoded(column)?;
-        let slot = |(index, row): (usize, Row<'_>)| match column.is_null(index) {
-            true => None,
-            false => self.slots.get(row.as_ref()).copied(),
+        let slot = |(index, row): (usize, Row<'_>)| {
+            let known = self.slots.get(row.as_ref()).copied();
+            known.filter(|_| !column.is_null(index))
         };
         Ok(rows.iter().enumerate().map(slot).collect())
     }

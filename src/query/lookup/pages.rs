@@ -10,7 +10,7 @@ use datafusion::{
             arrow_reader::{RowSelection, statistics::StatisticsConverter},
             parquet_to_arrow_schema,
         },
-        file::metadata::ParquetMetaData,
+        file::{metadata::ParquetMetaData, page_index::offset_index::OffsetIndexMetaData},
     },
 };
 
@@ -85,7 +85,7 @@ fn pages(
     rows: usize,
     keys: &KeySet,
 ) -> Result<Vec<Range<usize>>> {
-    let whole = || vec![0..rows];
+    let whole = || std::iter::once(0..rows).collect();
     let (Some(columns), Some(offsets), Some(leaf)) =
         (footer.column_index(), footer.offset_index(), leaf)
     else {
@@ -97,7 +97,7 @@ fn pages(
     let Some(locations) = offsets
         .get(group)
         .and_then(|group| group.get(leaf))
-        .map(|column| column.page_locations())
+        .map(OffsetIndexMetaData::page_locations)
         .filter(|locations| locations.len() == possible.len())
     else {
         return Ok(whole());

@@ -165,7 +165,7 @@ fn column<'a>(array: &ArrayRef) -> Result<Column<'a>, QueryError> {
             let write = move |row, out: &mut Vec<u8>| display(values.value(row), out);
             (Kind::Plain, Box::new(write))
         }
-        T::Utf8 | T::LargeUtf8 | T::Utf8View => (Kind::Text, text(array)?),
+        T::Utf8 | T::LargeUtf8 | T::Utf8View => (Kind::Text, text(array)),
         T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_) => {
             (Kind::Text, binary(array)?)
         }
@@ -193,9 +193,9 @@ fn decoded<'a>(array: &ArrayRef, values: &DataType) -> Result<Column<'a>, QueryE
     column(&plain)
 }
 
-fn text<'a>(array: &ArrayRef) -> Result<Writer<'a>, QueryError> {
+fn text<'a>(array: &ArrayRef) -> Writer<'a> {
     let array = array.clone();
-    Ok(match array.data_type() {
+    match array.data_type() {
         DataType::Utf8View => Box::new(move |row, out| {
             out.extend_from_slice(array.as_string_view().value(row).as_bytes());
             Ok(())
@@ -208,7 +208,7 @@ fn text<'a>(array: &ArrayRef) -> Result<Writer<'a>, QueryError> {
             out.extend_from_slice(as_string_array(&array).value(row).as_bytes());
             Ok(())
         }),
-    })
+    }
 }
 
 fn binary<'a>(array: &ArrayRef) -> Result<Writer<'a>, QueryError> {
@@ -302,15 +302,19 @@ fn formatted<'a>(array: &ArrayRef) -> Result<Writer<'a>, QueryError> {
         }
         _ => array.clone(),
     };
-    ArrayFormatter::try_new(array.as_ref(), &OPTIONS).map_err(failed)?;
+    let formatter = ArrayFormatter::try_new(array.as_ref(), &OPTIONS).map_err(failed)?;
+    let mut text = String::new();
+    let mut ends = Vec::with_capacity(array.len());
+    for row in 0..array.len() {
+        if array.is_valid(row) {
+            write!(text, "{}", formatter.value(row))
+                .map_err(|_| QueryError::Execution("a time that has no date".to_owned()))?;
+        }
+        ends.push(text.len());
+    }
     Ok(Box::new(move |row, out| {
-        let one = array.slice(row, 1);
-        let formatter = ArrayFormatter::try_new(one.as_ref(), &OPTIONS)
-            .map_err(|error| QueryError::Internal(error.to_string()))?;
-        let mut text = String::new();
-        write!(text, "{}", formatter.value(0))
-            .map_err(|_| QueryError::Execution("a time that has no date".to_owned()))?;
-        out.extend_from_slice(text.as_bytes());
+        let start = row.checked_sub(1).map_or(0, |before| ends[before]);
+        out.extend_from_slice(&text.as_bytes()[start..ends[row]]);
         Ok(())
     }))
 }

@@ -73,12 +73,13 @@ fn write(
         .columns()
         .iter()
         .zip(schema.fields())
-        .map(
-            |(column, field)| match column.data_type() == field.data_type() {
-                true => Ok(Arc::clone(column)),
-                false => cast(column, field.data_type()),
-            },
-        )
+        .map(|(column, field)| {
+            if column.data_type() == field.data_type() {
+                Ok(Arc::clone(column))
+            } else {
+                cast(column, field.data_type())
+            }
+        })
         .collect::<Result<_, _>>()
         .map_err(|error| internal(&error))?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
