@@ -63,7 +63,7 @@ pub struct Connection {
         value_name = "URL"
     )]
     url: String,
-    /// The daemon's data directory, for its admin token when LAKEHOUSE_TOKEN is not set
+    /// The daemon's data directory, whose admin token is used unless the environment has one
     #[arg(long, env = "LAKEHOUSE_DATA_DIR", default_value = DEFAULT_DATA_DIR, value_name = "DIR")]
     data_dir: PathBuf,
 }

@@ -16,9 +16,9 @@ use super::{DemoError, place::Place};
 /// What `serve` prints before its address.
 const READY: &str = "listening on http://";
 /// How long a start may take; a replay after a crash is part of it.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+const START_PATIENCE: Duration = Duration::from_mins(2);
 /// How long a clean stop may take.
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
+const STOP_PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 /// Lines of the log that an error shows.
 const SHOWN_LINES: usize = 12;

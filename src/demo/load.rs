@@ -27,7 +27,7 @@ const TEXT: &str = "{lemmas}: {gloss}";
 const CHUNKS_WAITING: usize = 4;
 const JOB_POLL: Duration = Duration::from_millis(200);
 /// A job that does nothing for so long is given up.
-const JOB_PATIENCE: Duration = Duration::from_secs(300);
+const JOB_PATIENCE: Duration = Duration::from_mins(5);
 
 /// One stream into one new dataset.
 struct Load<'a> {

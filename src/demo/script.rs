@@ -30,11 +30,6 @@ impl Script {
         }
     }
 
-    /// A line outside of the steps.
-    pub(super) fn preface(&self, text: &str) {
-        println!("{text}");
-    }
-
     /// Begins the next step; the one before it has ended.
     pub(super) fn begin(&mut self, title: &str) {
         let number = self.steps.len() + 1;
@@ -43,17 +38,10 @@ impl Script {
         self.step_began = Instant::now();
     }
 
-    /// Lines within a step.
-    pub(super) fn say(&self, text: &str) {
-        for line in text.lines() {
-            println!("    {line}");
-        }
-    }
-
     /// Ends the step with what it showed.
     pub(super) fn end(&mut self, showed: &str) {
         let took = self.step_began.elapsed();
-        self.say(&format!("✔ {showed} ({})", output::duration(took)));
+        say(&format!("✔ {showed} ({})", output::duration(took)));
         if let Some(title) = self.open.take() {
             self.steps.push((title, took));
         }
@@ -68,6 +56,13 @@ impl Script {
             .map(|(title, took)| vec![title.clone(), seconds(*took)])
             .collect();
         println!("\n{}", output::table(&["step", "seconds"], &rows));
+    }
+}
+
+/// Lines within a step.
+pub(super) fn say(text: &str) {
+    for line in text.lines() {
+        println!("    {line}");
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     forget::{self, Forgotten},
     load,
     place::Place,
-    script::Script,
+    script::{Script, say},
 };
 use crate::{
     cli::{
@@ -32,12 +32,12 @@ pub(super) async fn play(
     place: &Place,
     script: &mut Script,
 ) -> Result<Daemon, DemoError> {
-    script.preface(&format!(
+    println!(
         "The main job of a lakehouse, through the REST API of a daemon that this demo starts:\n\
          {} rows of a made-up staffing agency, and WordNet's {} entries. No network is needed.",
         output::thousands(options.rows),
         output::thousands(WORDNET_ROWS),
-    ));
+    );
     let daemon = start(options, place, script)?;
     let client = client(&daemon, place)?;
     ingest_tables(&client, options.rows, script).await?;
@@ -59,12 +59,12 @@ pub(super) async fn resume(
     place: &Place,
     script: &mut Script,
 ) -> Result<Daemon, DemoError> {
-    script.preface(&format!(
+    println!(
         "{} holds a finished demo of {} rows: this goes on with it. `--fresh` removes it and begins \
          again.",
         place.shown(),
         output::thousands(rows),
-    ));
+    );
     let daemon = start(options, place, script)?;
     verify(&client(&daemon, place)?, script).await?;
     Ok(daemon)
@@ -92,7 +92,7 @@ async fn ingest_tables(client: &Client, rows: u64, script: &mut Script) -> Resul
     script.begin("Ingest seven tables, each a CSV stream");
     let specs = data::tables(rows);
     for spec in &specs {
-        script.say(&load::table(client, spec, rows).await?);
+        say(&load::table(client, spec, rows).await?);
     }
     let sent: u64 = specs.iter().map(|spec| spec.rows).sum();
     script.end(&format!(
@@ -104,7 +104,7 @@ async fn ingest_tables(client: &Client, rows: u64, script: &mut Script) -> Resul
 
 async fn ingest_knowledge(client: &Client, script: &mut Script) -> Result<(), DemoError> {
     script.begin("Ingest a knowledge base, one NDJSON stream");
-    script.say(&load::knowledge(client).await?);
+    say(&load::knowledge(client).await?);
     script.end("WordNet 3.1: words and what they mean");
     Ok(())
 }
@@ -112,7 +112,7 @@ async fn ingest_knowledge(client: &Client, script: &mut Script) -> Result<(), De
 async fn ask(client: &Client, script: &mut Script) -> Result<(), DemoError> {
     script.begin("Ask in SQL: joins and aggregates");
     for question in [&INDUSTRIES, &PEOPLE] {
-        ask_and_show(client, question, script).await?;
+        ask_and_show(client, question).await?;
     }
     let counted = answers::counts(client).await?;
     let total: u64 = items(&counted)
@@ -126,18 +126,14 @@ async fn ask(client: &Client, script: &mut Script) -> Result<(), DemoError> {
     Ok(())
 }
 
-async fn ask_and_show(
-    client: &Client,
-    question: &Question,
-    script: &Script,
-) -> Result<(), DemoError> {
+async fn ask_and_show(client: &Client, question: &Question) -> Result<(), DemoError> {
     let answer = answers::ask(client, question).await?;
     if items(&answer["rows"]).is_empty() {
         return Err(DemoError::wrong(question.title, "the answer is empty"));
     }
     let elapsed_ms = output::cell(&answer["elapsed_ms"]);
-    script.say(&format!("{} ({elapsed_ms} ms)", question.title));
-    script.say(&output::result_table(&answer));
+    say(&format!("{} ({elapsed_ms} ms)", question.title));
+    say(&output::result_table(&answer));
     Ok(())
 }
 
@@ -151,24 +147,20 @@ async fn index(client: &Client, script: &mut Script) -> Result<(), DemoError> {
 async fn search(client: &Client, script: &mut Script) -> Result<(), DemoError> {
     script.begin("Search by meaning");
     for search in &SEARCHES {
-        search_and_show(client, search, script).await?;
+        search_and_show(client, search).await?;
     }
     script.end("each found the word that is meant, though the query does not hold it");
     Ok(())
 }
 
-async fn search_and_show(
-    client: &Client,
-    search: &Search,
-    script: &Script,
-) -> Result<(), DemoError> {
+async fn search_and_show(client: &Client, search: &Search) -> Result<(), DemoError> {
     let began = Instant::now();
     let hits = answers::find(client, search.query).await?;
     let took = output::duration(began.elapsed());
     answers::expected_hit(search, &hits)?;
-    script.say(&format!("\"{}\" ({took})", search.query));
+    say(&format!("\"{}\" ({took})", search.query));
     for hit in &hits[..SHOWN_HITS] {
-        script.say(&format!("   {}", hit_line(hit)));
+        say(&format!("   {}", hit_line(hit)));
     }
     Ok(())
 }
@@ -186,20 +178,20 @@ fn hit_line(hit: &Value) -> String {
 async fn forget(client: &Client, script: &mut Script) -> Result<Vec<Forgotten>, DemoError> {
     script.begin("Delete two rows for good");
     let hit = forget::forget_a_hit(client).await?;
-    script.say(&hit.line());
-    search_for_others(client, script).await?;
+    say(&hit.line());
+    search_for_others(client).await?;
     let person = forget::forget_a_person(client).await?;
-    script.say(&person.line());
-    ask_and_show(client, &PEOPLE, script).await?;
+    say(&person.line());
+    ask_and_show(client, &PEOPLE).await?;
     script.end("both are gone from SQL and from search with the acknowledgement");
     Ok(vec![hit, person])
 }
 
-async fn search_for_others(client: &Client, script: &Script) -> Result<(), DemoError> {
+async fn search_for_others(client: &Client) -> Result<(), DemoError> {
     let query = SEARCHES[0].query;
-    script.say(&format!("\"{query}\" now finds"));
+    say(&format!("\"{query}\" now finds"));
     for hit in &answers::find(client, query).await?[..SHOWN_HITS] {
-        script.say(&format!("   {}", hit_line(hit)));
+        say(&format!("   {}", hit_line(hit)));
     }
     Ok(())
 }
@@ -211,9 +203,9 @@ async fn history(
 ) -> Result<(), DemoError> {
     script.begin("Ask the journal what became of them");
     for row in forgotten {
-        script.say(&format!("history of {}", row.what));
+        say(&format!("history of {}", row.what));
         for event in &row.checked_history(client).await? {
-            script.say(&format!("   {}", output::event_line(event)));
+            say(&format!("   {}", output::event_line(event)));
         }
     }
     script.end("who, when and why stand there; what the rows held does not");
@@ -235,7 +227,7 @@ async fn crash(
     let killed = Instant::now();
     let daemon = Daemon::start(place, address)?;
     let ready = output::duration(killed.elapsed());
-    script.say(&format!(
+    say(&format!(
         "process {pid} was killed; process {} answers after {ready}",
         daemon.pid()
     ));
@@ -261,7 +253,7 @@ async fn verify(client: &Client, script: &mut Script) -> Result<(), DemoError> {
         return Err(DemoError::wrong(doing, proof.to_string()));
     }
     let checked = output::thousands(proof["checked"].as_u64().unwrap_or_default());
-    script.say(&format!(
+    say(&format!(
         "state {}",
         output::cell(&proof["state_hash_live"])
     ));
