@@ -75,7 +75,7 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
 
 /// Marks what is in a `tests` directory, and modules that a file declares under `#[cfg(test)]`.
 fn mark_tests(sources: &mut [Source]) {
-    let modules: BTreeSet<String> = sources.iter().flat_map(test_modules).collect();
+    let modules: BTreeSet<String> = sources.iter().flat_map(modules_for_tests).collect();
     for source in sources {
         let mut parts = source.path.split('/');
         let in_tests = parts.any(|part| part == "tests" || part == "benches");
@@ -87,7 +87,7 @@ fn mark_tests(sources: &mut [Source]) {
 }
 
 /// Where the modules lie that a file declares for tests only, without the ending.
-fn test_modules(source: &Source) -> Vec<String> {
+fn modules_for_tests(source: &Source) -> Vec<String> {
     let path = Path::new(&source.path);
     let (stem, folder) = (
         path.file_stem().unwrap().to_str().unwrap(),
