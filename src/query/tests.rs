@@ -46,7 +46,10 @@ fn lake() -> Lake {
 fn deleted_rows_are_gone_from_scans_counts_and_limits() {
     on(async {
         let lake = lake();
-        assert_eq!(lake.rows("SELECT count(*) FROM people").await, json!([[1849]]));
+        assert_eq!(
+            lake.rows("SELECT count(*) FROM people").await,
+            json!([[1849]])
+        );
         assert_eq!(
             lake.rows("SELECT id FROM people WHERE id IN (149, 150, 1499, 1500, 1501) ORDER BY id")
                 .await,
@@ -68,8 +71,16 @@ fn deleted_rows_are_gone_from_scans_counts_and_limits() {
 fn a_count_is_answered_from_statistics() {
     on(async {
         let lake = lake();
-        let plan = lake.session().explain("SELECT count(*) FROM people").await.unwrap();
-        assert!(plan.physical.contains("PlaceholderRowExec"), "{}", plan.physical);
+        let plan = lake
+            .session()
+            .explain("SELECT count(*) FROM people")
+            .await
+            .unwrap();
+        assert!(
+            plan.physical.contains("PlaceholderRowExec"),
+            "{}",
+            plan.physical
+        );
         assert!(!plan.physical.contains(".parquet"));
     });
 }
@@ -263,9 +274,8 @@ fn a_query_over_its_memory_is_refused_and_gives_it_back() {
         ] {
             let error = lake.error(sql).await;
             assert_eq!(error.code(), "memory_limit", "{sql}: {error}");
-            let free = || {
-                lake.engine.memory_reserved_bytes() == 0 && lake.engine.spill_used_bytes() == 0
-            };
+            let free =
+                || lake.engine.memory_reserved_bytes() == 0 && lake.engine.spill_used_bytes() == 0;
             assert!(
                 wait_for(free).await,
                 "{sql} keeps {} bytes and {} on disk",
@@ -273,7 +283,10 @@ fn a_query_over_its_memory_is_refused_and_gives_it_back() {
                 lake.engine.spill_used_bytes()
             );
         }
-        assert_eq!(lake.rows("SELECT count(*) FROM big").await, json!([[200_000]]));
+        assert_eq!(
+            lake.rows("SELECT count(*) FROM big").await,
+            json!([[200_000]])
+        );
     });
 }
 
@@ -293,10 +306,16 @@ fn the_largest_statements_that_get_in_are_planned_in_time() {
         let whens = (0..900).map(|i| format!("WHEN id = {i} THEN {i} "));
         for sql in [
             format!("SELECT {}", vec!["1"; limits.chain_max].join(" + ")),
-            format!("SELECT {} FROM orders", vec!["id"; limits.chain_max].join(" + ")),
+            format!(
+                "SELECT {} FROM orders",
+                vec!["id"; limits.chain_max].join(" + ")
+            ),
             format!("SELECT id FROM orders WHERE {}", chain(" OR ", "id > 3")),
             format!("SELECT id FROM orders WHERE {}", chain(" AND ", "id > 3")),
-            format!("SELECT id FROM orders WHERE {}", chain(" OR ", "name = 'n3'")),
+            format!(
+                "SELECT id FROM orders WHERE {}",
+                chain(" OR ", "name = 'n3'")
+            ),
             format!("SELECT {}1{}", "(".repeat(deep), ")".repeat(deep)),
             format!("SELECT {} true", "NOT ".repeat(40)),
             format!("SELECT id FROM orders WHERE id IN ({})", list.join(",")),
@@ -346,7 +365,11 @@ fn plans_are_shown_without_files() {
             .explain("SELECT name FROM people WHERE id > 5 ORDER BY name LIMIT 3")
             .await
             .unwrap();
-        assert!(plan.physical.contains("DataSourceExec"), "{}", plan.physical);
+        assert!(
+            plan.physical.contains("DataSourceExec"),
+            "{}",
+            plan.physical
+        );
         for text in [&plan.logical, &plan.physical] {
             for secret in [".parquet", "primary", "datasets/", "lake://"] {
                 assert!(!text.contains(secret), "{text}");
@@ -403,7 +426,10 @@ fn lakes() -> impl Strategy<Value = (Vec<(i64, Vec<u32>)>, usize)> {
 
 fn sql_of(ask: &Ask) -> String {
     use std::fmt::Write;
-    let mut sql = format!("SELECT id FROM t WHERE id >= {} AND id < {}", ask.from, ask.to);
+    let mut sql = format!(
+        "SELECT id FROM t WHERE id >= {} AND id < {}",
+        ask.from, ask.to
+    );
     if let Some(group) = ask.group {
         write!(sql, " AND grp <> {group}").unwrap();
     }
@@ -432,7 +458,9 @@ fn expected(files: &[(i64, Vec<u32>)], ask: &Ask) -> Vec<i64> {
         *id >= ask.from
             && *id < ask.to
             && ask.group.is_none_or(|group| id % 7 != group)
-            && bound.as_ref().is_none_or(|bound| &format!("n{id}") <= bound)
+            && bound
+                .as_ref()
+                .is_none_or(|bound| &format!("n{id}") <= bound)
     });
     ids
 }
@@ -463,11 +491,7 @@ proptest! {
     }
 }
 
-async fn check(
-    lake: &Lake,
-    files: &[(i64, Vec<u32>)],
-    asks: &[Ask],
-) -> Result<(), TestCaseError> {
+async fn check(lake: &Lake, files: &[(i64, Vec<u32>)], asks: &[Ask]) -> Result<(), TestCaseError> {
     for ask in asks {
         let sql = sql_of(ask);
         let mut all = expected(files, ask);
@@ -507,7 +531,13 @@ async fn check(
 fn ids(batches: &[RecordBatch]) -> Vec<i64> {
     batches
         .iter()
-        .flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec())
+        .flat_map(|batch| {
+            batch
+                .column(0)
+                .as_primitive::<Int64Type>()
+                .values()
+                .to_vec()
+        })
         .collect()
 }
 
