@@ -38,15 +38,15 @@ struct Tally {
 impl Harness {
     /// A daemon with the shared dataset, and a harness that knows of it. Prints the seed.
     pub async fn start(test: &str) -> (Self, Daemon) {
-        let seed = number_from_env("LAKEHOUSE_CRASH_SEED", rand::random::<u32>().into());
-        println!("{test}: LAKEHOUSE_CRASH_SEED={seed}");
+        let chance = number_from_env("LAKEHOUSE_CRASH_SEED", rand::random::<u32>().into());
+        println!("{test}: LAKEHOUSE_CRASH_SEED={chance}");
         let daemon = Daemon::start();
         let api = daemon.admin();
         api.create(SHARED, "id,v\n0,nobody\n").await;
         let mut seen = Seen::default();
         seen.read_on(&api).await;
         let models = (0..WRITERS).map(Model::new).collect();
-        let rng = StdRng::seed_from_u64(seed);
+        let rng = StdRng::seed_from_u64(chance);
         (
             Self {
                 rng,
@@ -98,8 +98,8 @@ impl Harness {
                 Outcome::Ok { .. } => self.tally.acknowledged += 1,
                 Outcome::Refused { .. } => self.tally.refused += 1,
                 Outcome::Unknown => {
-                    self.settle(&api, &entry, groups.contains_key(&entry.id))
-                        .await
+                    let there = groups.contains_key(&entry.id);
+                    self.settle(&api, &entry, there).await;
                 }
             }
         }

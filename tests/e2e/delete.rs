@@ -1,5 +1,7 @@
 //! Deletes: a tombstoned row is gone from every read in the same acknowledgement, and stays gone.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use crate::support::api::{Api, list};
@@ -10,7 +12,7 @@ async fn with_index() -> (Daemon, Api) {
     let api = daemon.admin();
     let mut csv = String::from("id,body\n");
     for id in 0..50 {
-        csv.push_str(&format!("{id},a letter about the garden number {id}\n"));
+        writeln!(csv, "{id},a letter about the garden number {id}").unwrap();
     }
     csv.push_str("77,the unmistakable hippopotamus swims in the river\n");
     api.create("letters", &csv).await;
@@ -135,7 +137,7 @@ async fn a_delete_of_many_over_several_files_hits_exactly_those() {
     for part in 1..5 {
         let mut csv = String::from("id,part\n");
         for row in 0..1000 {
-            csv.push_str(&format!("{},part {part}\n", part * 1000 + row));
+            writeln!(csv, "{},part {part}", part * 1000 + row).unwrap();
         }
         api.ingest("dataset=n&mode=append", "text/csv", csv)
             .await

@@ -1,5 +1,7 @@
 //! Ingest: every format, every mode, and the bytes that were there already.
 
+use std::fmt::Write as _;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -248,7 +250,7 @@ async fn types_are_inferred_over_the_whole_file_and_ambiguity_is_text() {
         } else {
             id.to_string()
         };
-        csv.push_str(&format!("{id},{mixed},{}.5,{}\n", id, id % 2 == 0));
+        writeln!(csv, "{id},{mixed},{}.5,{}", id, id % 2 == 0).unwrap();
     }
     api.create("typed", &csv).await;
     let last = api

@@ -1,5 +1,7 @@
 //! Ingest of what cannot be taken: a clear error, and nothing has changed.
 
+use std::fmt::Write as _;
+
 use reqwest::Method;
 
 use crate::support::api::{Answer, Api};
@@ -151,7 +153,7 @@ async fn a_body_over_the_limit_is_413() {
     let (_daemon, api) = with_people().await;
     let mut csv = String::from("id,name,score\n");
     for id in 0..60_000 {
-        csv.push_str(&format!("{id},somebody with a longer name,1.5\n"));
+        writeln!(csv, "{id},somebody with a longer name,1.5").unwrap();
     }
     assert!(csv.len() > 1 << 20);
     let answer = refused(

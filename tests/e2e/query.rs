@@ -1,5 +1,6 @@
 //! Query: what a statement answers, in every form, and how it is bounded.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -98,7 +99,7 @@ async fn csv_and_arrow_stream_every_row() {
     let api = daemon.admin();
     let mut csv = String::from("id,text\n");
     for id in 0..30_000 {
-        csv.push_str(&format!("{id},row {id}\n"));
+        writeln!(csv, "{id},row {id}").unwrap();
     }
     api.create("numbers", &csv).await;
     let sql = "SELECT id, text FROM numbers ORDER BY id";
@@ -216,7 +217,7 @@ async fn a_query_over_its_time_ends_and_the_daemon_goes_on() {
     let api = daemon.admin();
     let mut csv = String::from("id\n");
     for id in 0..4000 {
-        csv.push_str(&format!("{id}\n"));
+        writeln!(csv, "{id}").unwrap();
     }
     api.create("n", &csv).await;
     let slow =
@@ -244,7 +245,7 @@ async fn a_client_that_goes_away_cancels_its_query() {
     let (_daemon, api) = shop().await;
     let mut csv = String::from("id\n");
     for id in 0..4000 {
-        csv.push_str(&format!("{id}\n"));
+        writeln!(csv, "{id}").unwrap();
     }
     api.create("n", &csv).await;
     let slow =

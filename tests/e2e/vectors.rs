@@ -1,5 +1,7 @@
 //! Vectors: an index is built, found, searched, asked by key, and removed.
 
+use std::fmt::Write as _;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -26,7 +28,7 @@ fn notes() -> String {
     for (t, (topic, text)) in TOPICS.iter().enumerate() {
         for copy in 0..COPIES {
             let id = t * COPIES + copy;
-            csv.push_str(&format!("n{id},{topic},\"{text} number {copy}\"\n"));
+            writeln!(csv, "n{id},{topic},\"{text} number {copy}\"").unwrap();
         }
     }
     csv

@@ -32,8 +32,11 @@ pub fn csv(rows: &[Person]) -> String {
 
 /// As one JSON object a line.
 pub fn ndjson(rows: &[Person]) -> String {
-    let line = |(id, name, score): &Person| json!({"id": id, "name": name, "score": score});
-    rows.iter().map(|row| format!("{}\n", line(row))).collect()
+    let mut text = String::new();
+    for (id, name, score) in rows {
+        writeln!(text, "{}", json!({"id": id, "name": name, "score": score})).unwrap();
+    }
+    text
 }
 
 /// As one JSON array.

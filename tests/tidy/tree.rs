@@ -75,49 +75,52 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
 
 /// Marks what is in a `tests` directory, and modules that a file declares under `#[cfg(test)]`.
 fn mark_tests(sources: &mut [Source]) {
-    let mut modules = BTreeSet::new();
-    for source in sources.iter() {
-        let mut lines = source.text.lines().peekable();
-        while let Some(line) = lines.next() {
-            if !is_test_attribute(line) {
-                continue;
-            }
-            while lines
-                .peek()
-                .is_some_and(|next| next.trim_start().starts_with("#["))
-            {
-                lines.next();
-            }
-            let item = lines.peek().map_or("", |next| next.trim());
-            let item = item
-                .trim_start_matches("pub(crate) ")
-                .trim_start_matches("pub ");
-            if let Some(name) = item
-                .strip_prefix("mod ")
-                .and_then(|rest| rest.strip_suffix(';'))
-            {
-                let path = Path::new(&source.path);
-                let stem = path.file_stem().unwrap().to_str().unwrap();
-                let parent = path.parent().unwrap();
-                let dir = if ["mod", "lib", "main"].contains(&stem) {
-                    parent.to_owned()
-                } else {
-                    parent.join(stem)
-                };
-                modules.insert(dir.join(name).to_str().unwrap().to_owned());
-            }
-        }
-    }
+    let modules: BTreeSet<String> = sources.iter().flat_map(modules_for_tests).collect();
     for source in sources {
-        let in_tests = source
-            .path
-            .split('/')
-            .any(|part| part == "tests" || part == "benches");
+        let mut parts = source.path.split('/');
+        let in_tests = parts.any(|part| part == "tests" || part == "benches");
         let declared = modules.iter().any(|module| {
             source.path == format!("{module}.rs") || source.path.starts_with(&format!("{module}/"))
         });
         source.is_test = in_tests || declared;
     }
+}
+
+/// Where the modules lie that a file declares for tests only, without the ending.
+fn modules_for_tests(source: &Source) -> Vec<String> {
+    let path = Path::new(&source.path);
+    let (stem, folder) = (
+        path.file_stem().unwrap().to_str().unwrap(),
+        path.parent().unwrap(),
+    );
+    let children = match stem {
+        "mod" | "lib" | "main" => folder.to_owned(),
+        stem => folder.join(stem),
+    };
+    let mut found = Vec::new();
+    let mut lines = source.text.lines().map(str::trim).peekable();
+    while let Some(line) = lines.next() {
+        if !is_test_attribute(line) {
+            continue;
+        }
+        let mut elsewhere = None;
+        while let Some(attribute) = lines.next_if(|next| next.starts_with("#[")) {
+            let named = attribute.strip_prefix("#[path = \"");
+            elsewhere = elsewhere.or(named.and_then(|rest| rest.strip_suffix(".rs\"]")));
+        }
+        let item = lines.peek().copied().unwrap_or_default();
+        let item = item
+            .trim_start_matches("pub(crate) ")
+            .trim_start_matches("pub ");
+        if let Some(name) = item
+            .strip_prefix("mod ")
+            .and_then(|rest| rest.strip_suffix(';'))
+        {
+            let file = elsewhere.map_or_else(|| children.join(name), |file| folder.join(file));
+            found.push(file.to_str().unwrap().to_owned());
+        }
+    }
+    found
 }
 
 fn is_test_attribute(line: &str) -> bool {
