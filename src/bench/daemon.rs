@@ -105,8 +105,9 @@ impl Daemon {
 
     /// A dataset's manifest.
     pub(super) async fn manifest(&self, dataset: &str) -> Result<Value, BenchError> {
-        let answer = self.client.get(&["catalog", "datasets", dataset], &[]);
-        answer.await.doing(&format!("manifest of `{dataset}`"))
+        let path = ["catalog", "datasets", dataset];
+        let answer = self.client.get(&path, &[]).await;
+        answer.doing(&format!("manifest of `{dataset}`"))
     }
 
     /// Sends a body into a new dataset and returns the answer.

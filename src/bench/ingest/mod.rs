@@ -33,7 +33,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// Measures the ingest of files.
 #[derive(Debug, Parser)]
-#[command(name = "lakehouse bench ingest")]
+#[command(bin_name = "lakehouse bench ingest")]
 struct Options {
     /// Rows of the seven tables together
     #[arg(long, default_value_t = DEFAULT_ROWS, value_parser = clap::value_parser!(u64).range(7..))]

@@ -20,7 +20,7 @@ use super::{
 
 /// Measures the journal.
 #[derive(Debug, Parser)]
-#[command(name = "lakehouse bench journal")]
+#[command(bin_name = "lakehouse bench journal")]
 struct Options {
     /// Where to write; a directory in it is made and removed [default: the system's for temporary files]
     #[arg(long, value_name = "DIR")]

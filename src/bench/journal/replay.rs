@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use lakehouse_actors::{Journal, Replayed, SNAPSHOT_EVENTS};
+use lakehouse_actors::{Journal, RebuildError, Replayed, SNAPSHOT_EVENTS};
 use lakehouse_journal::{
     log::{CommitterConfig, LogConfig, RealIo, SledLog},
     model::LakeState,
@@ -155,15 +155,12 @@ fn commit(journal: &Journal, drafts: Vec<Draft>) -> Result<Vec<Record>, BenchErr
     }
 }
 
-fn starts<E>(
+fn starts(
     dir: &Path,
     written: &Written,
     repeat: u32,
-    replay: fn(&Journal) -> Result<Replayed, E>,
-) -> Result<Starts, BenchError>
-where
-    BenchError: From<E>,
-{
+    replay: fn(&Journal) -> Result<Replayed, RebuildError>,
+) -> Result<Starts, BenchError> {
     let mut starts = Starts::default();
     for _ in 0..repeat {
         let clock = Instant::now();

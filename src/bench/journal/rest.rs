@@ -48,8 +48,10 @@ pub(super) fn measure(dir: &Path, seconds: u64, repeat: u32) -> Result<Mutations
         progress(&format!("rest: {CLIENTS} clients, {repeat} × {seconds} s"));
         for client in 0..CLIENTS {
             let row = Bytes::from_static(b"id,name\n1,one\n");
-            let ingested = daemon.ingest(&dataset(client), Some("id"), "text/csv", row.into());
-            ingested.await?;
+            let name = dataset(client);
+            daemon
+                .ingest(&name, Some("id"), "text/csv", row.into())
+                .await?;
         }
         let mut next = 0;
         drive(&daemon, WARM_UP, &mut next).await?;

@@ -31,7 +31,7 @@ const ROWS_MAX: u64 = 1_000_000;
 
 /// Measures SQL.
 #[derive(Debug, Parser)]
-#[command(name = "lakehouse bench sql")]
+#[command(bin_name = "lakehouse bench sql")]
 struct Options {
     /// Scale factor: 1 is about a gigabyte of text
     #[arg(long, default_value_t = 1.0, value_parser = scale_factor)]
