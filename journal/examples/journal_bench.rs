@@ -7,7 +7,7 @@ use lakehouse_journal::log::LogError;
 use lakehouse_journal::log::bench::{Throughput, journal_commit, raw_group_commit};
 
 const EVENT_BYTES: usize = 315;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 
 type Measure = fn(&Path, u64, u64, usize) -> Result<Throughput, LogError>;
 type Failure = Box<dyn std::error::Error>;

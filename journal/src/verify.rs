@@ -17,7 +17,7 @@ pub struct ChainReport {
     pub checked: u64,
     /// The first event that does not fit.
     pub first_bad_seq: Option<Seq>,
-    /// What does not fit; empty when all is well.
+    /// What does not fit, or could not be checked; empty when all is well.
     pub detail: String,
 }
 

@@ -4,17 +4,13 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::batch::{Batch, Group, Head, subject_key};
 use super::error::LogError;
-use super::index::{Boot, IndexConfig, IndexState, IndexThread, Message};
+use super::index::{self, Boot, Index, IndexConfig};
 use super::io::{Io, create_dir};
 use super::mirror::{Mirror, SegmentLimits};
-use super::queue::Queue;
 use super::reader::SledReader;
 use super::scan::Frames;
 use super::watchdog::{OnStuck, Progress};
@@ -76,14 +72,6 @@ pub struct SledLog {
     queue_bytes: usize,
 }
 
-/// The log's end of the index thread.
-#[derive(Debug)]
-struct Index {
-    queue: Arc<Queue<Message>>,
-    state: Arc<IndexState>,
-    thread: Option<JoinHandle<()>>,
-}
-
 impl SledLog {
     /// Opens the journal in `dir`, which may be empty: checks the whole mirror, cuts a torn tail, and brings the index to the
     /// mirror's end, or rebuilds it. Blocks as long as that takes.
@@ -105,7 +93,11 @@ impl SledLog {
             flush_interval: config.index_flush_interval,
             flush_bytes: config.index_flush_bytes,
         };
-        let (index, boot) = start_index(&index_config, config)?;
+        let (index, boot) = index::start(
+            &index_config,
+            || Progress::watched(config.stuck_after, config.on_stuck.clone()),
+            config.open_patience,
+        )?;
         match boot {
             Boot::Ready => {}
             Boot::Contradiction(error) => return Err(error),
@@ -283,96 +275,6 @@ impl Drop for SledLog {
         if let Err(error) = self.close() {
             tracing::warn!(%error, "the journal did not close cleanly; the next start repairs it");
         }
-    }
-}
-
-impl Index {
-    fn apply(&self, frames: Vec<u8>, postings: Vec<super::batch::Posting>, head: Head) {
-        let weight = frames.len();
-        let message = Message::Apply {
-            frames,
-            postings,
-            head,
-        };
-        // Refused only when the thread has ended; the next start copies what is missing.
-        let _ = self.queue.offer(message, weight, usize::MAX);
-    }
-
-    /// Flushes and ends the thread, unless it hangs.
-    fn stop(&mut self) {
-        let (reply, done) = sync_channel(1);
-        let asked = self.queue.offer(Message::Close { reply }, 0, usize::MAX);
-        self.queue.close();
-        let patience = self.state.progress.patience();
-        let ended = asked.is_ok() && done.recv_timeout(patience).is_ok();
-        if let (true, Some(thread)) = (ended, self.thread.take()) {
-            // A panic of the thread was turned into a rebuild long before.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Index {
-    fn drop(&mut self) {
-        // Ends the thread when a log could not be opened after all.
-        self.queue.close();
-    }
-}
-
-/// Starts the index thread; when it does not come up in time it is left behind, and one that rebuilds is started.
-fn start_index(config: &IndexConfig, log: &LogConfig) -> Result<(Index, Boot), LogError> {
-    let mut distrust = None;
-    for _ in 0..2 {
-        let progress = Progress::watched(log.stuck_after, log.on_stuck.clone());
-        let state = Arc::new(IndexState::new(progress));
-        let queue = Arc::new(Queue::default());
-        let mut thread = IndexThread::new(config.clone(), queue.clone(), state.clone());
-        let (booted, boot) = sync_channel(1);
-        let run = move || {
-            let boot = thread.boot(distrust);
-            let serve = !thread.is_abandoned() && matches!(boot, Ok(Boot::Ready | Boot::Ahead(_)));
-            if booted.send(boot).is_ok() && serve {
-                thread.run();
-            }
-        };
-        let builder = std::thread::Builder::new().name("journal-index".to_owned());
-        let handle = builder
-            .spawn(run)
-            .map_err(|e| LogError::io("start", &config.dir, &e))?;
-        let index = Index {
-            queue,
-            state: state.clone(),
-            thread: Some(handle),
-        };
-        match wait_for_boot(&boot, &state, log.open_patience) {
-            Ok(boot) => return Ok((index, boot?)),
-            Err(reason) => distrust = Some(reason),
-        }
-    }
-    Err(LogError::Stuck {
-        seconds: log.open_patience.as_secs(),
-    })
-}
-
-/// Waits as long as the thread makes steps; a rebuild may take any time, a hang may not.
-fn wait_for_boot(
-    boot: &Receiver<Result<Boot, LogError>>,
-    state: &IndexState,
-    patience: Duration,
-) -> Result<Result<Boot, LogError>, &'static str> {
-    let mut seen = None;
-    loop {
-        match boot.recv_timeout(patience) {
-            Ok(boot) => return Ok(boot),
-            Err(RecvTimeoutError::Disconnected) => return Err("opening it ended its thread"),
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-        let steps = state.steps.load(Ordering::Acquire);
-        if seen == Some(steps) {
-            state.abandoned.store(true, Ordering::Release);
-            return Err("opening it took too long");
-        }
-        seen = Some(steps);
     }
 }
 

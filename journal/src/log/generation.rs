@@ -50,7 +50,7 @@ impl<'a> Generations<'a> {
         (file.format == FORMAT && self.path(file.generation).is_dir()).then_some(file.generation)
     }
 
-    /// Creates the next generation's directory and makes it current; others are removed.
+    /// Creates the next generation's directory and makes it current; earlier ones are removed.
     ///
     /// # Errors
     /// `Io`.
@@ -71,6 +71,8 @@ impl<'a> Generations<'a> {
             }
         }
         let generation = newest + 1;
+        // Before anything is written: what is given up may hold the space that is missing.
+        self.remove_all();
         create_dir(self.io, &self.path(generation))?;
         let file = GenerationFile {
             format: FORMAT,
@@ -79,7 +81,6 @@ impl<'a> Generations<'a> {
         };
         let json = serde_json::to_vec(&file).expect("numbers encode");
         replace_file(self.io, &self.dir.join("generation.json"), &json)?;
-        self.remove_others(generation);
         Ok(generation)
     }
 
@@ -92,21 +93,24 @@ impl<'a> Generations<'a> {
         if !broken.is_dir() {
             return Ok(());
         }
-        let quarantine = self.quarantine_dir();
-        create_dir(self.io, &quarantine)?;
-        let target = quarantine.join(format!("gen-{generation:06}"));
-        replace_file(self.io, &target.with_extension("reason"), reason.as_bytes())?;
-        let moved = self.io.rename(&broken, &target);
-        moved.map_err(|e| LogError::io("rename", &broken, &e))?;
-        sync_dir(self.io, &quarantine)?;
-        sync_dir(self.io, self.dir)?;
         tracing::warn!(
             generation,
             reason,
-            "quarantined a broken journal index; it is rebuilt from the mirror"
+            "quarantining a broken journal index; it is rebuilt from the mirror"
         );
+        let quarantine = self.quarantine_dir();
+        create_dir(self.io, &quarantine)?;
+        let target = quarantine.join(format!("gen-{generation:06}"));
+        let moved = self.io.rename(&broken, &target);
+        moved.map_err(|e| LogError::io("rename", &broken, &e))?;
         self.forget_old(&quarantine);
-        Ok(())
+        replace_file(self.io, &target.with_extension("reason"), reason.as_bytes())?;
+        sync_dir(self.io, self.dir)
+    }
+
+    /// Removes what was quarantined: a disk that cannot hold the next generation may need its space.
+    pub fn empty_quarantine(&self) {
+        remove_tree(&self.quarantine_dir());
     }
 
     /// Counts an attempt to open; `false` when so many did not end that the generation must not be asked again.
@@ -140,10 +144,10 @@ impl<'a> Generations<'a> {
         self.dir.join("quarantine")
     }
 
-    /// Directories of generations that never became current, or are no longer.
-    fn remove_others(&self, current: u64) {
+    /// Generations that were given up or never finished.
+    fn remove_all(&self) {
         for path in files(self.dir).unwrap_or_default() {
-            if number(&path).is_some_and(|n| n != current) {
+            if number(&path).is_some() {
                 remove_tree(&path);
             }
         }

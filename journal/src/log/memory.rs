@@ -277,8 +277,8 @@ impl LogReader for MemoryStore {
                 newer.filter(about).take(limit).cloned().collect()
             }
             Order::NewestFirst => {
-                let older = inner.records.iter().rev().filter(|r| r.seq < before);
-                older.filter(about).take(limit).cloned().collect()
+                let earlier = inner.records.iter().rev().filter(|r| r.seq < before);
+                earlier.filter(about).take(limit).cloned().collect()
             }
         })
     }

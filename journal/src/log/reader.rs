@@ -21,6 +21,9 @@ use crate::verify::{ChainReport, advance};
 /// How many bytes of events one question to the index may answer; a larger page is asked for in parts.
 const PAGE_BYTES: usize = 4 << 20;
 
+/// In a report on a log whose index is away.
+const INDEX_MISSING: &str = "the index is being rebuilt; only the mirror was checked";
+
 /// Reads what a [`super::SledLog`] has acknowledged.
 #[derive(Debug)]
 pub struct SledReader {
@@ -115,20 +118,28 @@ impl SledReader {
         Ok(found)
     }
 
-    /// Compares a page of the index with the mirror's `frame`; refills the page when it is used up.
+    /// Compares the mirror's `frame` with the index; refills the page when it is used up.
     fn compare(
         &self,
         page: &mut IndexPage,
         frame: &Frame<'_>,
     ) -> Result<Result<(), String>, LogError> {
-        if page.used == page.frames.len() {
-            match self.page(frame.seq - 1, usize::MAX, PAGE_BYTES)? {
-                Some(frames) => *page = IndexPage { frames, used: 0 },
-                None => return Ok(Err("the index is being rebuilt".to_owned())),
-            }
+        if !page.missing && page.used == page.frames.len() {
+            *page = match self.page(frame.seq - 1, usize::MAX, PAGE_BYTES)? {
+                Some(frames) => IndexPage {
+                    frames,
+                    ..IndexPage::default()
+                },
+                None => IndexPage {
+                    missing: true,
+                    ..IndexPage::default()
+                },
+            };
         }
-        let own = &page.frames[page.used..];
-        if !own.starts_with(frame.whole()) {
+        if page.missing {
+            return Ok(Ok(()));
+        }
+        if !page.frames[page.used..].starts_with(frame.whole()) {
             return Ok(Err(format!("the index holds another event {}", frame.seq)));
         }
         page.used += frame.bytes();
@@ -136,10 +147,13 @@ impl SledReader {
     }
 }
 
+/// What the index holds of the events that come next.
 #[derive(Default)]
 struct IndexPage {
     frames: Vec<u8>,
     used: usize,
+    /// It is being rebuilt: only the mirror can be checked.
+    missing: bool,
 }
 
 impl LogReader for SledReader {
@@ -249,7 +263,14 @@ impl LogReader for SledReader {
             Err(error) => return Err(error),
         }
         Ok(match bad {
-            None => ChainReport::sound(head.seq),
+            None => ChainReport {
+                detail: if page.missing {
+                    INDEX_MISSING.to_owned()
+                } else {
+                    String::new()
+                },
+                ..ChainReport::sound(head.seq)
+            },
             Some(detail) => ChainReport::broken(head.seq, head.seq + 1, detail),
         })
     }

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use super::super::batch::{Head, subject_key};
@@ -15,6 +16,8 @@ use super::thread::{BATCH_BYTES, IndexThread, Pending, RETRY_FIRST, shielded};
 use crate::record::Seq;
 use crate::verify::advance;
 
+/// How long closing a store that was given up is waited for.
+const DISCARD_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest pause between two tries to rebuild.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -31,7 +34,10 @@ impl IndexThread {
             return Ok(Boot::Ready);
         };
         self.set_generation(current);
-        let asked = generations.begin_attempt()?;
+        let asked = generations.begin_attempt().unwrap_or_else(|error| {
+            tracing::warn!(%error, "an attempt to open the journal's index could not be noted");
+            true
+        });
         let reason = match (distrust, asked) {
             (Some(reason), _) => Some(reason.to_owned()),
             (None, false) => Some("opening it did not end twice in a row".to_owned()),
@@ -40,7 +46,9 @@ impl IndexThread {
         if self.is_abandoned() {
             return Ok(Boot::Ready);
         }
-        generations.end_attempt()?;
+        if let Err(error) = generations.end_attempt() {
+            tracing::warn!(%error, "an attempt to open the journal's index stays noted");
+        }
         match reason {
             Some(reason) => self.hurt(&reason),
             None => return self.compare(),
@@ -114,10 +122,7 @@ impl IndexThread {
         self.state.healthy.store(false, Ordering::Release);
         self.state.rebuilds.fetch_add(1, Ordering::AcqRel);
         self.pending = Pending::default();
-        if let Some(store) = self.store.take() {
-            // Closing would make it write, or wait for a thread that died; its directory is never opened again.
-            std::mem::forget(store);
-        }
+        self.discard();
         let generations = Generations::new(&self.config.dir, &*self.config.io);
         if let Err(error) = generations.quarantine(self.generation, reason) {
             tracing::warn!(%error, reason, "a broken journal index could not be moved; the next one is built beside it");
@@ -125,14 +130,39 @@ impl IndexThread {
         self.start_generation();
     }
 
+    /// Closes a store that was given up, so that its space comes back; on a thread of its own, since it may wait for one of its
+    /// own threads that died.
+    fn discard(&mut self) {
+        let Some(store) = self.store.take() else {
+            return;
+        };
+        let (done, closed) = sync_channel(1);
+        let close = move || {
+            let dropped = shielded(|| {
+                drop(store);
+                Ok(())
+            });
+            if dropped.is_ok() {
+                // The waiting side may have given up.
+                let _ = done.send(());
+            }
+        };
+        let builder = std::thread::Builder::new().name("journal-index-discard".to_owned());
+        let waited = builder
+            .spawn(close)
+            .map(|_| closed.recv_timeout(DISCARD_PATIENCE));
+        if !matches!(waited, Ok(Ok(()))) {
+            tracing::warn!("a broken journal index could not be closed; its files stay open");
+        }
+    }
+
     /// Builds the next generation from the mirror; on failure it is tried again later.
     pub(super) fn start_generation(&mut self) {
         match self.try_generation() {
             Ok(()) => self.retry_pause = RETRY_FIRST,
             Err(error) => {
-                if let Some(store) = self.store.take() {
-                    std::mem::forget(store);
-                }
+                self.discard();
+                Generations::new(&self.config.dir, &*self.config.io).empty_quarantine();
                 let retry_ms = u64::try_from(self.retry_pause.as_millis()).unwrap_or(u64::MAX);
                 tracing::warn!(
                     error,

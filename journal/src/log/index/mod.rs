@@ -3,6 +3,7 @@
 //! rebuilt from the mirror while the log goes on; until then readers are told to scan the mirror themselves.
 
 mod build;
+mod handle;
 mod thread;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+pub use handle::{Index, start};
 pub use thread::IndexThread;
 
 use super::Order;
