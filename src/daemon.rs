@@ -147,7 +147,7 @@ fn open_journal(
 ) -> anyhow::Result<Journal> {
     let log = SledLog::open(
         config.data_dir.join("journal"),
-        LogConfig {
+        &LogConfig {
             on_stuck: Some(Arc::new(|_| {
                 tracing::error!("the journal's index hangs; a new process recovers it");
                 std::process::exit(i32::from(STUCK_JOURNAL));
