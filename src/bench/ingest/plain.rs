@@ -53,8 +53,9 @@ async fn convert(csv: String, folder: String) -> PlainResult<u64> {
     let table = context.table("source").await?;
     let options = DataFrameWriteOptions::new();
     // The slash makes it a folder with a file for each partition.
-    let written = table.write_parquet(&format!("{folder}/"), options, None);
-    Ok(written.await?.iter().map(count).sum())
+    let folder = format!("{folder}/");
+    let written = table.write_parquet(&folder, options, None).await?;
+    Ok(written.iter().map(count).sum())
 }
 
 /// The only cell of what a write answers.
