@@ -23,7 +23,7 @@ pub struct RequestId(pub String);
 /// Wraps every request.
 ///
 /// # Errors
-/// None of its own: an error of the route becomes a problem document.
+/// None of its own: a route's error is a response already, and becomes a problem document.
 pub async fn wrap<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -32,18 +32,7 @@ pub async fn wrap<B: MessageBody + 'static>(
     let id = id_of(&request);
     request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.path().to_owned());
-    let http_request = request.request().clone();
-    let mut response = match next.call(request).await {
-        Ok(response) => complete(response, &path),
-        Err(error) => {
-            let response = ServiceResponse::new(http_request, error.error_response());
-            complete(response.map_into_boxed_body(), &path).map_body(|_, body| match body {
-                EitherBody::Left { body } | EitherBody::Right { body } => {
-                    EitherBody::Right { body }
-                }
-            })
-        }
-    };
+    let mut response = complete(next.call(request).await?, &path);
     if let Ok(value) = header::HeaderValue::from_str(&id) {
         let name = header::HeaderName::from_static("x-request-id");
         response.headers_mut().insert(name, value);
