@@ -7,12 +7,17 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::CliError;
+use crate::bench::{ingest, journal, sql};
 
 /// Runs one benchmark with its own options, prints its table, and returns what goes into the JSON.
 type Runner = fn(&[String]) -> anyhow::Result<Value>;
 
 /// The benchmarks of this version.
-const RUNNERS: &[(What, Runner)] = &[];
+const RUNNERS: &[(What, Runner)] = &[
+    (What::Journal, |options| Ok(journal::run(options)?)),
+    (What::Sql, |options| Ok(sql::run(options)?)),
+    (What::Ingest, |options| Ok(ingest::run(options)?)),
+];
 
 /// What `bench` takes.
 #[derive(Debug, Args)]

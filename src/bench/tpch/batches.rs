@@ -126,7 +126,10 @@ fn make_pieces(
 
 /// Batches of one schema as an Arrow IPC stream, a chunk for each batch and one for the end: the
 /// body of a request with the type `application/vnd.apache.arrow.stream`.
-pub fn ipc_chunks(schema: &SchemaRef, mut batches: Batches) -> impl Iterator<Item = Bytes> + Send {
+pub fn ipc_chunks(
+    schema: &SchemaRef,
+    mut batches: Batches,
+) -> impl Iterator<Item = Bytes> + Send + use<> {
     let writer = StreamWriter::try_new(Vec::new(), schema).expect("a buffer takes the schema");
     let mut writer = Some(writer);
     std::iter::from_fn(move || {
