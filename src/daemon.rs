@@ -326,13 +326,38 @@ async fn answer_requests(edge: web::Data<Edge>) -> anyhow::Result<()> {
     .on_connect(peer::remember)
     .workers(std::thread::available_parallelism().map_or(2, usize::from))
     .shutdown_timeout(DRAIN_S)
+    .disable_signals()
     .bind(listen)
     .with_context(|| format!("cannot listen on {listen}"))?;
     for address in server.addrs() {
         println!("listening on http://{address}");
     }
     std::io::stdout().flush()?;
-    server.run().await.context("the server failed")
+    let server = server.run();
+    let handle = server.handle();
+    tokio::spawn(async move {
+        stop_signal().await;
+        handle.stop(true).await;
+    });
+    server.await.context("the server failed")
+}
+
+/// Waits for SIGTERM or SIGINT. The server's own handling would stop the actors as well, which
+/// still have a checkpoint to write.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
 }
 
 /// A route that is not there, answered like one that is: only to who has a token.
