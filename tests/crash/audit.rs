@@ -207,3 +207,70 @@ async fn table(api: &Api, name: &str) -> Rows {
     }
     rows
 }
+
+/// The audit itself: what it is there to find, it finds.
+mod the_audit {
+    use serde_json::json;
+
+    use super::super::model::Op;
+    use super::{ByRequest, Entry, Outcome, ledger_matches};
+
+    fn entry(outcome: Outcome) -> Entry {
+        let op = Op::Create {
+            dataset: "d".to_owned(),
+            rows: super::Rows::new(),
+        };
+        Entry {
+            id: "r".to_owned(),
+            writer: 0,
+            op,
+            outcome,
+        }
+    }
+
+    fn events(count: u64) -> ByRequest {
+        let events = (1..=count).map(|seq| json!({ "seq": seq })).collect();
+        ByRequest::from([("r".to_owned(), events)])
+    }
+
+    #[test]
+    fn accepts_what_is_there_once_and_what_is_open() {
+        ledger_matches(&[entry(Outcome::Ok { seq: 2 })], &events(2));
+        ledger_matches(&[entry(Outcome::Unknown)], &events(2));
+        ledger_matches(&[entry(Outcome::Unknown)], &ByRequest::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "LOST OR DOUBLED")]
+    fn finds_a_lost_acknowledgement() {
+        ledger_matches(&[entry(Outcome::Ok { seq: 2 })], &ByRequest::new());
+    }
+
+    #[test]
+    #[should_panic(expected = "LOST OR DOUBLED")]
+    fn finds_a_second_effect() {
+        ledger_matches(&[entry(Outcome::Ok { seq: 2 })], &events(4));
+    }
+
+    #[test]
+    #[should_panic(expected = "HALF A DECISION")]
+    fn finds_half_a_decision() {
+        ledger_matches(&[entry(Outcome::Unknown)], &events(1));
+    }
+
+    #[test]
+    #[should_panic(expected = "PHANTOM")]
+    fn finds_an_event_that_nobody_asked_for() {
+        ledger_matches(&[], &events(2));
+    }
+
+    #[test]
+    #[should_panic(expected = "PHANTOM")]
+    fn finds_a_refusal_that_took_effect() {
+        let refused = Outcome::Refused {
+            status: 409,
+            body: String::new(),
+        };
+        ledger_matches(&[entry(refused)], &events(2));
+    }
+}

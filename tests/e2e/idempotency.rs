@@ -168,3 +168,28 @@ async fn a_refused_request_may_be_corrected_under_its_key() {
     append(&api, "k-1", "id,name\n2,grace\n").await.ok();
     assert_eq!(api.cell("SELECT count(*) FROM people").await, 2);
 }
+
+#[tokio::test]
+async fn a_rollback_under_one_key_goes_back_once() {
+    let daemon = Daemon::start();
+    let api = daemon.admin();
+    api.create("people", "id,name\n1,ada lovelace\n2,grace hopper\n")
+        .await;
+    let index = json!({ "name": "i", "source": "people", "key": "id", "text": "{name}", "backend": "hnsw" });
+    api.post("/vectors/index?wait=true", &index).await.ok();
+    for _ in 0..2 {
+        let path = "/vectors/indexes/i/generations?wait=true";
+        api.post(path, &json!({})).await.ok();
+    }
+    let rollback = || {
+        let call = api.call(Method::POST, "/vectors/indexes/i/rollback");
+        call.key("back").send()
+    };
+    let first = rollback().await.ok();
+    let again = rollback().await.ok();
+    assert_eq!(again, first);
+    assert_eq!(
+        api.get("/vectors/indexes/i").await.ok()["generation"],
+        first["generation"]
+    );
+}

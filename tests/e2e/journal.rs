@@ -240,6 +240,7 @@ async fn streamed(api: &Api, path: &str, resume: Option<u64>, count: usize) -> V
             }
         }
     }
+    events.truncate(count);
     events
 }
 

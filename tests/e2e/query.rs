@@ -20,7 +20,7 @@ async fn shop() -> (Daemon, Api) {
     .await;
     api.create(
         "orders",
-        "id,person,amount\n10,1,5.5\n11,1,4.5\n12,2,20.0\n13,3,1.0\n",
+        "id,person,amount\n10,1,5.75\n11,1,4.75\n12,2,20.25\n13,3,1.75\n",
     )
     .await;
     (daemon, api)
@@ -32,7 +32,7 @@ async fn joins_and_aggregates_say_what_they_read() {
     let sql = "SELECT p.name, count(*) AS orders, sum(o.amount) AS total FROM people p \
                JOIN orders o ON o.person = p.id GROUP BY p.name ORDER BY total DESC";
     let answer = api.sql(sql).await.ok();
-    let rows = json!([["grace", 1, 20.0], ["ada", 2, 10.0], ["edsger", 1, 1.0]]);
+    let rows = json!([["grace", 1, 20.25], ["ada", 2, 10.5], ["edsger", 1, 1.75]]);
     assert_eq!(answer["rows"], rows, "{answer}");
     assert_eq!(answer["row_count"], 3);
     assert_eq!(answer["truncated"], false);

@@ -37,6 +37,8 @@ pub struct Starting {
     child: Option<Child>,
     ready: Receiver<String>,
     since: Instant,
+    /// Where its own lines begin in the site's log.
+    log_from: usize,
 }
 
 /// A daemon that ended instead of becoming ready.
@@ -93,7 +95,7 @@ impl Site {
         let data_dir = self.data_dir();
         let data_dir = data_dir.to_str().unwrap();
         let arguments = ["serve", "--data-dir", data_dir, "--listen", "127.0.0.1:0"];
-        let since = Instant::now();
+        let (since, log_from) = (Instant::now(), self.stderr().len());
         let mut child = self
             .command(&arguments)
             .stdout(Stdio::piped())
@@ -105,6 +107,7 @@ impl Site {
             child: Some(child),
             ready: ready_line(stdout),
             since,
+            log_from,
         }
     }
 
@@ -179,13 +182,13 @@ impl Starting {
                 self.child = None;
                 return Err(Refusal {
                     status,
-                    stderr: tail(stderr),
+                    stderr: tail(stderr, self.log_from),
                 });
             }
             assert!(
                 Instant::now() < deadline,
                 "no ready line within {PATIENCE:?}; stderr:\n{}",
-                tail(stderr)
+                tail(stderr, self.log_from)
             );
         }
     }
@@ -303,7 +306,7 @@ impl Drop for Daemon {
         if let Some(site) = self.site.as_ref().filter(|_| std::thread::panicking()) {
             eprintln!(
                 "--- stderr of the daemon ---\n{}",
-                tail(&site.stderr_path())
+                tail(&site.stderr_path(), 0)
             );
         }
     }
@@ -329,8 +332,8 @@ fn ready_line(stdout: ChildStdout) -> Receiver<String> {
     receiver
 }
 
-fn tail(path: &Path) -> String {
+fn tail(path: &Path, from: usize) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
+    let lines: Vec<&str> = text.get(from..).unwrap_or(&text).lines().collect();
     lines[lines.len().saturating_sub(STDERR_TAIL_LINES)..].join("\n")
 }
