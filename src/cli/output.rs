@@ -89,7 +89,7 @@ pub fn event_line(event: &Value) -> String {
     let subjects = clean(&subjects.collect::<Vec<_>>().join(", "));
     let reason = event["data"]["reason"].as_str();
     format!(
-        "{:>8}  {}  {:<20} {}  by {}{}",
+        "{:>8}  {}  {:<20}  {}  by {}{}",
         word("seq"),
         word("at"),
         word("kind"),
