@@ -137,6 +137,9 @@ impl IngestDuty {
         } else if self.already_has(&dataset, mode, &source) {
             return Ok(summary(self.lake.nothing_done()));
         } else {
+            if plan.replaces_rows(mode) {
+                staged.load_keys().await?;
+            }
             staged.publish(&plan.bucket, &plan.dataset_id).await?
         };
         for _ in 0..STALE_RETRIES {

@@ -69,6 +69,11 @@ pub trait StagedTable: Send + Sync {
     fn source_bytes(&self) -> u64;
     /// blake3 (hex) of the source as received.
     fn content_hash(&self) -> &str;
+    /// Reads the rows' keys, for `replaced_rows`; the files are out of reach once published.
+    ///
+    /// # Errors
+    /// When the staged files cannot be read.
+    async fn load_keys(&self) -> Result<(), PortError>;
     /// The rows of `dataset` that these replace, by key. Empty when there is no key.
     ///
     /// # Errors

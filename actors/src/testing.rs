@@ -124,6 +124,10 @@ impl StagedTable for FakeStaged {
         &self.content_hash
     }
 
+    async fn load_keys(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+
     async fn replaced_rows(&self, dataset: &Dataset) -> Result<Vec<DeletedRows>, PortError> {
         Ok(self.tables.positions(dataset, &self.rows))
     }

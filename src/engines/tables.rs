@@ -185,6 +185,8 @@ struct LakeStaged {
     schema: SchemaDoc,
     key: Vec<String>,
     staged: Staged,
+    /// The rows' keys, once they are loaded.
+    keys: parking_lot::Mutex<Arc<Vec<String>>>,
 }
 
 impl LakeStaged {
@@ -194,6 +196,7 @@ impl LakeStaged {
             schema: schema_doc(&staged.schema),
             key,
             staged,
+            keys: parking_lot::Mutex::default(),
         }
     }
 
@@ -237,19 +240,27 @@ impl StagedTable for LakeStaged {
         &self.staged.source_blake3
     }
 
-    async fn replaced_rows(&self, dataset: &Dataset) -> Result<Vec<DeletedRows>, PortError> {
+    async fn load_keys(&self) -> Result<(), PortError> {
         let Some(key) = self.key.first() else {
-            return Ok(Vec::new());
+            return Ok(());
         };
-        let mut deleted = Vec::new();
+        let mut all = Vec::new();
         for file in &self.staged.files {
             let (path, key) = (file.path.clone(), key.clone());
             let keys = tokio::task::spawn_blocking(move || read_keys(&path, &key))
                 .await
                 .map_err(|error| PortError::internal(error.to_string()))??;
-            for chunk in keys.chunks(KEYS_AT_A_TIME) {
-                deleted.extend(self.tables.resolve(dataset, chunk).await?.deleted);
-            }
+            all.extend(keys);
+        }
+        *self.keys.lock() = Arc::new(all);
+        Ok(())
+    }
+
+    async fn replaced_rows(&self, dataset: &Dataset) -> Result<Vec<DeletedRows>, PortError> {
+        let keys = Arc::clone(&self.keys.lock());
+        let mut deleted = Vec::new();
+        for chunk in keys.chunks(KEYS_AT_A_TIME) {
+            deleted.extend(self.tables.resolve(dataset, chunk).await?.deleted);
         }
         Ok(merged(deleted))
     }

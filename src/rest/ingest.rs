@@ -89,6 +89,7 @@ pub async fn file(
         job,
         caller: may.caller(&[]),
     };
+    let mode = ingest.mode;
     let lake = edge.lake.clone();
     // Its own task: a client that hangs up cancels no commit.
     let ingested = tokio::spawn(async move { lake.ingest(ingest).await });
@@ -100,7 +101,7 @@ pub async fn file(
     let done = ingested
         .await
         .map_err(|error| Problem::internal(&error))??;
-    Ok(HttpResponse::Ok().json(answer(&edge, &asked.dataset, &done)))
+    Ok(HttpResponse::Ok().json(answer(&edge, &asked.dataset, mode, &done)))
 }
 
 /// A body that announces more than the limit is refused before it is read; one that does not
@@ -201,7 +202,7 @@ async fn feed_multipart(mut parts: Multipart, sender: BodySender) -> Result<(), 
     Err(Problem::invalid("the multipart body has no part `file`"))
 }
 
-fn answer(edge: &Edge, dataset: &str, done: &Ingested) -> serde_json::Value {
+fn answer(edge: &Edge, dataset: &str, mode: IngestMode, done: &Ingested) -> serde_json::Value {
     let committed = done.committed.events.iter().find_map(|event| match event {
         Event::Catalog(CatalogEvent::FilesCommitted(event)) => Some(event),
         _ => None,
@@ -215,7 +216,7 @@ fn answer(edge: &Edge, dataset: &str, done: &Ingested) -> serde_json::Value {
     let found = catalog.state.datasets.get(dataset);
     let mut answer = json!({
         "dataset": dataset,
-        "mode": committed.map(|event| event.mode),
+        "mode": mode,
         "rows": done.rows,
         "columns": done.columns,
         "batches": done.batches,
@@ -304,10 +305,11 @@ pub async fn db(
         job: edge.lake.jobs().open(&job, "ingest", &asked.dataset),
         caller,
     };
+    let mode = ingest.mode;
     let lake = edge.lake.clone();
     let ingested = tokio::spawn(async move { lake.ingest(ingest).await });
     let done = ingested
         .await
         .map_err(|error| Problem::internal(&error))??;
-    Ok(HttpResponse::Ok().json(answer(&edge, &asked.dataset, &done)))
+    Ok(HttpResponse::Ok().json(answer(&edge, &asked.dataset, mode, &done)))
 }

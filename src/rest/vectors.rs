@@ -469,7 +469,7 @@ async fn rows_of(
         .map(|hit| format!("'{}'", hit.key.replace('\'', "''")))
         .collect();
     let sql = format!(
-        "SELECT {key}, {} FROM {} WHERE {key} IN ({})",
+        "SELECT {key} AS lakehouse_row_key, {} FROM {} WHERE {key} IN ({})",
         selected.join(", "),
         quoted(&index.spec.source),
         keys.join(", ")
