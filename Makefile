@@ -23,7 +23,7 @@ CRASH_ROUNDS ?= 20
 LONG_CRASH_CYCLES ?= 1000
 LONG_CRASH_ROUNDS ?= 200
 
-.PHONY: help demo demo-exit build test check fmt-check clippy doc tests crash-long bench setup setup-build setup-test clean-demo
+.PHONY: help demo demo-exit build test e2e check fmt-check clippy doc tests crash-long bench setup setup-build setup-test clean-demo
 
 help: ## show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,9 +38,14 @@ demo-exit: build ## the same in a temporary directory, on a free port, ending wi
 build: setup-build ## the program, target/debug/lakehouse (its hot dependencies are optimised)
 	$(CARGO) build --locked --bin lakehouse
 
-test: setup fmt-check clippy doc tests ## everything that must hold
+test: setup fmt-check tests ## format, and the tests of all three rings
 
-check: fmt-check clippy ## the quick half of `make test`
+check: fmt-check clippy doc ## format, lints and docs
+
+e2e: setup ## the real binary over REST, and under kill -9
+	$(CARGO) test --locked --test tidy --test e2e
+	LAKEHOUSE_CRASH_CYCLES=$(CRASH_CYCLES) LAKEHOUSE_CRASH_ROUNDS=$(CRASH_ROUNDS) \
+	$(CARGO) test --locked --test crash
 
 fmt-check:
 	$(CARGO) fmt --all --check
@@ -52,8 +57,8 @@ doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
 tests:
-	LAKEHOUSE_CRASH_CYCLES=$(CRASH_CYCLES) LAKEHOUSE_CRASH_ROUNDS=$(CRASH_ROUNDS) \
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked -p lakehouse-journal -p lakehouse-actors
+	$(CARGO) test --locked -p lakehouse --lib
 
 crash-long: setup ## many kill -9 cycles under load; the seed is printed
 	LAKEHOUSE_CRASH_CYCLES=$(LONG_CRASH_CYCLES) LAKEHOUSE_CRASH_ROUNDS=$(LONG_CRASH_ROUNDS) \

@@ -90,7 +90,24 @@ impl What {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    #[test]
+    fn what_follows_the_name_is_the_benchmarks_own() {
+        let line = ["bench", "sql", "--out", "f", "--scale", "1", "--help"];
+        let args = Line::parse_from(line).args;
+        assert_eq!(args.what, What::Sql);
+        assert_eq!(args.out, Some(PathBuf::from("f")));
+        assert_eq!(args.options, ["--scale", "1", "--help"]);
+    }
 
     #[test]
     fn a_benchmark_that_is_not_here_is_a_usage_error_that_names_it() {

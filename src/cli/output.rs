@@ -82,18 +82,20 @@ pub fn clean(text: &str) -> String {
     out
 }
 
-/// An event on one line: number, time, kind, what it touched, who asked for it.
+/// An event on one line: number, time, kind, what it touched, who asked for it, and why if it says.
 pub fn event_line(event: &Value) -> String {
     let word = |name: &str| clean(&cell(&event[name]));
     let subjects = items(&event["subjects"]).iter().map(cell);
     let subjects = clean(&subjects.collect::<Vec<_>>().join(", "));
+    let reason = event["data"]["reason"].as_str();
     format!(
-        "{:>8}  {}  {:<20} {}  by {}",
+        "{:>8}  {}  {:<20}  {}  by {}{}",
         word("seq"),
         word("at"),
         word("kind"),
         shortened(&subjects),
         actor(&event["actor"]),
+        reason.map_or_else(String::new, |why| format!(": {}", clean(&shortened(why)))),
     )
 }
 
@@ -196,13 +198,14 @@ mod tests {
     fn an_event_is_one_line() {
         let event = json!({
             "seq": 12, "at": "2026-01-01T00:00:00.000000Z", "kind": "RowsTombstoned",
-            "subjects": ["wordnet", "n1\n"], "actor": "admin",
+            "subjects": ["wordnet", "n1\n"], "actor": {"name": "admin", "role": "admin"},
+            "data": {"reason": "they asked"},
         });
         let line = event_line(&event);
         assert!(!line.contains('\n'));
         assert!(
             line.contains("12  2026-01-01T00:00:00.000000Z  RowsTombstoned        wordnet, n1")
         );
-        assert!(line.ends_with("by admin"));
+        assert!(line.ends_with("by admin: they asked"));
     }
 }

@@ -1,7 +1,7 @@
 //! `lakehouse serve`: configuration, log, and then the daemon.
 //! Nothing of the daemon itself is here.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io::IsTerminal as _, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
@@ -59,6 +59,7 @@ pub(super) fn start_log(config: &LogConfig) -> Result<(), CliError> {
         .map_err(|e| CliError::Failed(format!("log.level: {e}")))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let started = match config.format {
         LogFormat::Text => log.try_init(),

@@ -90,7 +90,9 @@ fn print_table(answer: &Value) -> Result<(), CliError> {
     writeln!(out, "{}", output::result_table(answer))?;
     let rows = answer["row_count"].as_u64().unwrap_or_default();
     let elapsed_ms = output::cell(&answer["elapsed_ms"]);
-    writeln!(out, "{} rows in {elapsed_ms} ms", output::thousands(rows))?;
+    let noun = if rows == 1 { "row" } else { "rows" };
+    let rows = output::thousands(rows);
+    writeln!(out, "{rows} {noun} in {elapsed_ms} ms")?;
     if answer["truncated"] == true {
         writeln!(
             out,

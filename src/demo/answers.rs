@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     DemoError, Doing as _,
-    data::Table,
+    data::{Table, TableSpec, WORDNET_ROWS},
     forget::Forgotten,
     load::{INDEX, KNOWLEDGE},
 };
@@ -43,12 +43,13 @@ pub(super) const INDUSTRIES: Question = Question {
 /// Its first row is the person who will be deleted.
 pub(super) const PEOPLE: Question = Question {
     title: "Who has worked most hours?",
-    sql: "SELECT d.id, d.headline, count(*) AS weeks, \
+    sql: "SELECT d.id, split_part(split_part(d.headline, ' with ', 1), ' at ', 1) AS profession, \
+                 count(*) AS weeks, \
                  sum(CAST(t.hours AS DECIMAL(12, 2))) AS hours \
           FROM candidates d \
           JOIN placements p ON p.candidate_id = d.id \
           JOIN timesheets t ON t.placement_id = p.id \
-          GROUP BY d.id, d.headline ORDER BY hours DESC, d.id LIMIT 4",
+          GROUP BY d.id, profession ORDER BY hours DESC, d.id LIMIT 4",
 };
 
 /// A search in plain words.
@@ -132,8 +133,25 @@ pub(super) async fn ask(client: &Client, question: &Question) -> Result<Value, D
         .doing(question.title)
 }
 
+/// Checks that every table has the rows that were sent; how many there are in all.
+pub(super) async fn check_counts(client: &Client, specs: &[TableSpec]) -> Result<u64, DemoError> {
+    let sent = specs.iter().map(|spec| (spec.name, spec.rows));
+    let mut sent: Vec<_> = sent.chain([(KNOWLEDGE, WORDNET_ROWS)]).collect();
+    sent.sort_unstable();
+    let counted = counts(client).await?;
+    let expected: Value = sent
+        .iter()
+        .map(|(name, rows)| json!([name, rows]))
+        .collect();
+    if counted != expected {
+        let found = format!("{expected} were sent, {counted} are there");
+        return Err(DemoError::wrong("count of every table", found));
+    }
+    Ok(sent.iter().map(|(_, rows)| rows).sum())
+}
+
 /// The rows of every table, as `[[name, count], …]` by name.
-pub(super) async fn counts(client: &Client) -> Result<Value, DemoError> {
+async fn counts(client: &Client) -> Result<Value, DemoError> {
     let names = Table::ALL.map(Table::name).into_iter().chain([KNOWLEDGE]);
     let each = names.map(|name| format!("SELECT '{name}' AS name, count(*) AS rows FROM {name}"));
     let sql = format!(

@@ -15,7 +15,12 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-use std::{io, net::SocketAddr, path::PathBuf, process::ExitStatus};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::ExitStatus,
+};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -111,10 +116,13 @@ impl<T> Doing<T> for Result<T, ClientError> {
 /// # Errors
 /// [`DemoError`] for the first step that does not hold. The daemon is stopped in every case.
 pub async fn run(options: Options) -> Result<(), DemoError> {
+    must_be_free(options.listen)?;
     let (place, found) = Place::prepare(&options)?;
     let mut script = Script::new();
     let mut daemon = tokio::select! {
-        played = play(&options, &place, &found, &mut script) => played?,
+        played = play(&options, &place, &found, &mut script) => {
+            played.inspect_err(|_| place.point_at_the_log())?
+        }
         () = interrupted() => return Err(DemoError::Interrupted),
     };
     script.closing();
@@ -127,6 +135,16 @@ pub async fn run(options: Options) -> Result<(), DemoError> {
         return Ok(());
     }
     stay_up(&mut daemon, &place).await
+}
+
+/// Says early, and before anything is made, that somebody else listens there.
+fn must_be_free(listen: SocketAddr) -> Result<(), DemoError> {
+    match TcpListener::bind(listen) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(DemoError::Place(format!(
+            "cannot listen on {listen} ({e}): `--listen 127.0.0.1:0` takes a free port"
+        ))),
+    }
 }
 
 async fn play(

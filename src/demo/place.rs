@@ -160,6 +160,11 @@ impl Place {
         self.dir.join(LOG)
     }
 
+    /// Says where the daemon's own account of a failure is.
+    pub(super) fn point_at_the_log(&self) {
+        println!("\nThe daemon's log is {}.", self.log().display());
+    }
+
     /// The last lines, for whoever wants to go on.
     pub(super) fn what_to_try(&self, url: &str) -> String {
         let program = std::env::args()

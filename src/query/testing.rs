@@ -150,6 +150,8 @@ pub(crate) fn dataset(name: &str, schema: &Schema) -> Dataset {
         sensitivity: std::collections::BTreeMap::default(),
         files: std::iter::empty().collect(),
         files_seq: 1,
+        rows_seq: 1,
+        materialized_seq: 0,
         contents: std::iter::empty::<(String, u64)>().collect(),
         last_content: String::new(),
         lineage: std::iter::empty().collect(),

@@ -203,6 +203,23 @@ struct Ready {
     received: Received,
 }
 
+/// A panic while foreign arrays are written is the fault of what they hold, which passed the checks.
+fn blame_input(format: FileFormat, error: IngestError) -> IngestError {
+    match (format, error) {
+        (FileFormat::Parquet | FileFormat::ArrowIpc, IngestError::Internal(reason)) => {
+            tracing::warn!(
+                reason,
+                "a file that passed its checks could not be rewritten"
+            );
+            IngestError::Columnar {
+                format: format.name(),
+                reason: "its values cannot be read".to_owned(),
+            }
+        }
+        (_, error) => error,
+    }
+}
+
 /// Turns a body into Parquet files. Blocks: call it where blocking is allowed.
 ///
 /// # Errors
@@ -276,8 +293,10 @@ fn ingest_source(
         FileFormat::JsonArray => json::ingest_array(source, &setup, replay),
         FileFormat::Parquet => columnar::ingest_parquet(source, &setup, replay),
         FileFormat::ArrowIpc => columnar::ingest_ipc(source, &setup),
-    }?;
-    let staged = finish(ready, &setup, dir)?;
+    };
+    let staged = ready
+        .and_then(|ready| finish(ready, &setup, dir))
+        .map_err(|error| blame_input(format, error))?;
     replay.remove()?;
     Ok(staged)
 }

@@ -22,6 +22,7 @@ use object_store::{
 
 use super::{
     BucketError,
+    disk::{make_dirs, make_parent, same_content, sync_parent},
     keys::{check_key, file_of, is_staging_name},
     multipart::LocalUpload,
 };
@@ -456,46 +457,4 @@ fn etag(metadata: &fs::Metadata) -> String {
         metadata.mtime_nsec(),
         metadata.len()
     )
-}
-
-/// Makes the directory and those above it, flushing each one that gains an entry.
-fn make_dirs(path: &FsPath) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        make_dirs(parent)?;
-    }
-    match fs::create_dir(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        Err(error) => return Err(error),
-    }
-    sync_parent(path)
-}
-
-fn make_parent(file: &FsPath) -> io::Result<()> {
-    file.parent().map_or(Ok(()), make_dirs)
-}
-
-/// Flushes the directory that holds `path`.
-fn sync_parent(path: &FsPath) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
-/// Whether two files hold the same bytes.
-fn same_content(a: &FsPath, b: &FsPath) -> Result<(), BucketError> {
-    let hash = |path: &FsPath| -> io::Result<blake3::Hash> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(File::open(path)?)?;
-        Ok(hasher.finalize())
-    };
-    if fs::metadata(a)?.len() == fs::metadata(b)?.len() && hash(a)? == hash(b)? {
-        Ok(())
-    } else {
-        Err(BucketError::Taken)
-    }
 }
