@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use lakehouse_journal::model::{
-    ErrorKind, Work,
+    Aggregate, ErrorKind, Work,
     catalog::{CatalogCommand, CommitGeneration, FailGeneration},
 };
 use parking_lot::Mutex;
@@ -57,6 +57,10 @@ impl Duty for IndexingDuty {
             list: Arc::clone(&self.underway),
             work: work.clone(),
         };
+        // The same work waits several times while a build runs: what is done by now is not due.
+        if !self.lake.catalog().state.pending().contains(&work) {
+            return;
+        }
         let Work::BuildGeneration {
             index,
             generation,
