@@ -28,7 +28,7 @@ use crate::{cli::client::Client, config::admin_token_path};
 
 /// What `serve` prints before its address.
 const READY: &str = "listening on http://";
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_mins(1);
 /// Chunks of a body that wait to be sent.
 const CHUNKS_WAITING: usize = 4;
 /// Settings of this process that must not reach the child begin so.

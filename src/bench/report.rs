@@ -29,6 +29,11 @@ impl Series {
         }
     }
 
+    /// The largest repetition: of rates, the one that others on the machine disturbed least.
+    pub(super) fn max(&self) -> f64 {
+        self.0.iter().copied().fold(0.0, f64::max)
+    }
+
     /// `{median, raw}`.
     pub(super) fn json(&self) -> Value {
         json!({ "median": self.median(), "raw": self.0 })

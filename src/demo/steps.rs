@@ -47,7 +47,7 @@ pub(super) async fn play(
     search(&client, script).await?;
     let forgotten = forget(&client, script).await?;
     history(&client, &forgotten, script).await?;
-    let daemon = crash(daemon, &client, &forgotten, place, script).await?;
+    let (daemon, client) = crash(daemon, &client, &forgotten, place, script).await?;
     verify(&client, script).await?;
     Ok(daemon)
 }
@@ -215,7 +215,7 @@ async fn crash(
     forgotten: &[Forgotten],
     place: &Place,
     script: &mut Script,
-) -> Result<Daemon, DemoError> {
+) -> Result<(Daemon, Client), DemoError> {
     script.begin("Kill the daemon with kill -9, start it again, ask everything again");
     let before = Answers::gather(client, forgotten).await?;
     let (pid, address) = (daemon.pid(), daemon.address());
@@ -227,7 +227,9 @@ async fn crash(
         "process {pid} was killed; process {} answers after {ready}",
         daemon.pid()
     ));
-    let after = Answers::gather(client, forgotten).await?;
+    // Connections of the client before ended with the process.
+    let client = self::client(&daemon, place)?;
+    let after = Answers::gather(&client, forgotten).await?;
     if let Some(difference) = before.difference(&after) {
         return Err(DemoError::wrong(
             "comparison of the answers before and after",
@@ -235,7 +237,7 @@ async fn crash(
         ));
     }
     script.end(&format!("{} answers are the same as before", after.count()));
-    Ok(daemon)
+    Ok((daemon, client))
 }
 
 async fn verify(client: &Client, script: &mut Script) -> Result<(), DemoError> {

@@ -1,5 +1,5 @@
 //! `lakehouse bench ingest`: the seven staffing tables from CSV files to Parquet, through REST beside
-//! plain DataFusion, in alternating repetitions. With `--memory` also what a large body costs in memory.
+//! plain `DataFusion`, in alternating repetitions. With `--memory` also what a large body costs in memory.
 
 mod memory;
 mod plain;

@@ -1,5 +1,5 @@
 //! The baseline: `CREATE EXTERNAL TABLE … STORED AS CSV` with types inferred, and the table written
-//! as Parquet with DataFusion's default settings. It flushes nothing to the disk.
+//! as Parquet with `DataFusion`'s default settings. It flushes nothing to the disk.
 
 use std::{path::Path, time::Instant};
 

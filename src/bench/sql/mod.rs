@@ -1,5 +1,5 @@
 //! `lakehouse bench sql`: the 22 queries of TPC-H through REST beside the same queries in plain
-//! DataFusion over the very same Parquet files, in alternating rounds, hot. Results are not TPC-H
+//! `DataFusion` over the very same Parquet files, in alternating rounds, hot. Results are not TPC-H
 //! results in the sense of the TPC.
 
 mod plain;

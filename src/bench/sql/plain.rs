@@ -1,4 +1,4 @@
-//! The baseline: DataFusion as its documentation has it, a `SessionContext` over Parquet files, with
+//! The baseline: `DataFusion` as its documentation has it, a `SessionContext` over Parquet files, with
 //! the settings of the daemon's engine and threads of its own.
 
 use std::path::{Path, PathBuf};
