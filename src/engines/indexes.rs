@@ -5,40 +5,31 @@
 //! the generation was built are hidden by their slots; after a replacement only keys that are still
 //! there are shown.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+mod build;
 
-use arrow::{array::AsArray, compute::cast, datatypes::DataType, record_batch::RecordBatch};
-use async_trait::async_trait;
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
+
+use arrow::array::AsArray;
 use futures::StreamExt;
-use lakehouse_actors::{
-    PortError,
-    ports::{BuiltGeneration, IndexBuilder, Progress},
-};
+use lakehouse_actors::PortError;
 use lakehouse_journal::{
     model::{
         ErrorKind,
-        catalog::{
-            Backend, CatalogState, Dataset, FileDigest, Generation, Index, IndexConfig, IngestMode,
-            TextSpec,
-        },
+        catalog::{CatalogState, Dataset, Generation, Index, IndexConfig, IngestMode},
     },
     record::Seq,
 };
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 
+use self::build::text_column;
 use super::{
     buckets::of_bucket,
     embedder::StaticEmbedder,
     object_store::Buckets,
     tables::of_query,
-    usearch::{HnswBuilder, HnswIndex},
-    vectors::{self, BuildOptions, Chunk, Found, HnswConfig, Quantization, VectorError, Visible},
+    usearch::HnswIndex,
+    vectors::{self, Found, HnswConfig, Quantization, VectorError, Visible},
 };
 use crate::query::{QueryEngine, SessionTables};
 
@@ -378,235 +369,6 @@ fn embed_one(text: &str) -> Result<Vec<f32>, PortError> {
     Ok(vector.to_vec())
 }
 
-#[async_trait]
-impl IndexBuilder for LakeIndexes {
-    async fn build(
-        &self,
-        dataset: Arc<Dataset>,
-        index: Arc<Index>,
-        generation: u64,
-        progress: Arc<Progress>,
-    ) -> Result<BuiltGeneration, PortError> {
-        if index.spec.backend != Backend::Hnsw {
-            let text = "this version builds `hnsw` indexes only";
-            return Err(PortError::new(
-                ErrorKind::Unprocessable,
-                "unsupported",
-                text,
-            ));
-        }
-        let work = tempfile::Builder::new()
-            .prefix("index-")
-            .tempdir_in(&self.staging)
-            .map_err(|error| PortError::internal(error.to_string()))?;
-        let dir = work.path().join("generation");
-        let config = hnsw_config(&index.spec.config)?;
-        let dimensions = index.spec.dimensions as usize;
-        let options = BuildOptions::default();
-        let mut builder = HnswBuilder::new(&dir, dimensions, config, options)
-            .map_err(|error| of_vector(&error))?;
-        let mut state = CatalogState::default();
-        state
-            .datasets
-            .insert(dataset.name.clone(), Arc::clone(&dataset));
-        let template = index.spec.text.clone();
-        let mut rows = self.rows(&state, &text_query(&index, &dataset)?).await?;
-        let mut skipped = 0;
-        while let Some(batch) = rows.next().await {
-            let batch = batch.map_err(|error| of_query(&error))?;
-            let count = batch.num_rows() as u64;
-            let template = template.clone();
-            let added = tokio::task::spawn_blocking(move || {
-                let skipped = add_batch(&mut builder, &batch, &template)?;
-                Ok::<_, PortError>((builder, skipped))
-            });
-            let (returned, without) = added
-                .await
-                .map_err(|error| PortError::internal(error.to_string()))??;
-            builder = returned;
-            skipped += without;
-            progress.done.fetch_add(count, Ordering::Relaxed);
-            if progress.is_cancelled() {
-                return Err(PortError::new(
-                    ErrorKind::Timeout,
-                    "cancelled",
-                    "the build was cancelled",
-                ));
-            }
-        }
-        let built = tokio::task::spawn_blocking(move || builder.finish())
-            .await
-            .map_err(|error| PortError::internal(error.to_string()))?
-            .map_err(|error| of_vector(&error))?;
-        let unique = uuid::Uuid::new_v4().simple().to_string();
-        let prefix = format!("vectors/{}/{generation}-{}", index.name, &unique[..12]);
-        self.publish(&index.spec.bucket, &prefix, &dir, &built.files)
-            .await?;
-        Ok(BuiltGeneration {
-            prefix,
-            vectors: built.stats.vectors,
-            skipped,
-            files: built
-                .files
-                .into_iter()
-                .map(|file| FileDigest {
-                    name: file.name,
-                    bytes: file.bytes,
-                    blake3: file.blake3,
-                })
-                .collect(),
-        })
-    }
-}
-
-impl LakeIndexes {
-    async fn publish(
-        &self,
-        bucket: &str,
-        prefix: &str,
-        dir: &Path,
-        files: &[vectors::FileDigest],
-    ) -> Result<(), PortError> {
-        let opened = self
-            .buckets
-            .get(bucket)
-            .map_err(|error| of_bucket(bucket, &error))?;
-        let local = opened.local.ok_or_else(|| {
-            let text = format!("bucket `{bucket}` is no directory; indexes are mapped from files");
-            PortError::new(ErrorKind::Unprocessable, "unsupported", text)
-        })?;
-        let moves: Vec<(PathBuf, String)> = files
-            .iter()
-            .map(|file| (dir.join(&file.name), format!("{prefix}/{}", file.name)))
-            .collect();
-        let bucket = bucket.to_owned();
-        tokio::task::spawn_blocking(move || {
-            moves.iter().try_for_each(|(path, key)| {
-                // An index of no text has an empty file of texts, which is no broken write.
-                local
-                    .put_file(path, key)
-                    .map(|_| ())
-                    .map_err(|error| of_bucket(&bucket, &error))
-            })
-        })
-        .await
-        .map_err(|error| PortError::internal(error.to_string()))?
-    }
-}
-
-/// Key and text columns of every visible row, as text.
-fn text_query(index: &Index, dataset: &Dataset) -> Result<String, PortError> {
-    let columns = index
-        .spec
-        .text
-        .columns()
-        .map_err(|reason| PortError::new(ErrorKind::Unprocessable, "impossible", reason))?;
-    let mut selected = vec![format!("CAST({} AS VARCHAR)", quoted(&index.spec.key))];
-    for (number, column) in columns.iter().enumerate() {
-        selected.push(format!(
-            "CAST({} AS VARCHAR) AS text_{number}",
-            quoted(column)
-        ));
-    }
-    Ok(format!(
-        "SELECT {} FROM {} WHERE {} IS NOT NULL",
-        selected.join(", "),
-        quoted(&dataset.name),
-        quoted(&index.spec.key)
-    ))
-}
-
-/// Embeds a batch and adds it; says how many rows have no vector.
-fn add_batch(
-    builder: &mut HnswBuilder,
-    batch: &RecordBatch,
-    template: &TextSpec,
-) -> Result<u64, PortError> {
-    let keys = text_column(batch, 0)?;
-    let parts = (1..batch.num_columns())
-        .map(|column| text_column(batch, column))
-        .collect::<Result<Vec<_>, _>>()?;
-    let texts: Vec<String> = (0..batch.num_rows())
-        .map(|row| {
-            let values = parts.iter().map(|part| {
-                let part = part.as_string::<i32>();
-                if arrow::array::Array::is_null(part, row) {
-                    ""
-                } else {
-                    part.value(row)
-                }
-            });
-            render(template, values)
-        })
-        .collect();
-    let embedded = embed_all(&texts);
-    let mut chunk_keys = Vec::with_capacity(texts.len());
-    let mut chunk_texts = Vec::with_capacity(texts.len());
-    let mut numbers = Vec::new();
-    for ((row, text), vector) in texts.into_iter().enumerate().zip(embedded) {
-        if let Some(vector) = vector {
-            chunk_keys.push(keys.as_string::<i32>().value(row).to_owned());
-            chunk_texts.push(text);
-            numbers.extend_from_slice(&vector);
-        }
-    }
-    let skipped = batch.num_rows() - chunk_keys.len();
-    builder
-        .add_chunk(Chunk {
-            keys: &chunk_keys,
-            texts: Some(&chunk_texts),
-            vectors: &numbers,
-        })
-        .map_err(|error| of_vector(&error))?;
-    Ok(skipped as u64)
-}
-
-/// The vectors of many texts, on every core.
-fn embed_all(texts: &[String]) -> Vec<Option<[f32; super::embedder::DIMENSIONS]>> {
-    let embedder = StaticEmbedder::built_in();
-    let part = texts.len().div_ceil(vectors::processors()).max(256);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = texts
-            .chunks(part)
-            .map(|texts| {
-                scope.spawn(move || {
-                    texts
-                        .iter()
-                        .map(|text| embedder.embed(text))
-                        .collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().expect("embedding takes any text"))
-            .collect()
-    })
-}
-
-/// The text of a row out of its template and the values of the template's columns.
-fn render<'a>(template: &TextSpec, mut values: impl Iterator<Item = &'a str>) -> String {
-    match template {
-        TextSpec::Columns(_) => values.collect::<Vec<_>>().join(" "),
-        TextSpec::Template(template) => {
-            let mut text = String::new();
-            let mut rest = template.as_str();
-            while let Some((before, after)) = rest.split_once('{') {
-                text.push_str(before);
-                text.push_str(values.next().unwrap_or_default());
-                rest = after.split_once('}').map_or("", |(_, rest)| rest);
-            }
-            text.push_str(rest);
-            text
-        }
-    }
-}
-
-fn text_column(batch: &RecordBatch, column: usize) -> Result<arrow::array::ArrayRef, PortError> {
-    cast(batch.column(column), &DataType::Utf8)
-        .map_err(|error| PortError::internal(error.to_string()))
-}
-
 /// An identifier as SQL has it.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -648,22 +410,4 @@ fn of_vector(error: &VectorError) -> PortError {
         _ => "index_failed",
     };
     PortError::new(error.kind(), code, error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_template_takes_its_columns_in_order() {
-        let template = TextSpec::Template("{title}. {body}!".to_owned());
-        assert_eq!(render(&template, ["A", "b"].into_iter()), "A. b!");
-        let columns = TextSpec::Columns(vec!["title".to_owned(), "body".to_owned()]);
-        assert_eq!(render(&columns, ["A", "b"].into_iter()), "A b");
-    }
-
-    #[test]
-    fn an_identifier_cannot_end_its_quotes() {
-        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
-    }
 }

@@ -3,7 +3,7 @@
 //! The lakehouse's own objects are readable by an administrator only. Nothing is written here:
 //! what changes a bucket is an event, and objects of others have none in this version.
 
-use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use actix_web::{HttpRequest, HttpResponse, body::SizedStream, http::header, web};
 use futures::{StreamExt, TryStreamExt};
 use lakehouse_actors::ports::BucketStore;
 use lakehouse_journal::model::bucket::BucketSpec;
@@ -70,7 +70,7 @@ pub async fn buckets(edge: web::Data<Edge>, _: May<ReadCatalog>) -> HttpResponse
 
 /// Probes every bucket now: writes, reads and removes a small object.
 #[utoipa::path(get, path = "/storage/bucket-health", tag = "storage",
-    responses((status = 200, description = "[{bucket, reachable, latency_ms, last_error}]")))]
+    responses((status = 200, description = "[{bucket, reachable, latency_ms, errors_last_hour, last_error}]")))]
 pub async fn health(edge: web::Data<Edge>, _: May<ReadCatalog>) -> HttpResponse {
     let mut shown = Vec::new();
     for name in edge.lake.buckets().into_keys() {
@@ -80,7 +80,8 @@ pub async fn health(edge: web::Data<Edge>, _: May<ReadCatalog>) -> HttpResponse 
             "bucket": name,
             "reachable": probed.is_ok(),
             "latency_ms": latency_ms,
-            "last_error": probed.err().map(|error| error.to_string()),
+            "errors_last_hour": edge.store.errors_last_hour(&name),
+            "last_error": edge.store.last_error(&name),
         }));
     }
     HttpResponse::Ok().json(shown)
@@ -214,9 +215,10 @@ pub async fn head(
         .head(&key)
         .await
         .map_err(|error| of_store(&bucket, &error))?;
+    // A HEAD says how large the body would be; none of it is sent.
+    let no_bytes = futures::stream::empty::<Result<web::Bytes, Problem>>();
     Ok(HttpResponse::Ok()
         .insert_header((header::LAST_MODIFIED, meta.last_modified.to_rfc2822()))
         .insert_header(("x-lakehouse-bucket", bucket))
-        .no_chunking(meta.size)
-        .finish())
+        .body(SizedStream::new(meta.size, no_bytes)))
 }

@@ -1,3 +1,5 @@
+//! The static embedder against its reference vectors, its tokeniser against arbitrary text.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The Lance engine under the contract that every vector engine keeps.
+
 use std::future::Future;
 use std::path::Path;
 use std::sync::LazyLock;

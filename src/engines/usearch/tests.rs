@@ -1,3 +1,5 @@
+//! The usearch engine under the contract that every vector engine keeps.
+
 use std::path::Path;
 use std::sync::LazyLock;
 

@@ -1,3 +1,5 @@
+//! What the door of the vector engines lets in and what it refuses.
+
 use super::*;
 
 fn chunk<'a>(keys: &'a [String], vectors: &'a [f32]) -> Chunk<'a> {

@@ -1,3 +1,5 @@
+//! Rows found by key: the right ones, none that is deleted, and few pages read.
+
 use std::{sync::Arc, time::Instant};
 
 use arrow::array::{ArrayRef, AsArray, Date32Array, RecordBatch, StringArray};

@@ -1,3 +1,5 @@
+//! The three output formats, each read back by a reader of that format.
+
 use arrow::{datatypes::DataType, ipc::reader::StreamReader};
 use futures::TryStreamExt;
 

@@ -42,6 +42,11 @@ pub enum CatalogCommand {
         /// The generation.
         generation: u64,
     },
+    /// Let the generation before the live one answer searches.
+    RollbackIndex {
+        /// The index.
+        index: String,
+    },
     /// Remove an index.
     DropIndex {
         /// The index.

@@ -39,6 +39,7 @@ impl Aggregate for CatalogState {
             CatalogCommand::PromoteGeneration { index, generation } => {
                 self.promote_generation(index, *generation)
             }
+            CatalogCommand::RollbackIndex { index } => self.rollback_index(index),
             CatalogCommand::DropIndex { index } => {
                 self.index(index)?;
                 Ok(vec![
@@ -340,6 +341,19 @@ impl CatalogState {
             }
             .into(),
         ])
+    }
+
+    fn rollback_index(&self, name: &str) -> Decision {
+        let index = self.index(name)?;
+        let live = index.live.unwrap_or(0);
+        let built = index.generations.iter().map(|built| built.generation);
+        match built.filter(|number| *number < live).max() {
+            Some(generation) => self.promote_generation(name, generation),
+            None => Err(ModelError::Impossible {
+                what: "rollback",
+                reason: format!("index `{name}` has no generation before the one that answers"),
+            }),
+        }
     }
 
     fn promote_generation(&self, name: &str, generation: u64) -> Decision {

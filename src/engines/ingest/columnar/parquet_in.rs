@@ -124,14 +124,14 @@ fn check_footer(file: &File, footer_bytes_max: u64) -> Result<(), IngestError> {
         return Err(invalid(PARQUET, "the footer is missing"));
     }
     let size = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
+    if size + 12 > length {
+        return Err(invalid(PARQUET, "the footer is longer than the file"));
+    }
     if size > footer_bytes_max {
         return Err(IngestError::TooLarge {
             what: "Parquet footer",
             limit_bytes: footer_bytes_max,
         });
-    }
-    if size + 12 > length {
-        return Err(invalid(PARQUET, "the footer is longer than the file"));
     }
     let mut footer = vec![0; usize::try_from(size).unwrap_or_default()];
     file.read_exact_at(&mut footer, length - 8 - size)

@@ -1,0 +1,186 @@
+//! `POST /vectors/search`: a text or a vector in, the nearest visible rows out, with their columns.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use actix_web::{HttpResponse, web};
+use datafusion::sql::sqlparser::{dialect::GenericDialect, parser::Parser, tokenizer::Token};
+use lakehouse_journal::model::catalog::{CatalogState, Index};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    engines::{
+        indexes::{HITS_MAX, SearchQuery, SearchRequest, Searched, quoted},
+        vectors::SearchPath,
+    },
+    query::{SessionTables, rows_json},
+    rest::{
+        Edge,
+        auth::{May, ReadData},
+        body::Body,
+        problem::Problem,
+    },
+};
+
+/// A search.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    index: String,
+    query: Option<String>,
+    vector: Option<Vec<f32>>,
+    #[serde(default = "ten")]
+    k: usize,
+    filter: Option<String>,
+    #[serde(default)]
+    columns: Vec<String>,
+    ef_search: Option<usize>,
+    mode: Option<String>,
+    #[serde(default)]
+    exact: bool,
+}
+
+fn ten() -> usize {
+    10
+}
+
+/// The rows whose text is nearest in meaning.
+#[utoipa::path(post, path = "/vectors/search", tag = "vectors",
+    responses((status = 200, description = "{index, generation, hits: [{key, score, distance, text?, row?}], elapsed_us, path}"),
+        (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub async fn search(
+    edge: web::Data<Edge>,
+    _: May<ReadData>,
+    body: Body<Search>,
+) -> Result<HttpResponse, Problem> {
+    let asked = body.value;
+    if asked.mode.as_deref().is_some_and(|mode| mode != "vector") {
+        return Err(Problem::unsupported("a search mode other than `vector`"));
+    }
+    if asked.k > HITS_MAX {
+        return Err(Problem::invalid(format!("`k` may be {HITS_MAX} at most")));
+    }
+    let wanted = match (&asked.query, &asked.vector) {
+        (Some(text), None) => SearchQuery::Text(text),
+        (None, Some(vector)) => SearchQuery::Vector(vector),
+        _ => {
+            return Err(Problem::invalid(
+                "exactly one of `query` and `vector` is needed",
+            ));
+        }
+    };
+    let filter = asked.filter.as_deref().map(predicate).transpose()?;
+    let catalog = edge.lake.catalog();
+    let index = catalog.state.index(&asked.index)?;
+    let request = SearchRequest {
+        query: wanted,
+        k: asked.k,
+        filter: filter.as_deref(),
+        ef_search: asked.ef_search,
+        exact: asked.exact,
+    };
+    let found = edge.indexes.search(&catalog.state, index, &request).await?;
+    edge.metrics.searches.fetch_add(1, Ordering::Relaxed);
+    let mut rows = rows_of(&edge, &catalog.state, index, &found, &asked.columns).await?;
+    let hits: Vec<Value> = found
+        .found
+        .hits
+        .iter()
+        .map(|hit| {
+            let mut value = json!({
+                "key": hit.key,
+                "score": hit.score,
+                "distance": hit.distance,
+                "text": found.open.index.text_of(hit.slot),
+            });
+            if !asked.columns.is_empty() {
+                value["row"] = rows.remove(&hit.key).unwrap_or(Value::Null);
+            }
+            value
+        })
+        .collect();
+    Ok(HttpResponse::Ok().json(json!({
+        "index": asked.index,
+        "generation": found.generation,
+        "hits": hits,
+        "elapsed_us": found.elapsed_us,
+        "path": match found.found.path { SearchPath::Ann => "ann", SearchPath::Exact => "exact" },
+    })))
+}
+
+/// A predicate as SQL that cannot be more than one: parsed alone, and printed again.
+fn predicate(text: &str) -> Result<String, Problem> {
+    let refuse = |error: &dyn std::fmt::Display| Problem::invalid(format!("`filter`: {error}"));
+    let mut parser = Parser::new(&GenericDialect {})
+        .try_with_sql(text)
+        .map_err(|error| refuse(&error))?;
+    let predicate = parser.parse_expr().map_err(|error| refuse(&error))?;
+    if parser.peek_token().token != Token::EOF {
+        return Err(refuse(&"there is more than one predicate"));
+    }
+    Ok(format!("({predicate})"))
+}
+
+/// The wanted columns of the hits' rows, by key: read like any query reads them.
+async fn rows_of(
+    edge: &Edge,
+    state: &CatalogState,
+    index: &Index,
+    found: &Searched,
+    columns: &[String],
+) -> Result<Map<String, Value>, Problem> {
+    let mut rows = Map::new();
+    if columns.is_empty() || found.found.hits.is_empty() {
+        return Ok(rows);
+    }
+    let key = format!("CAST({} AS VARCHAR)", quoted(&index.spec.key));
+    let selected: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
+    let keys: Vec<String> = found
+        .found
+        .hits
+        .iter()
+        .map(|hit| format!("'{}'", hit.key.replace('\'', "''")))
+        .collect();
+    let sql = format!(
+        "SELECT {key} AS lakehouse_row_key, {} FROM {} WHERE {key} IN ({})",
+        selected.join(", "),
+        quoted(&index.spec.source),
+        keys.join(", ")
+    );
+    let session = edge
+        .query
+        .session(SessionTables::all(Arc::new(state.clone())));
+    let stream = session.execute(&sql, Vec::new(), Some(HITS_MAX)).await?;
+    let page = rows_json(stream, HITS_MAX).await?;
+    let values: Vec<Vec<Value>> =
+        serde_json::from_str(page.rows.get()).map_err(|error| Problem::internal(&error))?;
+    for mut row in values {
+        let cells = row.split_off(1);
+        let Some(Value::String(key)) = row.pop() else {
+            continue;
+        };
+        rows.insert(
+            key,
+            columns
+                .iter()
+                .cloned()
+                .zip(cells)
+                .collect::<Map<_, _>>()
+                .into(),
+        );
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_one_predicate() {
+        assert_eq!(predicate("pos = 'noun'").expect("one"), "(pos = 'noun')");
+        for bad in ["1 = 1) UNION SELECT (2", "a = 1; DROP TABLE x", "", "a ="] {
+            assert!(predicate(bad).is_err(), "{bad}");
+        }
+    }
+}
