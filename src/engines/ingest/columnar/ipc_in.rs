@@ -109,7 +109,8 @@ fn next_message(source: &mut impl Read, setup: &Setup) -> Result<Option<Vec<u8>>
         read_exact(source, &mut word)?;
         framed.extend_from_slice(&word);
     }
-    let size = u64::from(u32::from_le_bytes(word));
+    let size = u64::try_from(i32::from_le_bytes(word))
+        .map_err(|_| invalid(IPC, "a negative message header length"))?;
     if size == 0 {
         return Ok(None);
     }
