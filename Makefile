@@ -38,11 +38,11 @@ demo-exit: build ## the same in a temporary directory, on a free port, ending wi
 build: setup-build ## the program, target/debug/lakehouse (its hot dependencies are optimised)
 	$(CARGO) build --locked --bin lakehouse
 
-test: setup fmt-check tests ## format, and the tests of all three rings
+test: setup fmt-check clippy doc tests e2e ## format, lints, docs, and every test
 
 check: fmt-check clippy doc ## format, lints and docs
 
-e2e: setup ## the real binary over REST, and under kill -9
+e2e: setup-test ## the real binary over REST, and under kill -9
 	$(CARGO) test --locked --test tidy --test e2e
 	LAKEHOUSE_CRASH_CYCLES=$(CRASH_CYCLES) LAKEHOUSE_CRASH_ROUNDS=$(CRASH_ROUNDS) \
 	$(CARGO) test --locked --test crash

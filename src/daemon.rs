@@ -2,6 +2,7 @@
 //! Called by `lakehouse serve`; the only place that joins the rings together.
 
 use std::{
+    fmt::Write as _,
     fs::{File, OpenOptions, TryLockError},
     io::{Read, Write},
     os::unix::fs::OpenOptionsExt,
@@ -408,10 +409,11 @@ pub fn restore(config: &Config, from: &str) -> anyhow::Result<String> {
         report.events, report.segments, report.last_seq
     );
     if let Some(gap) = report.gap {
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "; stopped at `{}`: events from {} on are missing ({})",
             gap.key, gap.first_missing, gap.detail
-        ));
+        );
     }
     Ok(text)
 }

@@ -1,5 +1,5 @@
 //! The daemon's edge: command line, configuration and REST, and the engines behind the actors'
-//! ports (DataFusion, Parquet, usearch, Lance, the embedder, PostgreSQL, object stores).
+//! ports (`DataFusion`, Parquet, usearch, Lance, the embedder, `PostgreSQL`, object stores).
 
 pub mod bench;
 pub mod cli;

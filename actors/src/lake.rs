@@ -257,13 +257,12 @@ impl Lake {
     ) -> Result<Committed, LakeError> {
         let handle = {
             let mut buckets = self.inner.buckets.write();
-            match buckets.get(bucket) {
-                Some(handle) => handle.clone(),
-                None => {
-                    let handle = (self.inner.start_bucket)(bucket);
-                    buckets.insert(bucket.to_owned(), handle.clone());
-                    handle
-                }
+            if let Some(handle) = buckets.get(bucket) {
+                handle.clone()
+            } else {
+                let handle = (self.inner.start_bucket)(bucket);
+                buckets.insert(bucket.to_owned(), handle.clone());
+                handle
             }
         };
         ask(&handle, command, caller).await

@@ -268,10 +268,6 @@ fn bucket_part(lake: &LakeState, id: &OwnerId) -> Fold<BucketState> {
     }
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call each for the two ways to an owner"
-)]
 fn start_owner<A: Aggregate>(
     journal: &Journal,
     clock: &Arc<dyn Clock>,

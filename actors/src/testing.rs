@@ -223,11 +223,14 @@ impl IndexBuilder for FakeBuilder {
     }
 }
 
+/// (bucket, key) → bytes and time.
+pub type Objects = BTreeMap<(String, String), (Vec<u8>, Micros)>;
+
 /// Objects in memory.
 #[derive(Debug, Default)]
 pub struct FakeBuckets {
     /// (bucket, key) → bytes and time.
-    pub objects: Mutex<BTreeMap<(String, String), (Vec<u8>, Micros)>>,
+    pub objects: Mutex<Objects>,
 }
 
 #[async_trait]
@@ -313,7 +316,7 @@ impl TestLake {
     /// A lake over `disk`. Call it inside an actix system.
     pub fn start(disk: TestDisk) -> Self {
         let clock = Arc::new(TestClock::default());
-        clock.advance(Duration::from_secs(1_800_000_000));
+        clock.advance(Duration::from_hours(500_000));
         let builder = Arc::new(FakeBuilder::default());
         let log = Box::new(MemoryLog::open(disk.journal.clone()));
         let config = CommitterConfig {
@@ -330,7 +333,7 @@ impl TestLake {
             buckets: Arc::clone(&disk.buckets) as Arc<dyn BucketStore>,
             runtime: tokio::runtime::Handle::current(),
             primary: "primary".to_owned(),
-            orphan_grace: Duration::from_secs(3600),
+            orphan_grace: Duration::from_hours(1),
             triggers: Vec::new(),
         })
         .expect("a journal in memory replays");

@@ -239,7 +239,7 @@ async fn the_same_key_is_carried_out_once_and_answered_the_same() {
         matches!(other, Err(LakeError::KeyReused { .. })),
         "{other:?}"
     );
-    lake.clock.advance(Duration::from_secs(25 * 3600));
+    lake.clock.advance(Duration::from_hours(25));
     lake.lake
         .ask_catalog(patch("people", "z"), keyed("other", "f"))
         .await

@@ -134,7 +134,7 @@ impl Journal {
     /// # Errors
     /// When the log cannot be read or a record cannot be applied.
     pub fn replay(&self) -> Result<Replayed, RebuildError> {
-        let (lake, seq) = self.from_snapshot().unwrap_or_default();
+        let (lake, seq) = self.load_snapshot().unwrap_or_default();
         self.replay_from(lake, seq)
     }
 
@@ -238,7 +238,7 @@ impl Journal {
             .history(subject, after, limit, Order::OldestFirst)
     }
 
-    fn from_snapshot(&self) -> Option<(LakeState, Seq)> {
+    fn load_snapshot(&self) -> Option<(LakeState, Seq)> {
         let newest = self.snapshots.as_ref()?.newest_valid();
         let (seq, bytes) = newest
             .inspect_err(

@@ -186,7 +186,7 @@ mod tests {
         let (_dir, store) = store();
         store.write(1, &[7; 5000]).unwrap();
         let path = store
-            .write(2, &(0..9000).map(|n| (n % 251) as u8).collect::<Vec<_>>())
+            .write(2, &(0..=250u8).cycle().take(9000).collect::<Vec<_>>())
             .unwrap();
         let whole = std::fs::read(&path).unwrap();
         for at in 0..whole.len() {

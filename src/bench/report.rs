@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_repetition() {
-        let series = |values: &[f64]| Series::from_iter(values.iter().copied()).median();
+        let series = |values: &[f64]| values.iter().copied().collect::<Series>().median();
         assert!(series(&[9.0, 1.0, 3.0]).total_cmp(&3.0).is_eq());
         assert!(series(&[4.0, 1.0, 2.0, 9.0]).total_cmp(&3.0).is_eq());
         assert!(series(&[]).total_cmp(&0.0).is_eq());

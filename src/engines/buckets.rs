@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use super::object_store::{Bucket, BucketError, Buckets, check_key};
 
 /// How long a failure counts.
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// The buckets of the daemon.
 pub struct LakeBuckets {

@@ -282,7 +282,8 @@ impl LakeIndexes {
             quoted(&index.spec.source)
         );
         if let Some(filter) = filter {
-            sql.push_str(&format!(" WHERE {filter}"));
+            sql.push_str(" WHERE ");
+            sql.push_str(filter);
         }
         let mut rows = self.rows(state, &sql).await?;
         let mut slots = RoaringBitmap::new();
@@ -315,7 +316,7 @@ impl LakeIndexes {
 }
 
 /// A build reads its dataset in one query; this is for those that hang.
-const BUILD_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(6 * 3600);
+const BUILD_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(6);
 
 impl Shown {
     fn allows(&self, slot: u64) -> bool {

@@ -105,7 +105,7 @@ impl LakeTables {
 }
 
 impl LakeTables {
-    /// How a PostgreSQL table or query becomes staged rows.
+    /// How a `PostgreSQL` table or query becomes staged rows.
     pub fn stage_postgres(
         &self,
         source: PostgresSource,
@@ -200,7 +200,7 @@ impl LakeStaged {
         }
     }
 
-    fn entry(&self, file: &StagedFile, bucket: &str, key: String) -> FileEntry {
+    fn entry(file: &StagedFile, bucket: &str, key: String) -> FileEntry {
         let superseded: DeletionVector = file
             .superseded
             .iter()
@@ -291,7 +291,7 @@ impl StagedTable for LakeStaged {
                 &ingest[..8]
             );
             moves.push((file.path.clone(), key.clone()));
-            entries.push(self.entry(file, bucket, key));
+            entries.push(Self::entry(file, bucket, key));
         }
         let name = bucket.to_owned();
         tokio::task::spawn_blocking(move || {

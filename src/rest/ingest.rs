@@ -1,4 +1,4 @@
-//! Rows in: a file as the body of a request, streamed and never held whole, or a PostgreSQL table.
+//! Rows in: a file as the body of a request, streamed and never held whole, or a `PostgreSQL` table.
 
 use std::{str::FromStr, sync::atomic::Ordering};
 
@@ -234,7 +234,7 @@ fn answer(edge: &Edge, dataset: &str, mode: IngestMode, done: &Ingested) -> serd
     answer
 }
 
-/// How a PostgreSQL table is taken in.
+/// How a `PostgreSQL` table is taken in.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DbRequest {
@@ -249,7 +249,7 @@ pub struct DbRequest {
     batch_rows: Option<usize>,
 }
 
-/// Takes a PostgreSQL table or query in, streamed by binary COPY in one snapshot.
+/// Takes a `PostgreSQL` table or query in, streamed by binary COPY in one snapshot.
 #[utoipa::path(post, path = "/ingest/db", tag = "ingest",
     responses((status = 200, description = "as `/ingest/file`"), (status = 400, body = Problem),
         (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]

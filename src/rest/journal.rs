@@ -1,6 +1,6 @@
 //! The journal as people read it: events, the history of a thing, a live stream, verification.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -241,10 +241,11 @@ pub async fn stream(
             for record in &records {
                 after = record.seq;
                 let data = event(record);
-                text.push_str(&format!(
+                let _ = write!(
+                    text,
                     "id: {after}\nevent: {}\ndata: {data}\n\n",
                     record.draft.kind
-                ));
+                );
             }
             if idle == STREAM_IDLE_LOOKS {
                 idle = 0;

@@ -1,4 +1,4 @@
-//! The OpenAPI document, generated from the routes' own descriptions.
+//! The `OpenAPI` document, generated from the routes' own descriptions.
 
 use actix_web::{HttpResponse, web};
 use utoipa::{

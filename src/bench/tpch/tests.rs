@@ -1,4 +1,4 @@
-//! The tables and queries at scale factor 0.01, in plain DataFusion.
+//! The tables and queries at scale factor 0.01, in plain `DataFusion`.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ fn rows(batches: &[RecordBatch]) -> usize {
     batches.iter().map(RecordBatch::num_rows).sum()
 }
 
-async fn tpch_at(scale_factor: f64) -> SessionContext {
+fn tpch_at(scale_factor: f64) -> SessionContext {
     let session = SessionContext::new();
     for table in TpchTable::ALL {
         let data = parallel_batches(table, scale_factor, 2).collect();
@@ -97,7 +97,7 @@ fn query_11_asks_for_a_share_that_fits_the_scale() {
 
 #[tokio::test]
 async fn all_queries_run_and_the_known_answers_come() {
-    let session = tpch_at(SCALE).await;
+    let session = tpch_at(SCALE);
     let expected = [
         4, 4, 10, 5, 5, 1, 4, 2, 173, 20, 1, 2, 33, 1, 1, 296, 1, 2, 1, 1, 1, 7,
     ];

@@ -1,4 +1,4 @@
-//! The embedder inside the daemon: one int8 row a WordPiece token, summed and normalised.
+//! The embedder inside the daemon: one int8 row a `WordPiece` token, summed and normalised.
 //! Indexing and search ask it for vectors. It reads no file and no network: the weights are in the
 //! binary. The same text gives the same bits on every machine, since the sums are integers and the
 //! few steps after them are single IEEE operations in a fixed order.
@@ -48,7 +48,8 @@ static BUILT_IN: LazyLock<StaticEmbedder> = LazyLock::new(|| {
 });
 
 const HEADER_BYTES: usize = 12;
-const SCALE_UNITS: f64 = (1_u64 << 45) as f64;
+/// 2^45.
+const SCALE_UNITS: f64 = 35_184_372_088_832.0;
 /// Rows summed in integers before they are carried over: 127 times the largest scale times this
 /// many stays below 2^63.
 const ROWS_PER_CARRY: usize = 1 << 16;
@@ -135,7 +136,7 @@ impl StaticEmbedder {
 /// `scale` in units of 2^-45; `None` when that is no whole number or too large to be summed.
 fn whole_units(scale: f32) -> Option<i64> {
     let units = f64::from(scale) * SCALE_UNITS;
-    let fits = units.fract() == 0.0 && (0.0..(1_u64 << 40) as f64).contains(&units);
+    let fits = units.fract() == 0.0 && (0.0..1_099_511_627_776.0).contains(&units);
     #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^40")]
     fits.then_some(units as i64)
 }

@@ -4,6 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// The bits of a vector: equal means equal on every machine.
+fn bits(text: &str) -> Vec<u32> {
+    embed(text).iter().map(|value| value.to_bits()).collect()
+}
+
 fn embed(text: &str) -> [f32; DIMENSIONS] {
     StaticEmbedder::built_in()
         .embed(text)
@@ -84,8 +89,8 @@ fn the_vector_has_length_one_and_order_of_words_does_not_matter() {
     let vector = embed("red wine from Bordeaux");
     assert!((dot(&vector, &vector) - 1.0).abs() < 1e-6);
     assert_eq!(
-        vector,
-        embed("bordeaux FROM wine, red".replace(',', "").as_str())
+        bits("red wine from Bordeaux"),
+        bits("bordeaux FROM wine, red".replace(',', "").as_str())
     );
 }
 
@@ -103,14 +108,14 @@ fn a_text_without_a_known_word_has_no_vector() {
 
 #[test]
 fn an_unknown_word_is_skipped_and_changes_nothing() {
-    assert_eq!(embed("good \u{1F9FF} wine"), embed("good wine"));
+    assert_eq!(bits("good \u{1F9FF} wine"), bits("good wine"));
     assert_eq!(
-        embed(&format!("good {} wine", "x".repeat(101))),
-        embed("good wine")
+        bits(&format!("good {} wine", "x".repeat(101))),
+        bits("good wine")
     );
     assert_ne!(
-        embed(&format!("good {} wine", "x".repeat(100))),
-        embed("good wine")
+        bits(&format!("good {} wine", "x".repeat(100))),
+        bits("good wine")
     );
 }
 
@@ -144,7 +149,7 @@ fn words_split_into_the_longest_known_pieces() {
 #[test]
 fn a_text_of_more_tokens_than_one_carry_holds_is_exact_enough() {
     let long = "wine ".repeat(ROWS_PER_CARRY + 7);
-    assert_eq!(embed(&long), embed("wine"));
+    assert_eq!(bits(&long), bits("wine"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The WordPiece vocabulary and the greedy split of a word into its pieces.
+//! The `WordPiece` vocabulary and the greedy split of a word into its pieces.
 //! `StaticEmbedder` asks for every word of a text; it never allocates once it stands.
 
 /// A token's number: its line in the vocabulary and its row in the weights.

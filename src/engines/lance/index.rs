@@ -122,7 +122,7 @@ impl LanceIndex {
     }
 
     /// Bytes that Lance keeps of the index in its caches.
-    pub async fn memory_bytes(&self) -> u64 {
+    pub fn memory_bytes(&self) -> u64 {
         match &self.dataset {
             Some(dataset) => dataset.session().size_bytes(),
             None => 0,

@@ -180,6 +180,7 @@ fn item() -> Arc<Field> {
     Arc::new(Field::new("item", DataType::Float32, true))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
 fn engine(error: impl ToString) -> VectorError {
     VectorError::Engine {
         engine: "lance",

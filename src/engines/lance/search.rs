@@ -88,8 +88,8 @@ impl LanceIndex {
         let rows = u32::try_from(self.len()).expect("slots have 32 bits");
         match visible {
             Visible::All => None,
-            Visible::Only(shown) => Some(shown & RoaringBitmap::from_iter(0..rows)),
-            Visible::Except(hidden) => Some(RoaringBitmap::from_iter(0..rows) - hidden),
+            Visible::Only(shown) => Some(shown & (0..rows).collect::<RoaringBitmap>()),
+            Visible::Except(hidden) => Some((0..rows).collect::<RoaringBitmap>() - hidden),
             Visible::Where(test) => Some((0..rows).filter(|&slot| test(u64::from(slot))).collect()),
         }
     }
@@ -140,7 +140,7 @@ impl LanceIndex {
             }
             (Some(dataset), _) => {
                 self.compare_stream(dataset, &measure, shown, &mut nearest)
-                    .await?
+                    .await?;
             }
         }
         self.found(nearest, SearchPath::Exact).await

@@ -86,10 +86,6 @@ fn table(hashes: &[u128]) -> Vec<u32> {
     table
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "only the low bits are asked for"
-)]
 fn home(hash: u128, slots: usize) -> usize {
     hash as usize & (slots - 1)
 }
@@ -124,11 +120,11 @@ impl Column {
             && bytes.checked_next_multiple_of(8)? == starts as u64
             && (slots == 0 || slots.is_power_of_two());
         whole.then_some(Self {
+            map,
             rows,
             starts,
             table,
             slots,
-            map,
         })
     }
 
@@ -193,7 +189,9 @@ mod tests {
     fn written(values: &[Option<&str>], searchable: bool) -> Column {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = ColumnWriter::create(dir.path(), "column").unwrap();
-        values.iter().for_each(|value| writer.push(*value).unwrap());
+        for value in values {
+            writer.push(*value).unwrap();
+        }
         let hashes: Vec<u128> = values
             .iter()
             .map(|value| key_hash(value.unwrap_or_default()))

@@ -66,7 +66,7 @@ impl Rounding {
         }
     }
 
-    fn round(&self, vector: &[f32], norm: f32) -> Rounded {
+    fn round(self, vector: &[f32], norm: f32) -> Rounded {
         let factor = graph_scale(self.metric, norm) * self.scale;
         let scaled = vector.iter().map(|value| value * factor);
         match self.quantization {
@@ -105,7 +105,7 @@ pub fn build(
                 return Ok(());
             };
             for &row in batch {
-                add(&index, row, &rounding, matrix)?;
+                add(&index, row, rounding, matrix)?;
             }
             let linked = batch.len() as u64;
             options.report(
@@ -127,7 +127,7 @@ pub fn build(
     index.save(path).map_err(engine)
 }
 
-fn add(index: &Index, row: u32, rounding: &Rounding, matrix: &Matrix) -> Result<(), VectorError> {
+fn add(index: &Index, row: u32, rounding: Rounding, matrix: &Matrix) -> Result<(), VectorError> {
     let (slot, row) = (u64::from(row), row as usize);
     match rounding.round(matrix.row(row), matrix.norm(row)) {
         Rounded::Floats(vector) => index.add(slot, &vector),
@@ -254,6 +254,7 @@ fn index_options(config: &HnswConfig, dimensions: usize) -> IndexOptions {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape of `map_err`")]
 fn engine(error: impl ToString) -> VectorError {
     VectorError::Engine {
         engine: "usearch",

@@ -178,8 +178,8 @@ fn every_number_format_finds_the_nearest_once_rescored() {
             rows.vectors.iter_mut().for_each(|value| *value *= 1e6);
             let dir = tempfile::tempdir().unwrap();
             let config = HnswConfig {
-                metric,
                 quantization,
+                metric,
                 ..HnswConfig::default()
             };
             let built = build(dir.path(), &rows, config, BuildOptions::default()).unwrap();

@@ -8,6 +8,11 @@ use tempfile::TempDir;
 
 use super::*;
 
+#[expect(clippy::cast_precision_loss, reason = "24 bits fit an f32")]
+fn unit(bits: u64) -> f32 {
+    (bits >> 40) as f32 / 16_777_216.0
+}
+
 pub const DIMENSIONS: usize = 128;
 pub const ROWS: usize = 10_000;
 
@@ -139,10 +144,7 @@ impl Random {
     }
 
     fn normal(&mut self) -> f32 {
-        (0..12)
-            .map(|_| (self.next() >> 40) as f32 / (1_u64 << 24) as f32)
-            .sum::<f32>()
-            - 6.0
+        (0..12).map(|_| unit(self.next())).sum::<f32>() - 6.0
     }
 
     fn around(&mut self, centres: &[f32], dimensions: usize) -> Vec<f32> {
@@ -202,7 +204,12 @@ fn recall<E: Engine>(
             .filter(|key| truth.contains(key))
             .count();
     }
-    right as f64 / (queries * k) as f64
+    share(right, queries * k)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn share(part: usize, whole: usize) -> f64 {
+    part as f64 / whole as f64
 }
 
 pub fn recall_at_10_is_at_least_99_of_100<E: Engine>() {
@@ -249,10 +256,10 @@ pub fn an_exact_search_finds_the_truth_with_true_distances<E: Engine>() {
 pub fn hidden_rows_are_never_found_and_k_hits_always_are<E: Engine>() {
     let fixture = E::fixture();
     for percent in [100.0, 99.9, 50.0, 10.0, 1.0, 0.1] {
-        let shown: RoaringBitmap = (0..ROWS as u32)
+        let shown: RoaringBitmap = (0..u32::try_from(ROWS).unwrap())
             .filter(|&slot| pick(slot) < percent)
             .collect();
-        let hidden: RoaringBitmap = (0..ROWS as u32)
+        let hidden: RoaringBitmap = (0..u32::try_from(ROWS).unwrap())
             .filter(|slot| !shown.contains(*slot))
             .collect();
         let test = |slot: u64| shown.contains(u32::try_from(slot).unwrap());
@@ -262,7 +269,7 @@ pub fn hidden_rows_are_never_found_and_k_hits_always_are<E: Engine>() {
             Visible::Where(&test),
         ] {
             let recall = recall(fixture, Metric::Cosine, 10, 10, visible);
-            let expected = (shown.len() as f64 / 10.0).min(1.0);
+            let expected = share(usize::try_from(shown.len()).unwrap(), 10).min(1.0);
             assert!(recall >= expected - 0.01, "{recall} at {percent} %");
         }
     }

@@ -36,7 +36,7 @@ pub enum VectorError {
         found: usize,
     },
     /// A NaN or an infinity.
-    #[error("vector{} holds a number that is not finite at position {position}", of_key(.key))]
+    #[error("vector{} holds a number that is not finite at position {position}", of_key(.key.as_ref()))]
     NotFinite {
         /// The row, when it is one.
         key: Option<String>,
@@ -44,7 +44,7 @@ pub enum VectorError {
         position: usize,
     },
     /// No direction to compare.
-    #[error("vector{} is all zeros, which has no cosine", of_key(.key))]
+    #[error("vector{} is all zeros, which has no cosine", of_key(.key.as_ref()))]
     Zero {
         /// The row, when it is one.
         key: Option<String>,
@@ -90,9 +90,8 @@ pub enum VectorError {
     },
 }
 
-fn of_key(key: &Option<String>) -> String {
-    key.as_ref()
-        .map_or_else(String::new, |key| format!(" of key `{key}`"))
+fn of_key(key: Option<&String>) -> String {
+    key.map_or_else(String::new, |key| format!(" of key `{key}`"))
 }
 
 impl VectorError {

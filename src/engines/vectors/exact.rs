@@ -149,7 +149,7 @@ mod tests {
             let distance = if slot % 2 == 0 {
                 1.0
             } else {
-                10.0 - slot as f32
+                10.0 - f32::from(u16::try_from(slot).unwrap())
             };
             let side = if slot < 5 { &mut left } else { &mut right };
             side.offer(Candidate { distance, slot });

@@ -169,10 +169,15 @@ fn hash_pieces(file: &File, length: usize) -> std::io::Result<Vec<ChainingValue>
             if start >= length {
                 return std::io::Result::Ok(hashed);
             }
-            let mut hasher = blake3::Hasher::new();
-            hasher.set_input_offset(start as u64);
-            read_into(&mut hasher, file, start, PIECE_BYTES.min(length - start))?;
-            hashed.push((piece, hasher.finalize_non_root()));
+            let mut piece_hasher = blake3::Hasher::new();
+            piece_hasher.set_input_offset(start as u64);
+            read_into(
+                &mut piece_hasher,
+                file,
+                start,
+                PIECE_BYTES.min(length - start),
+            )?;
+            hashed.push((piece, piece_hasher.finalize_non_root()));
         }
     };
     let mut pieces = vec![ChainingValue::default(); length.div_ceil(PIECE_BYTES)];
@@ -206,12 +211,11 @@ fn read_into(
 
 /// The chaining value over whole pieces (the last may be short), by the shape of blake3's tree.
 fn merged(pieces: &[ChainingValue]) -> ChainingValue {
-    match pieces {
-        [piece] => *piece,
-        _ => {
-            let (left, right) = pieces.split_at(left_pieces(pieces.len()));
-            merge_subtrees_non_root(&merged(left), &merged(right), Mode::Hash)
-        }
+    if let [piece] = pieces {
+        *piece
+    } else {
+        let (left, right) = pieces.split_at(left_pieces(pieces.len()));
+        merge_subtrees_non_root(&merged(left), &merged(right), Mode::Hash)
     }
 }
 
@@ -236,7 +240,9 @@ mod tests {
             3 * PIECE_BYTES,
             5 * PIECE_BYTES + 777,
         ] {
-            let content: Vec<u8> = (0..length).map(|i| (i * 7 + i / 251) as u8).collect();
+            let content: Vec<u8> = (0..length)
+                .map(|i| u8::try_from((i * 7 + i / 251) % 256).unwrap())
+                .collect();
             let name = format!("{length}");
             write_new(dir.path(), &name, &content).unwrap();
             let digest = seal(dir.path(), &name).unwrap();

@@ -25,7 +25,7 @@ use crate::{
 /// A search.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Search {
+pub struct SearchBody {
     index: String,
     query: Option<String>,
     vector: Option<Vec<f32>>,
@@ -51,7 +51,7 @@ fn ten() -> usize {
 pub async fn search(
     edge: web::Data<Edge>,
     _: May<ReadData>,
-    body: Body<Search>,
+    body: Body<SearchBody>,
 ) -> Result<HttpResponse, Problem> {
     let asked = body.value;
     if asked.mode.as_deref().is_some_and(|mode| mode != "vector") {

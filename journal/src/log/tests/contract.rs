@@ -294,7 +294,7 @@ fn sealed_segments_join_without_a_gap_and_hold_the_events() {
             log.append(drafts(n * 10, 10)).unwrap();
             let sealed = log.seal().unwrap().unwrap();
             assert_eq!((sealed.first, sealed.last), (n * 10 + 1, n * 10 + 10));
-            assert_eq!(log.sealed_segments(n * 10), [sealed.clone()]);
+            assert_eq!(log.sealed_segments(n * 10), std::slice::from_ref(&sealed));
             let bytes = sealed.read().unwrap();
             assert_eq!(bytes.len() as u64, sealed.bytes);
             assert_eq!(super::super::mirror::count_frames(&bytes), 10);

@@ -15,6 +15,9 @@ use super::{
 };
 
 /// A journal with one open segment of single-event groups, copied as after a kill, without its index.
+/// Which segment is damaged, and how.
+type Damage<'a> = (usize, &'a dyn Fn(&Path));
+
 fn open_mirror(events: u64) -> (tempfile::TempDir, PathBuf, Vec<u8>, Vec<usize>) {
     let dir = scratch();
     let mut log = open(dir.path()).unwrap();
@@ -173,7 +176,7 @@ fn a_damaged_or_missing_sealed_segment_is_refused() {
         std::fs::write(path, &bytes[..bytes.len() - length]).unwrap();
     };
     let rename = |path: &Path| std::fs::rename(path, path.with_extension("away")).unwrap();
-    let damages: [(usize, &dyn Fn(&Path)); 4] = [(1, &cut), (3, &cut), (0, &rename), (2, &rename)];
+    let damages: [Damage<'_>; 4] = [(1, &cut), (3, &cut), (0, &rename), (2, &rename)];
     for (at, damage) in damages {
         let broken = copy(dir.path());
         damage(&segments(broken.path())[at]);
@@ -231,7 +234,7 @@ fn a_hundred_thousand_events_are_rebuilt_in_time() {
         "100,000 events: replayed and printed in {:?}",
         clock.elapsed()
     );
-    assert!(rebuilt < Duration::from_secs(60));
+    assert!(rebuilt < Duration::from_mins(1));
 }
 
 #[test]

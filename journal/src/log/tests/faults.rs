@@ -115,7 +115,7 @@ fn every_nth(mode: FaultMode, scope: FaultScope) -> u64 {
                 "{mode:?} {scope:?} {nth}: a refused event is there"
             );
         }
-        assert!(found.len() % 2 == 0, "{nth}: half a batch");
+        assert!(found.len().is_multiple_of(2), "{nth}: half a batch");
         assert!(log.reader().verify().unwrap().ok);
         if io.fired() == 0 {
             return nth - 1;

@@ -19,7 +19,7 @@ use crate::record::Record;
 /// A configuration that never seals or flushes by time, so that tests see what they ask for.
 pub fn config() -> LogConfig {
     LogConfig {
-        segment_age: Duration::from_secs(3600),
+        segment_age: Duration::from_hours(1),
         ..LogConfig::default()
     }
 }

@@ -158,7 +158,7 @@ impl Given {
                 },
                 event,
             );
-            self.records.push(record(seq, event.clone().into()));
+            self.records.push(record(seq, &event.clone().into()));
         }
         Ok(events)
     }
@@ -169,7 +169,7 @@ impl Given {
     }
 }
 
-fn record(seq: Seq, event: Event) -> Record {
+fn record(seq: Seq, event: &Event) -> Record {
     let draft = Draft {
         at: 1_000_000,
         request_id: "r".to_owned(),
