@@ -13,10 +13,12 @@ use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
         bucket::BucketSpec,
-        catalog::{DataFile, Dataset, FileDigest, FileEntry, Index, SchemaDoc},
+        catalog::{
+            DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index, SchemaDoc,
+        },
         event::DeletedRows,
     },
-    record::Micros,
+    record::{Micros, Seq},
 };
 
 use crate::error::PortError;
@@ -79,12 +81,21 @@ pub trait StagedTable: Send + Sync {
     /// # Errors
     /// When files of the dataset cannot be read.
     async fn replaced_rows(&self, dataset: &Dataset) -> Result<Vec<DeletedRows>, PortError>;
+    /// The rows whose key passes the test, by file in the order of `publish`; a vector may be empty.
+    /// `load_keys` comes first. Without a key no row has one.
+    ///
+    /// # Errors
+    /// When the keys cannot be read.
+    async fn rows_where(&self, test: KeyTest) -> Result<Vec<DeletionVector>, PortError>;
     /// Puts the files into a bucket under `datasets/<dataset_id>/`; durable when it returns.
     ///
     /// # Errors
     /// When the bucket refuses; what was put is an orphan, collected later.
     async fn publish(&self, bucket: &str, dataset_id: &str) -> Result<Vec<FileEntry>, PortError>;
 }
+
+/// Whether a row of this key is meant.
+pub type KeyTest = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// Reads a source to its end; blocking, run on a thread of its own.
 pub type StageFn = Box<dyn FnOnce(StageOptions) -> Result<Box<dyn StagedTable>, PortError> + Send>;
@@ -110,19 +121,61 @@ pub trait RowLookup: Send + Sync {
     async fn resolve(&self, dataset: &Dataset, keys: &[String]) -> Result<ResolvedRows, PortError>;
 }
 
+/// Files of a dataset, rewritten.
+pub struct Rewritten {
+    /// The new files, in staging.
+    pub staged: Box<dyn StagedTable>,
+    /// Where the rows went.
+    pub moved: Arc<dyn RowMap>,
+    /// Hash (hex) over the contents of the rows, whatever their order: the same in and out.
+    pub content_hash: String,
+}
+
+/// Where the rows of files lie after those were rewritten.
+#[async_trait]
+pub trait RowMap: Send + Sync {
+    /// Rows of the old files as positions in the new ones, by new file in the order of `publish`.
+    /// Rows that were left out are nowhere.
+    ///
+    /// # Errors
+    /// When what was noted of the rewrite cannot be read.
+    async fn locate(&self, rows: &[DeletedRows]) -> Result<Vec<DeletionVector>, PortError>;
+}
+
 /// Rewrites files of a dataset without the rows that are gone.
 #[async_trait]
 pub trait Compactor: Send + Sync {
-    /// The visible rows of these files, in their order, as new files in staging.
+    /// The rows of these files that are not in their deletion vectors, as new files in staging:
+    /// sorted by key when every input is, else file after file in the order of their rows. Memory is
+    /// bounded whatever the size. Fails when rows or their contents are not the same in and out.
     ///
     /// # Errors
-    /// When files cannot be read or written.
+    /// When files cannot be read or written; `Corrupt` when in and out differ.
     async fn rewrite(
         &self,
         dataset: &Dataset,
         files: &[Arc<DataFile>],
         progress: Arc<Progress>,
-    ) -> Result<Box<dyn StagedTable>, PortError>;
+    ) -> Result<Rewritten, PortError>;
+}
+
+/// The list of deleted rows that lies beside a dataset's files, for readers other than this daemon.
+#[async_trait]
+pub trait Sidecar: Send + Sync {
+    /// Makes `{dataset}_tombstones.parquet` say what the state says: the rows of live files that are
+    /// deleted for good and not yet out of them. Without any there is no object.
+    ///
+    /// # Errors
+    /// When the rows cannot be read or the bucket refuses.
+    async fn write(&self, dataset: &Dataset) -> Result<(), PortError>;
+}
+
+/// The queries that run.
+#[async_trait]
+pub trait Readers: Send + Sync {
+    /// Waits until no query reads a snapshot of the catalog older than `before`; those that still do
+    /// at the deadline are ended. New queries read newer snapshots and do not matter.
+    async fn drain(&self, before: Seq, deadline: Duration);
 }
 
 /// A generation that is built and durable in its bucket.
