@@ -1,5 +1,6 @@
 //! The compaction worker: merges small files and drops deleted rows, away from the catalog's actor.
-//! Writes the new files first, then asks the catalog to swap; never deletes a live file.
+//! Writes the new files first, then asks the catalog to swap; rows that were deleted meanwhile are
+//! deleted in the new files too. Never deletes a live file.
 
 use std::sync::Arc;
 
@@ -7,8 +8,11 @@ use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
         ErrorKind, Event, ModelError,
-        catalog::{CatalogCommand, CompactFiles, DataFile, Dataset},
-        event::{CatalogEvent, CompactionChange},
+        catalog::{
+            CatalogCommand, CompactFiles, DataFile, Dataset, FileEntry, RewrittenFile,
+            SMALL_FILE_BYTES,
+        },
+        event::{CatalogEvent, CompactionChange, DeletedRows},
     },
     record::Seq,
 };
@@ -17,15 +21,15 @@ use tokio::sync::oneshot;
 use crate::{
     error::{LakeError, PortError},
     lake::Lake,
-    owner::Caller,
-    ports::Compactor,
-    worker::Duty,
+    owner::{Caller, Committed},
+    ports::{BucketStore, Compactor, Progress, Rewritten},
+    worker::{Claim, Duty},
 };
 
-/// Files below this size are merged: 64 MiB.
-const SMALL_FILE_BYTES: u64 = 64 << 20;
-/// How often a dataset that changed meanwhile is rewritten again.
-const STALE_RETRIES: usize = 5;
+/// How often a dataset whose files were replaced meanwhile is rewritten again.
+const REWRITES_MAX: usize = 5;
+/// How often a swap is prepared again because rows were deleted meanwhile.
+const STALE_RETRIES: usize = 20;
 
 /// What a compaction did.
 #[derive(Debug, Clone)]
@@ -36,17 +40,18 @@ pub struct Compacted {
     pub seq: Seq,
 }
 
-/// A dataset to compact, with the way back.
+/// A dataset to compact: on request, with the way back, or because its policy says so.
 pub(crate) struct CompactionTask {
     pub dataset: String,
-    pub caller: Caller,
-    pub reply: oneshot::Sender<Result<Compacted, LakeError>>,
+    pub asked: Option<(Caller, oneshot::Sender<Result<Compacted, LakeError>>)>,
+    pub claim: Option<Claim>,
 }
 
-/// The worker's duty.
+/// The worker's duty. One task at a time, so no dataset is compacted twice at once.
 pub(crate) struct CompactionDuty {
     pub lake: Lake,
     pub compactor: Arc<dyn Compactor>,
+    pub store: Arc<dyn BucketStore>,
 }
 
 #[async_trait]
@@ -57,65 +62,165 @@ impl Duty for CompactionDuty {
         let job = uuid::Uuid::new_v4().to_string();
         let job = self.lake.jobs().open(&job, "compaction", &task.dataset);
         job.runs();
-        let result = self.compact(&task, &job.progress).await;
+        let caller = match &task.asked {
+            Some((caller, _)) => caller.clone(),
+            None => Caller::daemon("compaction"),
+        };
+        let result = self.compact(&task.dataset, &caller, &job.progress).await;
         match &result {
             Ok(done) => job.done(Some(serde_json::json!({ "journal_seq": done.seq }))),
             Err(error) => job.failed(error.to_string()),
         }
-        let _ = task.reply.send(result);
+        if let Some(claim) = task.claim {
+            claim.ended(result.is_ok(), self.lake.now());
+        }
+        if let Some((_, reply)) = task.asked {
+            // Whoever hung up does not undo a swap.
+            let _ = reply.send(result);
+        }
     }
 }
 
 impl CompactionDuty {
     async fn compact(
         &self,
-        task: &CompactionTask,
-        progress: &Arc<crate::ports::Progress>,
+        name: &str,
+        caller: &Caller,
+        progress: &Arc<Progress>,
     ) -> Result<Compacted, LakeError> {
-        for _ in 0..STALE_RETRIES {
+        for _ in 0..REWRITES_MAX {
             let snapshot = self.lake.catalog();
-            let dataset = snapshot.state.dataset(&task.dataset)?;
+            let dataset = snapshot.state.dataset(name)?;
             let files = worth_rewriting(dataset);
             if files.is_empty() {
-                return Ok(Compacted {
-                    change: None,
-                    seq: snapshot.seq,
-                });
+                let (change, seq) = (None, snapshot.seq);
+                return Ok(Compacted { change, seq });
             }
-            let staged = self
+            let rewritten = self
                 .compactor
                 .rewrite(dataset, &files, Arc::clone(progress))
                 .await?;
-            must_keep_rows(&files, staged.rows())?;
-            let command = CatalogCommand::CompactFiles(CompactFiles {
-                dataset: task.dataset.clone(),
-                read_seq: snapshot.seq,
-                added: staged.publish(&dataset.bucket, &dataset.id).await?,
-                retired: files.iter().map(|file| file.entry.key.clone()).collect(),
-            });
-            match self.lake.ask_catalog(command, task.caller.clone()).await {
-                Err(LakeError::Refused(ModelError::Stale { .. })) => {}
-                Err(error) => return Err(error),
-                Ok(committed) => {
-                    let change = committed.events.first().and_then(|event| match event {
-                        Event::Catalog(CatalogEvent::FilesCompacted(event)) => Some(event.change),
-                        _ => None,
-                    });
-                    return Ok(Compacted {
-                        change,
-                        seq: committed.seq,
-                    });
+            must_keep_rows(&files, rewritten.staged.rows())?;
+            let added = rewritten
+                .staged
+                .publish(&dataset.bucket, &dataset.id)
+                .await?;
+            match self.swap(dataset, &files, &rewritten, &added, caller).await {
+                Ok(Some(committed)) => return Ok(compacted(&committed)),
+                Ok(None) => discard(self.store.as_ref(), &added).await,
+                Err(error) => {
+                    if error.is_definite() {
+                        discard(self.store.as_ref(), &added).await;
+                    }
+                    return Err(error);
                 }
             }
         }
-        let text = format!("dataset `{}` changes too fast; try again", task.dataset);
+        let text = format!("dataset `{name}` changes too fast; try again");
         Err(PortError::new(ErrorKind::Conflict, "dataset_busy", text).into())
+    }
+
+    /// Asks for the swap, with the rows that were deleted since; nothing when a file is gone.
+    async fn swap(
+        &self,
+        read: &Dataset,
+        files: &[Arc<DataFile>],
+        rewritten: &Rewritten,
+        added: &[FileEntry],
+        caller: &Caller,
+    ) -> Result<Option<Committed>, LakeError> {
+        for _ in 0..STALE_RETRIES {
+            let snapshot = self.lake.catalog();
+            let current = snapshot.state.dataset(&read.name)?;
+            let Some(since) = Since::of(current, files) else {
+                return Ok(None);
+            };
+            let superseded = rewritten.moved.locate(&since.deleted).await?;
+            let erased = rewritten.moved.locate(&since.erased).await?;
+            let added = added
+                .iter()
+                .zip(superseded.into_iter().zip(erased))
+                .map(|(entry, (superseded, erased))| FileEntry {
+                    superseded,
+                    erased,
+                    ..entry.clone()
+                });
+            let command = CatalogCommand::CompactFiles(CompactFiles {
+                dataset: read.name.clone(),
+                read_seq: snapshot.seq,
+                added: added.collect(),
+                retired: since.files,
+                content_hash: rewritten.content_hash.clone(),
+            });
+            match self.lake.ask_catalog(command, caller.clone()).await {
+                Err(LakeError::Refused(ModelError::Stale { .. })) => {}
+                other => return other.map(Some),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What was deleted in files since they were rewritten.
+struct Since {
+    files: Vec<RewrittenFile>,
+    deleted: Vec<DeletedRows>,
+    erased: Vec<DeletedRows>,
+}
+
+impl Since {
+    /// Nothing when one of the files is no longer part of the dataset.
+    fn of(current: &Dataset, files: &[Arc<DataFile>]) -> Option<Self> {
+        let mut since = Self {
+            files: Vec::with_capacity(files.len()),
+            deleted: Vec::new(),
+            erased: Vec::new(),
+        };
+        for old in files {
+            let key = &old.entry.key;
+            let now = current.files.iter().find(|file| file.entry.key == *key)?;
+            since.files.push(RewrittenFile {
+                key: key.clone(),
+                deleted: now.deleted.len(),
+                erased: now.erased.len(),
+            });
+            since.deleted.push(DeletedRows {
+                file: key.clone(),
+                positions: now.deleted.without(&old.deleted),
+            });
+            since.erased.push(DeletedRows {
+                file: key.clone(),
+                positions: now.erased.without(&old.erased),
+            });
+        }
+        Some(since)
+    }
+}
+
+fn compacted(committed: &Committed) -> Compacted {
+    let change = committed.events.first().and_then(|event| match event {
+        Event::Catalog(CatalogEvent::FilesCompacted(event)) => Some(event.change),
+        _ => None,
+    });
+    Compacted {
+        change,
+        seq: committed.seq,
+    }
+}
+
+/// Removes objects that no event will ever point at; what stays is swept up later.
+pub(crate) async fn discard(store: &dyn BucketStore, added: &[FileEntry]) {
+    for entry in added {
+        if let Err(error) = store.delete(&entry.bucket, &entry.key).await {
+            tracing::warn!(bucket = entry.bucket, %error, "an unused object stays until the sweep");
+        }
     }
 }
 
 /// Files with deleted rows, and small ones when there are at least two to merge.
 fn worth_rewriting(dataset: &Dataset) -> Vec<Arc<DataFile>> {
-    let small = |file: &DataFile| file.entry.bytes < SMALL_FILE_BYTES;
+    let policy = dataset.compaction.small_file_bytes;
+    let small = |file: &DataFile| file.entry.bytes < policy.unwrap_or(SMALL_FILE_BYTES);
     let merge = dataset.files.iter().filter(|file| small(file)).count() > 1;
     dataset
         .files

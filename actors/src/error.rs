@@ -34,6 +34,13 @@ impl PortError {
     }
 }
 
+impl LakeError {
+    /// Whether nothing has come of the request for certain, and never will.
+    pub fn is_definite(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::JournalUnavailable)
+    }
+}
+
 /// Why a request to the lake failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LakeError {

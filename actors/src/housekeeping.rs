@@ -1,11 +1,21 @@
-//! The housekeeping worker: archives sealed segments, takes snapshots, sweeps orphans.
+//! The housekeeping worker: archives sealed segments, takes snapshots, sweeps orphans, lets go of
+//! files whose time is over, keeps the lists of deleted rows beside the files.
 //! Everything it does may be lost and done again; it decides nothing about the lake's state.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use lakehouse_journal::{
-    model::{LakeState, bucket::BucketCommand, scheduler::SchedulerCommand},
+    model::{
+        LakeState,
+        bucket::BucketCommand,
+        catalog::{CatalogCommand, Dataset},
+        scheduler::SchedulerCommand,
+    },
     record::{Micros, Seq},
 };
 use parking_lot::Mutex;
@@ -14,7 +24,7 @@ use crate::{
     error::{LakeError, PortError},
     lake::Lake,
     owner::Caller,
-    ports::BucketStore,
+    ports::{BucketStore, Sidecar},
     worker::Duty,
     writer::Replayed,
 };
@@ -31,6 +41,10 @@ pub enum Chore {
     Archive,
     /// Take a snapshot when enough has happened since the last.
     Snapshot,
+    /// Let go of files that were kept for queries of the past long enough.
+    Purge,
+    /// Bring the lists of deleted rows beside the files up to date.
+    ListDeleted,
     /// Remove objects of a bucket that no event points at and that are older than the grace.
     SweepOrphans {
         /// The bucket.
@@ -42,7 +56,11 @@ pub enum Chore {
 pub(crate) struct HousekeepingDuty {
     pub lake: Lake,
     pub store: Arc<dyn BucketStore>,
+    pub sidecar: Arc<dyn Sidecar>,
+    /// What the lists of deleted rows say: the datasets' last tombstones and changes of files.
+    pub listed: Mutex<BTreeMap<String, (Seq, Seq)>>,
     pub orphan_grace: Duration,
+    pub retention: Duration,
     /// The state as of the last snapshot, so that the next replays the tail only.
     pub shadow: Mutex<Option<(LakeState, Seq)>>,
     /// Segments that are in the bucket.
@@ -57,6 +75,8 @@ impl Duty for HousekeepingDuty {
         let result = match &chore {
             Chore::Archive => self.archive().await,
             Chore::Snapshot => self.snapshot().await,
+            Chore::Purge => self.purge().await,
+            Chore::ListDeleted => self.list_deleted().await,
             Chore::SweepOrphans { bucket } => self.sweep(bucket).await,
         };
         if let Err(error) = result {
@@ -117,6 +137,37 @@ impl HousekeepingDuty {
         Ok(())
     }
 
+    async fn purge(&self) -> Result<(), LakeError> {
+        let horizon = self.lake.now() - micros(self.retention);
+        let catalog = self.lake.catalog();
+        let over = |dataset: &&Arc<Dataset>| {
+            let mut kept = dataset.retained.iter();
+            kept.any(|kept| kept.retired_at <= horizon)
+        };
+        for dataset in catalog.state.datasets.values().filter(over) {
+            let command = CatalogCommand::PurgeFiles {
+                dataset: dataset.name.clone(),
+                horizon,
+            };
+            let caller = Caller::daemon("housekeeping");
+            self.lake.ask_catalog(command, caller).await?;
+        }
+        Ok(())
+    }
+
+    async fn list_deleted(&self) -> Result<(), LakeError> {
+        let catalog = self.lake.catalog();
+        for dataset in catalog.state.datasets.values() {
+            let stamp = (dataset.last_tombstone_seq(), dataset.files_seq);
+            if stamp.0 == 0 || self.listed.lock().get(&dataset.id) == Some(&stamp) {
+                continue;
+            }
+            self.sidecar.write(dataset).await?;
+            self.listed.lock().insert(dataset.id.clone(), stamp);
+        }
+        Ok(())
+    }
+
     async fn sweep(&self, bucket: &str) -> Result<(), LakeError> {
         let horizon = self.lake.now() - micros(self.orphan_grace);
         let (mut objects, mut bytes) = (0, 0);
@@ -150,10 +201,10 @@ impl HousekeepingDuty {
         let snapshot = self.lake.catalog();
         let files = snapshot.state.datasets.values().flat_map(|dataset| {
             dataset
-                .files
-                .iter()
+                .all_files()
                 .filter(|file| file.entry.bucket == bucket)
                 .map(|file| file.entry.key.clone())
+                .chain([dataset.sidecar_key()])
                 .collect::<Vec<_>>()
         });
         let generations = snapshot
@@ -162,7 +213,13 @@ impl HousekeepingDuty {
             .values()
             .filter(|index| index.spec.bucket == bucket)
             .flat_map(|index| index.generations.iter().map(|built| built.prefix.clone()));
-        files.chain(generations).collect()
+        let doomed = snapshot
+            .state
+            .doomed
+            .values()
+            .filter(|object| object.bucket == bucket)
+            .map(|object| object.key.clone());
+        files.chain(generations).chain(doomed).collect()
     }
 }
 

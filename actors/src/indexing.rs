@@ -65,7 +65,10 @@ impl Duty for IndexingDuty {
             index,
             generation,
             job,
-        } = work;
+        } = work
+        else {
+            return;
+        };
         let shown = self.lake.jobs().open(&job, "index_build", &index);
         shown.runs();
         let caller = Caller::daemon("indexing");

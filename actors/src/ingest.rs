@@ -5,10 +5,12 @@ use std::sync::{Arc, atomic::Ordering};
 
 use async_trait::async_trait;
 use lakehouse_journal::model::{
-    ErrorKind, ModelError,
+    ErrorKind, Event, ModelError,
     catalog::{
-        CatalogCommand, CommitFiles, CreateDataset, Dataset, DatasetSpec, IngestMode, Source,
+        CatalogCommand, CommitFiles, CreateDataset, Dataset, DatasetSpec, ErasedKeys, FileEntry,
+        IngestMode, Source,
     },
+    event::CatalogEvent,
 };
 use tokio::sync::oneshot;
 
@@ -61,6 +63,8 @@ pub struct Ingested {
     pub columns: usize,
     /// The schema's fingerprint.
     pub schema_fingerprint: String,
+    /// Rows that were not let in because their keys were deleted for good before.
+    pub erased_skipped: u64,
 }
 
 /// A request with the way back.
@@ -122,13 +126,14 @@ impl IngestDuty {
             name: source_name,
             content_hash: staged.content_hash().to_owned(),
         };
-        let summary = |committed| Ingested {
-            committed,
+        let summary = |committed: Committed| Ingested {
             rows: staged.rows(),
             batches: staged.batches(),
             source_bytes: staged.source_bytes(),
             columns: staged.schema().columns.len(),
             schema_fingerprint: staged.schema().fingerprint.clone(),
+            erased_skipped: skipped(&committed),
+            committed,
         };
         let caller = with_content(caller, &source.content_hash);
         let added = if self.is_repeated(&caller) {
@@ -137,22 +142,28 @@ impl IngestDuty {
         } else if self.already_has(&dataset, mode, &source) {
             return Ok(summary(self.lake.nothing_done()));
         } else {
-            if plan.replaces_rows(mode) {
+            if plan.replaces_rows(mode) || self.has_erased_keys(&dataset) {
                 staged.load_keys().await?;
             }
             staged.publish(&plan.bucket, &plan.dataset_id).await?
         };
         for _ in 0..STALE_RETRIES {
             let snapshot = self.lake.catalog();
-            let deleted = match snapshot.state.datasets.get(&dataset) {
+            let current = snapshot.state.datasets.get(&dataset);
+            let deleted = match current {
                 Some(current) if plan.replaces_rows(mode) => staged.replaced_rows(current).await?,
                 _ => Vec::new(),
+            };
+            let mut added = added.clone();
+            let erased_skipped = match current {
+                Some(current) => self.refuse_erased(current, staged.as_ref(), &mut added).await?,
+                None => 0,
             };
             let commit = CommitFiles {
                 dataset: dataset.clone(),
                 mode,
                 read_seq: snapshot.seq,
-                added: added.clone(),
+                added,
                 deleted,
                 schema: staged.schema().clone(),
                 source: source.clone(),
@@ -160,6 +171,7 @@ impl IngestDuty {
                 batches: staged.batches(),
                 source_bytes: staged.source_bytes(),
                 elapsed_ms: u64::try_from((self.lake.now() - started) / 1000).unwrap_or(0),
+                erased_skipped,
             };
             match self
                 .lake
@@ -176,6 +188,35 @@ impl IngestDuty {
             format!("dataset `{dataset}` changes too fast; try again"),
         )
         .into())
+    }
+
+    fn has_erased_keys(&self, dataset: &str) -> bool {
+        let snapshot = self.lake.catalog();
+        let found = snapshot.state.datasets.get(dataset);
+        found.is_some_and(|dataset| {
+            dataset.erased_keys == ErasedKeys::Refuse && !dataset.tombstones.is_empty()
+        })
+    }
+
+    /// Marks rows whose keys were deleted for good as deleted again, and counts them: they are never
+    /// seen, and the erasure takes their bytes out of the new files.
+    async fn refuse_erased(
+        &self,
+        dataset: &Arc<Dataset>,
+        staged: &dyn StagedTable,
+        added: &mut [FileEntry],
+    ) -> Result<u64, LakeError> {
+        if dataset.erased_keys == ErasedKeys::Admit || dataset.tombstones.is_empty() {
+            return Ok(0);
+        }
+        staged.load_keys().await?;
+        let erased = staged.rows_where(self.lake.tombstoned_keys(dataset)).await?;
+        let mut skipped = 0;
+        for (entry, erased) in added.iter_mut().zip(erased) {
+            skipped += erased.without(&entry.superseded).len();
+            entry.erased = erased;
+        }
+        Ok(skipped)
     }
 
     /// Refuses what can be refused before a byte is read.
@@ -247,6 +288,15 @@ impl IngestDuty {
             .get(dataset)
             .is_some_and(|dataset| dataset.already_has(mode, &source.content_hash))
     }
+}
+
+/// Rows that the commit did not let in.
+fn skipped(committed: &Committed) -> u64 {
+    let committed = committed.events.iter().find_map(|event| match event {
+        Event::Catalog(CatalogEvent::FilesCommitted(event)) => Some(event.erased_skipped),
+        _ => None,
+    });
+    committed.unwrap_or(0)
 }
 
 struct Plan {

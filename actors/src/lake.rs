@@ -11,10 +11,10 @@ use actix::{Addr, dev::SendError};
 use arc_swap::Guard;
 use lakehouse_journal::{
     model::{
-        Aggregate, ErrorKind, Fold, ModelError, Work,
+        Aggregate, Fold, ModelError, Work,
         access::{AccessCommand, AccessState},
         bucket::{BucketCommand, BucketSpec, BucketState},
-        catalog::{CatalogCommand, CatalogState, TombstoneRows},
+        catalog::{CatalogCommand, CatalogState},
         error::near_names,
         event::OwnerHash,
         lake::OwnerId,
@@ -29,24 +29,23 @@ use tokio::sync::oneshot;
 use crate::owner::Crash;
 use crate::{
     compaction::{Compacted, CompactionDuty, CompactionTask},
-    error::{LakeError, PortError},
+    erasure::{Erased, ErasureDuty, ErasureTask},
+    error::LakeError,
+    history::Past,
     housekeeping::{Chore, HousekeepingDuty},
     indexing::IndexingDuty,
     ingest::{IngestDuty, IngestRequest, IngestTask, Ingested},
     jobs::Jobs,
     owner::{Ask, Caller, CatchUp, Committed, Owner, Published},
-    ports::{Clock, RowLookup},
+    ports::{Clock, KeyHash, RowLookup},
     refresh::{RefreshDuty, RefreshTask, Refreshed},
     supervision::{ActorHealth, Tree, Vital},
-    worker::{Do, Duty, Worker},
+    worker::{Claims, Do, Duty, Worker},
     writer::Journal,
 };
 
 /// How long a caller waits for a decision.
 const ASK_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a tombstone is resolved again because the dataset changed meanwhile.
-const STALE_RETRIES: usize = 20;
-
 /// An owner's address, state and life signs.
 pub(crate) struct OwnerHandle<A: Aggregate> {
     pub addr: Addr<Owner<A>>,
@@ -85,6 +84,10 @@ pub(crate) struct Inner {
     pub buckets: RwLock<BTreeMap<String, OwnerHandle<BucketState>>>,
     pub start_bucket: StartBucket,
     pub lookup: Arc<dyn RowLookup>,
+    pub key_hash: KeyHash,
+    pub erasure_delay: Duration,
+    pub claims: Claims,
+    pub past: Past,
     pub workers: std::sync::OnceLock<Workers>,
 }
 
@@ -93,6 +96,7 @@ pub(crate) struct Workers {
     pub indexing: WorkerHandle<IndexingDuty>,
     pub refresh: WorkerHandle<RefreshDuty>,
     pub compaction: WorkerHandle<CompactionDuty>,
+    pub erasure: WorkerHandle<ErasureDuty>,
     pub housekeeping: WorkerHandle<HousekeepingDuty>,
 }
 
@@ -100,17 +104,6 @@ pub(crate) struct Workers {
 #[derive(Clone)]
 pub struct Lake {
     pub(crate) inner: Arc<Inner>,
-}
-
-/// What a tombstone request did.
-#[derive(Debug, Clone)]
-pub struct Tombstoned {
-    /// The commit; without events when no key was visible.
-    pub committed: Committed,
-    /// Keys that are gone now.
-    pub rows: Vec<String>,
-    /// Keys that no visible row had.
-    pub missing: Vec<String>,
 }
 
 /// Whether the live state is what the journal's events add up to.
@@ -282,55 +275,6 @@ impl Lake {
         })
     }
 
-    /// Deletes rows for good: resolves the keys on a snapshot, and again when it changed meanwhile.
-    ///
-    /// # Errors
-    /// When the dataset is not there, its files cannot be read, or the catalog cannot decide.
-    pub async fn tombstone(
-        &self,
-        dataset: &str,
-        keys: &[String],
-        reason: String,
-        on_behalf_of: Option<String>,
-        caller: Caller,
-    ) -> Result<Tombstoned, LakeError> {
-        for _ in 0..STALE_RETRIES {
-            let snapshot = self.catalog();
-            let current = snapshot.state.dataset(dataset)?;
-            if current.key.is_empty() {
-                return Err(ModelError::Impossible {
-                    what: "tombstone",
-                    reason: format!("dataset `{dataset}` has no key, so no row of it has a name"),
-                }
-                .into());
-            }
-            let resolved = self.inner.lookup.resolve(current, keys).await?;
-            let command = CatalogCommand::TombstoneRows(TombstoneRows {
-                dataset: dataset.to_owned(),
-                read_seq: snapshot.seq,
-                rows: resolved.found.clone(),
-                deleted: resolved.deleted,
-                missing: resolved.missing.clone(),
-                reason: reason.clone(),
-                on_behalf_of: on_behalf_of.clone(),
-            });
-            match self.ask_catalog(command, caller.clone()).await {
-                Err(LakeError::Refused(ModelError::Stale { .. })) => {}
-                Err(error) => return Err(error),
-                Ok(committed) => {
-                    let (rows, missing) = tombstoned(&committed, resolved.missing);
-                    return Ok(Tombstoned {
-                        committed,
-                        rows,
-                        missing,
-                    });
-                }
-            }
-        }
-        let text = format!("dataset `{dataset}` changes too fast; try again");
-        Err(PortError::new(ErrorKind::Conflict, "dataset_busy", text).into())
-    }
-
     /// Rewrites a dataset's files without the rows that are gone.
     ///
     /// # Errors
@@ -340,8 +284,8 @@ impl Lake {
         let (reply, answer) = oneshot::channel();
         let task = CompactionTask {
             dataset: dataset.to_owned(),
-            caller,
-            reply,
+            asked: Some((caller, reply)),
+            claim: None,
         };
         self.give(|workers| &workers.compaction, task)?;
         answer.await.unwrap_or_else(|_| {
@@ -370,14 +314,78 @@ impl Lake {
         })
     }
 
-    /// Lets the indexing worker look at what is due.
+    /// Takes what is left of deleted rows out of every place now, and says when nothing is left.
+    ///
+    /// # Errors
+    /// Why something is left.
+    pub async fn erase(&self, dataset: &str) -> Result<Erased, LakeError> {
+        self.catalog().state.dataset(dataset)?;
+        let (reply, answer) = oneshot::channel();
+        let task = ErasureTask::Rows {
+            dataset: dataset.to_owned(),
+            reply: Some(reply),
+            claim: None,
+        };
+        self.give(|workers| &workers.erasure, task)?;
+        answer.await.unwrap_or_else(|_| {
+            Err(LakeError::Overloaded {
+                actor: "erasure".to_owned(),
+            })
+        })
+    }
+
+    /// Gives the workers what is due. A full worker is asked again at the scheduler's next tick.
     pub fn poke_pending(&self) {
         for work in self.catalog().state.pending() {
-            let Work::BuildGeneration { index, job, .. } = &work;
-            self.jobs().open(job, "index_build", index);
-            // A full worker is asked again at the scheduler's next tick.
-            let _ = self.give(|workers| &workers.indexing, work);
+            match &work {
+                Work::BuildGeneration { index, job, .. } => {
+                    self.jobs().open(job, "index_build", index);
+                    let _ = self.give(|workers| &workers.indexing, work);
+                }
+                Work::CompactFiles { dataset } => {
+                    let dataset = dataset.clone();
+                    if let Some(claim) = self.inner.claims.claim(work, self.now()) {
+                        let task = CompactionTask {
+                            dataset,
+                            asked: None,
+                            claim: Some(claim),
+                        };
+                        let _ = self.give(|workers| &workers.compaction, task);
+                    }
+                }
+                Work::EraseRows { dataset } if self.erasure_is_due(dataset) => {
+                    let dataset = dataset.clone();
+                    if let Some(claim) = self.inner.claims.claim(work, self.now()) {
+                        let task = ErasureTask::Rows {
+                            dataset,
+                            reply: None,
+                            claim: Some(claim),
+                        };
+                        let _ = self.give(|workers| &workers.erasure, task);
+                    }
+                }
+                Work::EraseRows { .. } => {}
+                Work::DeleteObjects => {
+                    if let Some(claim) = self.inner.claims.claim(work, self.now()) {
+                        let task = ErasureTask::Objects { claim };
+                        let _ = self.give(|workers| &workers.erasure, task);
+                    }
+                }
+            }
         }
+    }
+
+    /// Whether the last deletion is old enough: several in a row are carried out together.
+    fn erasure_is_due(&self, dataset: &str) -> bool {
+        let delay = i64::try_from(self.inner.erasure_delay.as_micros()).unwrap_or(Micros::MAX);
+        let catalog = self.catalog();
+        let last = catalog
+            .state
+            .datasets
+            .get(dataset)
+            .and_then(|dataset| dataset.tombstone_batches.get_max())
+            .map_or(0, |(_, batch)| batch.at);
+        last.saturating_add(delay) <= self.now()
     }
 
     /// Asks for a chore now.
@@ -454,6 +462,7 @@ impl Lake {
             "indexing" => workers.indexing.addr.do_send_checked(Crash),
             "refresh" => workers.refresh.addr.do_send_checked(Crash),
             "compaction" => workers.compaction.addr.do_send_checked(Crash),
+            "erasure" => workers.erasure.addr.do_send_checked(Crash),
             "housekeeping" => workers.housekeeping.addr.do_send_checked(Crash),
             bucket => {
                 let buckets = self.inner.buckets.read();
@@ -554,17 +563,6 @@ fn refused<M>(error: &SendError<M>, actor: String) -> LakeError {
     match error {
         SendError::Full(_) => LakeError::Overloaded { actor },
         SendError::Closed(_) => LakeError::Unavailable { actor },
-    }
-}
-
-/// What the events say that a tombstone request did; a repeated request gets the first answer.
-fn tombstoned(committed: &Committed, missing: Vec<String>) -> (Vec<String>, Vec<String>) {
-    use lakehouse_journal::model::{Event, event::CatalogEvent};
-    match committed.events.first() {
-        Some(Event::Catalog(CatalogEvent::RowsTombstoned(event))) => {
-            (event.rows.clone(), event.missing.clone())
-        }
-        _ => (Vec::new(), missing),
     }
 }
 

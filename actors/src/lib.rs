@@ -2,7 +2,10 @@
 //! supervision of both. The edge holds a [`Lake`]; nothing here names a storage or HTTP library.
 
 mod compaction;
+mod deletion;
+mod erasure;
 mod error;
+mod history;
 mod housekeeping;
 mod indexing;
 mod ingest;
@@ -22,11 +25,13 @@ mod worker;
 mod writer;
 
 pub use compaction::Compacted;
+pub use deletion::Tombstoned;
+pub use erasure::Erased;
 pub use error::{LakeError, PortError};
 pub use housekeeping::{Chore, SNAPSHOT_EVENTS};
 pub use ingest::{IngestRequest, Ingested};
 pub use jobs::{Job, JobState, JobView, Jobs};
-pub use lake::{Lake, StateReport, Tombstoned};
+pub use lake::{Lake, StateReport};
 pub use owner::{Caller, Committed};
 pub use refresh::Refreshed;
 pub use scheduler::Trigger;

@@ -97,6 +97,9 @@ pub trait StagedTable: Send + Sync {
 /// Whether a row of this key is meant.
 pub type KeyTest = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
+/// A row key's keyed hash, as it stands in the journal of a dataset that asks for hashes.
+pub type KeyHash = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
 /// Reads a source to its end; blocking, run on a thread of its own.
 pub type StageFn = Box<dyn FnOnce(StageOptions) -> Result<Box<dyn StagedTable>, PortError> + Send>;
 

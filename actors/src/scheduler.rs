@@ -71,8 +71,10 @@ pub(crate) async fn run(lake: Lake, triggers: Vec<Trigger>) {
         tokio::time::sleep(TICK).await;
         ticks += 1;
         lake.poke_pending();
+        // A full worker gets them at the next tick.
+        let _ = lake.chore(Chore::ListDeleted);
         if ticks.is_multiple_of(UPKEEP_TICKS) {
-            // A full worker gets them at the next tick.
+            let _ = lake.chore(Chore::Purge);
             let _ = lake.chore(Chore::Archive);
             let _ = lake.chore(Chore::Snapshot);
         }

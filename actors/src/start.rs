@@ -21,17 +21,21 @@ use tokio::runtime::Handle;
 
 use crate::{
     compaction::CompactionDuty,
+    erasure::ErasureDuty,
+    history::Past,
     housekeeping::HousekeepingDuty,
     indexing::IndexingDuty,
     ingest::IngestDuty,
     jobs::Jobs,
     lake::{Inner, Lake, OwnerHandle, WorkerHandle, Workers},
     owner::{Owner, OwnerParts},
-    ports::{BucketStore, Clock, Compactor, IndexBuilder, RowLookup},
+    ports::{
+        BucketStore, Clock, Compactor, IndexBuilder, KeyHash, Readers, RowLookup, Sidecar,
+    },
     refresh::RefreshDuty,
     scheduler::{self, Trigger},
     supervision::Tree,
-    worker::{Duty, Worker},
+    worker::{Claims, Duty, Worker},
     writer::{Journal, RebuildError},
 };
 
@@ -45,6 +49,12 @@ pub struct Parts {
     pub lookup: Arc<dyn RowLookup>,
     /// Rewrites files.
     pub compactor: Arc<dyn Compactor>,
+    /// Keeps the lists of deleted rows beside the files.
+    pub sidecar: Arc<dyn Sidecar>,
+    /// The queries that run.
+    pub readers: Arc<dyn Readers>,
+    /// Hashes row keys for datasets that keep theirs out of the journal.
+    pub key_hash: KeyHash,
     /// Builds indexes.
     pub builder: Arc<dyn IndexBuilder>,
     /// The buckets' objects.
@@ -55,6 +65,12 @@ pub struct Parts {
     pub primary: String,
     /// Age that an object without an event must reach before it is removed.
     pub orphan_grace: Duration,
+    /// How long files that left a dataset are kept for queries of the past.
+    pub retention: Duration,
+    /// How long after the last deletion the rows' bytes are erased.
+    pub erasure_delay: Duration,
+    /// How long a query may go on reading what is to be deleted.
+    pub query_deadline: Duration,
     /// The daemon's own schedules.
     pub triggers: Vec<Trigger>,
 }
@@ -134,6 +150,10 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
             buckets: RwLock::new(buckets),
             start_bucket: Box::new(move |name| start_bucket(name, Fold::default())),
             lookup: Arc::clone(&parts.lookup),
+            key_hash: Arc::clone(&parts.key_hash),
+            erasure_delay: parts.erasure_delay,
+            claims: Claims::default(),
+            past: Past::default(),
             workers: OnceLock::new(),
         }),
     };
@@ -173,8 +193,23 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
             CompactionDuty {
                 lake: lake.clone(),
                 compactor: Arc::clone(&parts.compactor),
+                store: Arc::clone(&parts.buckets),
             },
             1,
+            64,
+        ),
+        erasure: starter.worker(
+            "erasure",
+            ErasureDuty {
+                lake: lake.clone(),
+                compactor: Arc::clone(&parts.compactor),
+                store: Arc::clone(&parts.buckets),
+                sidecar: Arc::clone(&parts.sidecar),
+                readers: Arc::clone(&parts.readers),
+                query_deadline: parts.query_deadline,
+                started: parts.clock.now(),
+            },
+            2,
             64,
         ),
         housekeeping: starter.worker(
@@ -182,7 +217,10 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
             HousekeepingDuty {
                 lake: lake.clone(),
                 store: Arc::clone(&parts.buckets),
+                sidecar: Arc::clone(&parts.sidecar),
+                listed: Mutex::default(),
                 orphan_grace: parts.orphan_grace,
+                retention: parts.retention,
                 shadow: Mutex::new(Some(state)),
                 archived: Mutex::new(BTreeSet::new()),
             },

@@ -16,20 +16,21 @@ use lakehouse_journal::{
     model::{
         bucket::BucketSpec,
         catalog::{
-            Backend, Column, DataFile, Dataset, FileDigest, FileEntry, Index, IndexConfig,
-            IndexSpec, IngestMode, SchemaDoc, TextSpec,
+            Backend, Column, DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index,
+            HASHED_KEY_PREFIX, IndexConfig, IndexSpec, IngestMode, SchemaDoc, TextSpec,
         },
         event::DeletedRows,
     },
-    record::{Actor, Micros},
+    record::{Actor, Micros, Seq},
 };
 use parking_lot::Mutex;
 
 use crate::{
     Caller, IngestRequest, Ingested, Journal, Lake, LakeError, Parts, PortError, StartReport,
     ports::{
-        BucketStore, BuiltGeneration, Clock, Compactor, IndexBuilder, ObjectInfo, Progress,
-        ResolvedRows, RowLookup, StageFn, StageOptions, StagedTable,
+        BucketStore, BuiltGeneration, Clock, Compactor, IndexBuilder, KeyTest, ObjectInfo, Progress,
+        Readers, ResolvedRows, Rewritten, RowLookup, RowMap, Sidecar, StageFn, StageOptions,
+        StagedTable,
     },
 };
 
@@ -56,9 +57,20 @@ impl Clock for TestClock {
 pub struct FakeTables {
     files: Mutex<BTreeMap<String, Vec<String>>>,
     next: AtomicU64,
+    /// Where the files lie, as [`FakeBuckets`] shows them.
+    objects: Arc<Mutex<Objects>>,
+    clock: Mutex<Option<Arc<TestClock>>>,
+    /// While set, a rewrite does not end.
+    pub stalled: AtomicBool,
+    /// What the lists of deleted rows say, by dataset.
+    pub listed: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
 impl FakeTables {
+    fn now(&self) -> Micros {
+        self.clock.lock().as_ref().map_or(0, |clock| clock.now())
+    }
+
     /// Keys of the rows of a dataset that are visible.
     pub fn visible(&self, dataset: &Dataset) -> Vec<String> {
         let files = self.files.lock();
@@ -132,6 +144,13 @@ impl StagedTable for FakeStaged {
         Ok(self.tables.positions(dataset, &self.rows))
     }
 
+    async fn rows_where(&self, test: KeyTest) -> Result<Vec<DeletionVector>, PortError> {
+        let rows = self.rows.iter().zip(0_u32..);
+        Ok(vec![
+            rows.filter(|(key, _)| test(key)).map(|(_, at)| at).collect(),
+        ])
+    }
+
     async fn publish(&self, bucket: &str, dataset_id: &str) -> Result<Vec<FileEntry>, PortError> {
         let number = self.tables.next.fetch_add(1, Ordering::SeqCst);
         let key = format!("datasets/{dataset_id}/{number:08}.parquet");
@@ -139,6 +158,10 @@ impl StagedTable for FakeStaged {
             .files
             .lock()
             .insert(key.clone(), self.rows.clone());
+        self.tables.objects.lock().insert(
+            (bucket.to_owned(), key.clone()),
+            (self.rows.join("\n").into_bytes(), self.tables.now()),
+        );
         Ok(vec![FileEntry {
             bucket: bucket.to_owned(),
             key,
@@ -146,7 +169,8 @@ impl StagedTable for FakeStaged {
             bytes: self.source_bytes(),
             blake3: self.content_hash.clone(),
             sorted_by_key: false,
-            superseded: lakehouse_journal::model::catalog::DeletionVector::default(),
+            superseded: DeletionVector::default(),
+            erased: DeletionVector::default(),
         }])
     }
 }
@@ -173,7 +197,10 @@ impl Compactor for FakeCompactor {
         dataset: &Dataset,
         files: &[Arc<DataFile>],
         _: Arc<Progress>,
-    ) -> Result<Box<dyn StagedTable>, PortError> {
+    ) -> Result<Rewritten, PortError> {
+        while self.0.stalled.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let some = Dataset {
             files: files.iter().cloned().collect(),
             ..dataset.clone()
@@ -183,13 +210,63 @@ impl Compactor for FakeCompactor {
         let content_hash = blake3::hash(rows.join("\n").as_bytes())
             .to_hex()
             .to_string();
-        Ok(Box::new(FakeStaged {
-            tables,
-            schema: dataset.schema.clone(),
-            rows,
-            content_hash,
-        }))
+        Ok(Rewritten {
+            moved: Arc::new(Concatenated(files.to_vec())),
+            content_hash: content_hash.clone(),
+            staged: Box::new(FakeStaged {
+                tables,
+                schema: dataset.schema.clone(),
+                rows,
+                content_hash,
+            }),
+        })
     }
+}
+
+/// Rows of files that were put one after the other into a single new one.
+struct Concatenated(Vec<Arc<DataFile>>);
+
+#[async_trait]
+impl RowMap for Concatenated {
+    async fn locate(&self, rows: &[DeletedRows]) -> Result<Vec<DeletionVector>, PortError> {
+        let mut start = 0;
+        let mut moved = Vec::new();
+        for file in &self.0 {
+            for rows in rows.iter().filter(|rows| rows.file == file.entry.key) {
+                let here = rows.positions.after_removal_of(&file.deleted);
+                moved.extend(here.bitmap().iter().map(|position| position + start));
+            }
+            start += u32::try_from(file.live_rows()).expect("few rows");
+        }
+        Ok(vec![moved.into_iter().collect()])
+    }
+}
+
+/// Remembers what the lists beside the files say.
+#[async_trait]
+impl Sidecar for FakeTables {
+    async fn write(&self, dataset: &Dataset) -> Result<(), PortError> {
+        let files = self.files.lock();
+        let listed: Vec<String> = dataset
+            .files
+            .iter()
+            .flat_map(|file| {
+                let rows = &files[&file.entry.key];
+                let erased = file.erased.bitmap().iter();
+                erased.map(|at| rows[at as usize].clone()).collect::<Vec<_>>()
+            })
+            .collect();
+        self.listed.lock().insert(dataset.name.clone(), listed);
+        Ok(())
+    }
+}
+
+/// No query runs.
+struct NoReaders;
+
+#[async_trait]
+impl Readers for NoReaders {
+    async fn drain(&self, _: Seq, _: Duration) {}
 }
 
 /// Builds nothing, slowly enough to be killed.
@@ -230,7 +307,7 @@ pub type Objects = BTreeMap<(String, String), (Vec<u8>, Micros)>;
 #[derive(Debug, Default)]
 pub struct FakeBuckets {
     /// (bucket, key) → bytes and time.
-    pub objects: Mutex<Objects>,
+    pub objects: Arc<Mutex<Objects>>,
 }
 
 #[async_trait]
@@ -276,7 +353,7 @@ impl BucketStore for FakeBuckets {
 }
 
 /// What outlives a restart: the journal and the objects.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct TestDisk {
     /// The journal's records.
     pub journal: MemoryStore,
@@ -284,6 +361,20 @@ pub struct TestDisk {
     pub tables: Arc<FakeTables>,
     /// Other objects.
     pub buckets: Arc<FakeBuckets>,
+}
+
+impl Default for TestDisk {
+    fn default() -> Self {
+        let buckets = Arc::new(FakeBuckets::default());
+        Self {
+            journal: MemoryStore::default(),
+            tables: Arc::new(FakeTables {
+                objects: Arc::clone(&buckets.objects),
+                ..FakeTables::default()
+            }),
+            buckets,
+        }
+    }
 }
 
 /// The actors on fakes.
@@ -317,6 +408,7 @@ impl TestLake {
     pub fn start(disk: TestDisk) -> Self {
         let clock = Arc::new(TestClock::default());
         clock.advance(Duration::from_hours(500_000));
+        *disk.tables.clock.lock() = Some(Arc::clone(&clock));
         let builder = Arc::new(FakeBuilder::default());
         let log = Box::new(MemoryLog::open(disk.journal.clone()));
         let config = CommitterConfig {
@@ -329,11 +421,19 @@ impl TestLake {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             lookup: Arc::clone(&disk.tables) as Arc<dyn RowLookup>,
             compactor: Arc::new(FakeCompactor(Arc::clone(&disk.tables))),
+            sidecar: Arc::clone(&disk.tables) as Arc<dyn Sidecar>,
+            readers: Arc::new(NoReaders),
+            key_hash: Arc::new(|key| {
+                format!("{HASHED_KEY_PREFIX}{}", blake3::hash(key.as_bytes()).to_hex())
+            }),
             builder: Arc::clone(&builder) as Arc<dyn IndexBuilder>,
             buckets: Arc::clone(&disk.buckets) as Arc<dyn BucketStore>,
             runtime: tokio::runtime::Handle::current(),
             primary: "primary".to_owned(),
             orphan_grace: Duration::from_hours(1),
+            retention: Duration::from_hours(24),
+            erasure_delay: Duration::from_secs(10),
+            query_deadline: Duration::from_secs(1),
             triggers: Vec::new(),
         })
         .expect("a journal in memory replays");

@@ -3,14 +3,17 @@
 //! comes back out of the owner's `pending`.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use actix::{
     Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, Supervised, WrapFuture,
 };
 use async_trait::async_trait;
+use lakehouse_journal::{model::Work, record::Micros};
+use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Semaphore};
 
 #[cfg(any(test, feature = "testing"))]
@@ -19,6 +22,67 @@ use crate::supervision::{Verdict, Vital, guard, panic_text};
 
 /// Messages that may wait for a worker.
 const MAILBOX_MAX: usize = 256;
+
+/// Work that somebody has in hand, so that the same work is not given out twice; and when work that
+/// failed may be tried again.
+#[derive(Clone, Default)]
+pub(crate) struct Claims {
+    taken: Arc<Mutex<BTreeMap<Work, Claimed>>>,
+}
+
+#[derive(Default)]
+struct Claimed {
+    in_hand: bool,
+    failures: u32,
+    not_before: Micros,
+}
+
+/// Work in hand; let go of when dropped, however the one who had it ended.
+pub(crate) struct Claim {
+    claims: Claims,
+    work: Work,
+}
+
+/// The longest that work which failed rests: a minute.
+const REST_MAX: Duration = Duration::from_mins(1);
+
+impl Claims {
+    /// Takes the work, unless somebody has it or it rests after a failure.
+    pub fn claim(&self, work: Work, now: Micros) -> Option<Claim> {
+        let mut taken = self.taken.lock();
+        let claimed = taken.entry(work.clone()).or_default();
+        if claimed.in_hand || now < claimed.not_before {
+            return None;
+        }
+        claimed.in_hand = true;
+        Some(Claim {
+            claims: self.clone(),
+            work,
+        })
+    }
+}
+
+impl Claim {
+    /// Notes how the work ended: after each failure it rests longer.
+    pub fn ended(self, well: bool, now: Micros) {
+        let mut taken = self.claims.taken.lock();
+        if well {
+            taken.remove(&self.work);
+        } else if let Some(claimed) = taken.get_mut(&self.work) {
+            claimed.failures += 1;
+            let rest = Duration::from_secs(1 << claimed.failures.min(6)).min(REST_MAX);
+            claimed.not_before = now + i64::try_from(rest.as_micros()).unwrap_or(Micros::MAX / 4);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(claimed) = self.claims.taken.lock().get_mut(&self.work) {
+            claimed.in_hand = false;
+        }
+    }
+}
 
 /// What a worker does with a task.
 #[async_trait]

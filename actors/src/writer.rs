@@ -146,6 +146,34 @@ impl Journal {
         self.replay_from(LakeState::default(), 0)
     }
 
+    /// The state after the record at `seq`. Blocking.
+    ///
+    /// # Errors
+    /// As [`Journal::replay`].
+    pub fn replay_to(&self, seq: Seq) -> Result<LakeState, RebuildError> {
+        let (mut lake, from) = self
+            .load_snapshot()
+            .filter(|(_, at)| *at <= seq)
+            .unwrap_or_default();
+        let mut failed = None;
+        self.reader.for_each(from, &mut |record| {
+            if record.seq > seq {
+                return ControlFlow::Break(());
+            }
+            match lake.apply(&record) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(lake),
+        }
+    }
+
     /// Brings a state that holds everything up to `seq` up to date. Blocking.
     ///
     /// # Errors

@@ -13,8 +13,9 @@ use super::{
     access::Role,
     bucket::BucketSpec,
     catalog::{
-        DatasetSpec, DeletionVector, EmbeddingSpec, FileDigest, FileEntry, IndexSpec, IngestMode,
-        RefreshPolicy, SchemaDoc, Sensitivity, Source,
+        CompactionPolicy, DatasetSpec, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest,
+        FileEntry, IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity,
+        Source,
     },
     lake::OwnerId,
 };
@@ -124,14 +125,19 @@ events! {
         DatasetCreated = 1,
         FilesCommitted = 1,
         FilesCompacted = 1,
+        FilesScrubbed = 1,
+        FilesPurged = 1,
+        ObjectsDeleted = 1,
         DatasetPatched = 1,
         DatasetDropped = 1,
         RowsTombstoned = 1,
+        RowsErased = 1,
         IndexDefined = 1,
         GenerationRequested = 1,
         GenerationBuilt = 1,
         GenerationFailed = 1,
         IndexPromoted = 1,
+        GenerationsRetired = 1,
         IndexDropped = 1,
     }
     /// What happens to a bucket.
@@ -151,6 +157,11 @@ events! {
         TriggerFired = 1,
         CheckpointTaken = 1,
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde asks for")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn read<T: serde::de::DeserializeOwned>(
@@ -218,6 +229,9 @@ pub struct FilesCommitted {
     pub source_bytes: u64,
     /// How long reading and writing took.
     pub elapsed_ms: u64,
+    /// Rows that were not let in because their keys were erased before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub erased_skipped: u64,
 }
 
 /// Files were rewritten without the rows that are gone; no visible row changed.
@@ -233,6 +247,46 @@ pub struct FilesCompacted {
     pub retired: Vec<String>,
     /// Sizes before and after.
     pub change: CompactionChange,
+    /// Hash (hex) over the contents of the rows in whatever order: the same in and out.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub content_hash: String,
+}
+
+/// Files were rewritten without rows that are deleted for good, one by one and in the order of
+/// their rows. The old files are to be deleted at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FilesScrubbed {
+    /// The dataset.
+    pub dataset: String,
+    /// The files.
+    pub scrubs: Vec<Scrub>,
+}
+
+/// One file that was rewritten without some of its rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scrub {
+    /// Object key of the file as it was.
+    pub file: String,
+    /// The rows that were left out.
+    pub removed: DeletionVector,
+    /// The files that stand for it, with the other rows in their order; none when none are left.
+    pub added: Vec<FileEntry>,
+}
+
+/// Files that were kept for queries of the past are no longer kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FilesPurged {
+    /// The dataset.
+    pub dataset: String,
+    /// Their object keys.
+    pub files: Vec<String>,
+}
+
+/// Objects that nothing points at any more are gone from their buckets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ObjectsDeleted {
+    /// `<bucket>/<key>` of each; a folder ends in `/`.
+    pub objects: Vec<String>,
 }
 
 /// What a compaction changed in size.
@@ -286,6 +340,15 @@ pub struct DatasetPatched {
     /// New embedding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<EmbeddingSpec>,
+    /// What becomes of rows whose keys were erased, when they come again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased_keys: Option<ErasedKeys>,
+    /// How row keys stand in the journal from here on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_keys: Option<JournalKeys>,
+    /// When files are merged without being asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compaction: Option<CompactionPolicy>,
 }
 
 /// A dataset is gone, with its files.
@@ -300,9 +363,9 @@ pub struct DatasetDropped {
 pub struct RowsTombstoned {
     /// The dataset.
     pub dataset: String,
-    /// Keys of the rows that are gone.
+    /// Keys of the rows that are gone, or keyed hashes of them.
     pub rows: Vec<String>,
-    /// Where they lie.
+    /// Where they lie, in live files and in those that are kept for queries of the past.
     pub deleted: Vec<DeletedRows>,
     /// Keys asked for that no visible row has.
     #[serde(default)]
@@ -312,6 +375,18 @@ pub struct RowsTombstoned {
     /// On whose behalf, when not the caller's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<String>,
+}
+
+/// Nothing of rows that were deleted for good is left in any place that the daemon writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RowsErased {
+    /// The dataset.
+    pub dataset: String,
+    /// Position of the last tombstone that this is true of.
+    pub through: Seq,
+    /// Places that were looked at, and how many of each there were.
+    #[serde(default)]
+    pub checked: BTreeMap<String, u64>,
 }
 
 /// An index was asked for; building it is pending work.
@@ -380,6 +455,15 @@ pub struct IndexPromoted {
     pub index: String,
     /// The generation.
     pub generation: u64,
+}
+
+/// Generations of an index are no longer kept; their files are to be deleted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationsRetired {
+    /// The index.
+    pub index: String,
+    /// Their numbers.
+    pub generations: Vec<u64>,
 }
 
 /// An index is gone, with its generations.
@@ -508,6 +592,10 @@ impl CatalogEvent {
             Self::DatasetCreated(e) => vec![dataset(&e.dataset)],
             Self::FilesCommitted(e) => vec![dataset(&e.dataset)],
             Self::FilesCompacted(e) => vec![dataset(&e.dataset)],
+            Self::FilesScrubbed(e) => vec![dataset(&e.dataset)],
+            Self::FilesPurged(e) => vec![dataset(&e.dataset)],
+            Self::ObjectsDeleted(_) => vec!["objects".to_owned()],
+            Self::RowsErased(e) => vec![dataset(&e.dataset)],
             Self::DatasetPatched(e) => vec![dataset(&e.dataset)],
             Self::DatasetDropped(e) => vec![dataset(&e.dataset)],
             Self::RowsTombstoned(e) => std::iter::once(dataset(&e.dataset))
@@ -518,6 +606,7 @@ impl CatalogEvent {
             Self::GenerationBuilt(e) => vec![index(&e.index)],
             Self::GenerationFailed(e) => vec![index(&e.index)],
             Self::IndexPromoted(e) => vec![index(&e.index)],
+            Self::GenerationsRetired(e) => vec![index(&e.index)],
             Self::IndexDropped(e) => vec![index(&e.index)],
         }
     }

@@ -79,4 +79,16 @@ pub enum Work {
         /// The job that its progress is shown under.
         job: String,
     },
+    /// Take rows that were deleted for good out of every place, and confirm it.
+    EraseRows {
+        /// The dataset.
+        dataset: String,
+    },
+    /// Merge files of a dataset, as its policy says.
+    CompactFiles {
+        /// The dataset.
+        dataset: String,
+    },
+    /// Delete objects that nothing points at.
+    DeleteObjects,
 }

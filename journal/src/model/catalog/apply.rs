@@ -4,16 +4,19 @@
 use std::sync::Arc;
 
 use super::{
-    CatalogState, DataFile, Dataset, Generation, Index, IngestMode, LineageEntry, RefreshPolicy,
+    CatalogState, CompactionPolicy, DataFile, Dataset, Doomed, ErasedKeys, FileEntry, Generation,
+    Index, IngestMode, JournalKeys, LineageEntry, RefreshPolicy, RetainedFile, Scrubbed,
     TombstoneBatch,
 };
 use crate::model::{
     Meta,
     event::{
         CatalogEvent, DatasetCreated, DatasetPatched, DeletedRows, FilesCommitted, FilesCompacted,
-        GenerationBuilt, GenerationFailed, IndexDefined, RowsTombstoned,
+        FilesPurged, FilesScrubbed, GenerationBuilt, GenerationFailed, GenerationsRetired,
+        IndexDefined, RowsTombstoned, Scrub,
     },
 };
+use crate::record::Seq;
 
 impl CatalogState {
     pub(super) fn apply_event(&mut self, meta: Meta<'_>, event: &CatalogEvent) {
@@ -22,8 +25,16 @@ impl CatalogState {
             CatalogEvent::FilesCommitted(e) => self.files_committed(meta, e),
             CatalogEvent::FilesCompacted(e) => self.files_compacted(meta, e),
             CatalogEvent::DatasetPatched(e) => self.dataset_patched(meta, e),
-            CatalogEvent::DatasetDropped(e) => {
-                self.datasets.remove(&e.dataset);
+            CatalogEvent::DatasetDropped(e) => self.dataset_dropped(meta, &e.dataset),
+            CatalogEvent::FilesScrubbed(e) => self.files_scrubbed(meta, e),
+            CatalogEvent::FilesPurged(e) => self.files_purged(meta, e),
+            CatalogEvent::ObjectsDeleted(e) => {
+                for object in &e.objects {
+                    self.doomed.remove(object);
+                }
+            }
+            CatalogEvent::RowsErased(e) => {
+                self.change_dataset(&e.dataset, |dataset| dataset.erased_seq = e.through);
             }
             CatalogEvent::RowsTombstoned(e) => self.rows_tombstoned(meta, e),
             CatalogEvent::IndexDefined(e) => self.index_defined(meta, e),
@@ -35,9 +46,92 @@ impl CatalogState {
             CatalogEvent::GenerationBuilt(e) => self.generation_built(meta, e),
             CatalogEvent::GenerationFailed(e) => self.generation_failed(e),
             CatalogEvent::IndexPromoted(e) => self.index_promoted(meta, &e.index, e.generation),
+            CatalogEvent::GenerationsRetired(e) => self.generations_retired(meta, e),
             CatalogEvent::IndexDropped(e) => {
-                self.indexes.remove(&e.index);
+                if let Some(index) = self.indexes.remove(&e.index) {
+                    for built in &index.generations {
+                        self.doom(meta.seq, &index.spec.bucket, &folder(&built.prefix));
+                    }
+                }
             }
+        }
+    }
+
+    /// Notes an object that nothing points at any more; a folder's key ends in `/`.
+    fn doom(&mut self, since: Seq, bucket: &str, key: &str) {
+        let doomed = Doomed {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            since,
+        };
+        self.doomed.insert(format!("{bucket}/{key}"), doomed);
+    }
+
+    fn dataset_dropped(&mut self, meta: Meta<'_>, name: &str) {
+        let Some(dataset) = self.datasets.remove(name) else {
+            return;
+        };
+        for file in dataset.all_files() {
+            self.doom(meta.seq, &file.entry.bucket, &file.entry.key);
+        }
+        self.doom(meta.seq, &dataset.bucket, &dataset.sidecar_key());
+    }
+
+    fn files_scrubbed(&mut self, meta: Meta<'_>, event: &FilesScrubbed) {
+        let mut gone = Vec::new();
+        self.change_dataset(&event.dataset, |dataset| {
+            for scrub in &event.scrubs {
+                gone.extend(dataset.scrub(meta.seq, scrub));
+            }
+            dataset.files_seq = meta.seq;
+            dataset.note_materialized(meta.seq);
+            dataset.updated_at = meta.at;
+        });
+        for entry in gone {
+            self.doom(meta.seq, &entry.bucket, &entry.key);
+        }
+    }
+
+    fn files_purged(&mut self, meta: Meta<'_>, event: &FilesPurged) {
+        let mut gone = Vec::new();
+        self.change_dataset(&event.dataset, |dataset| {
+            for kept in &dataset.retained {
+                if event.files.contains(&kept.file.entry.key) {
+                    dataset.history_from = dataset.history_from.max(kept.retired_seq);
+                    gone.push(kept.file.entry.clone());
+                }
+            }
+            dataset
+                .retained
+                .retain(|kept| !event.files.contains(&kept.file.entry.key));
+            let oldest = dataset.history_from;
+            dataset.scrubbed = dataset
+                .scrubbed
+                .iter()
+                .filter(|(_, scrubbed)| scrubbed.seq > oldest)
+                .map(|(key, scrubbed)| (key.clone(), scrubbed.clone()))
+                .collect();
+            dataset.files_seq = meta.seq;
+        });
+        for entry in gone {
+            self.doom(meta.seq, &entry.bucket, &entry.key);
+        }
+    }
+
+    fn generations_retired(&mut self, meta: Meta<'_>, event: &GenerationsRetired) {
+        let mut gone = Vec::new();
+        self.change_index(&event.index, |index| {
+            let bucket = index.spec.bucket.clone();
+            index.generations.retain(|built| {
+                let stays = !event.generations.contains(&built.generation);
+                if !stays {
+                    gone.push((bucket.clone(), folder(&built.prefix)));
+                }
+                stays
+            });
+        });
+        for (bucket, prefix) in gone {
+            self.doom(meta.seq, &bucket, &prefix);
         }
     }
 
@@ -69,6 +163,13 @@ impl CatalogState {
             files_seq: meta.seq,
             rows_seq: meta.seq,
             materialized_seq: 0,
+            erased_seq: 0,
+            retained: imbl::Vector::new(),
+            scrubbed: imbl::OrdMap::new(),
+            history_from: meta.seq,
+            erased_keys: ErasedKeys::default(),
+            journal_keys: JournalKeys::default(),
+            compaction: CompactionPolicy::default(),
             contents: imbl::OrdMap::new(),
             last_content: String::new(),
             lineage: imbl::Vector::new(),
@@ -88,18 +189,10 @@ impl CatalogState {
     fn files_committed(&mut self, meta: Meta<'_>, event: &FilesCommitted) {
         let indexed = self.indexes_over(&event.dataset).next().is_some();
         self.change_dataset(&event.dataset, |dataset| {
-            if !event.retired.is_empty() {
-                dataset
-                    .files
-                    .retain(|file| !event.retired.contains(&file.entry.key));
-            }
+            dataset.retire(meta, &event.retired);
             delete_rows(dataset, &event.deleted);
             for entry in &event.added {
-                dataset.files.push_back(Arc::new(DataFile {
-                    entry: entry.clone(),
-                    added_seq: meta.seq,
-                    deleted: entry.superseded.clone(),
-                }));
+                dataset.files.push_back(Arc::new(new_file(entry, meta.seq)));
             }
             if let Some(schema) = &event.schema {
                 dataset.schema = schema.clone();
@@ -129,18 +222,12 @@ impl CatalogState {
 
     fn files_compacted(&mut self, meta: Meta<'_>, event: &FilesCompacted) {
         self.change_dataset(&event.dataset, |dataset| {
-            dataset
-                .files
-                .retain(|file| !event.retired.contains(&file.entry.key));
+            dataset.retire(meta, &event.retired);
             for entry in &event.added {
-                dataset.files.push_back(Arc::new(DataFile {
-                    entry: entry.clone(),
-                    added_seq: meta.seq,
-                    deleted: entry.superseded.clone(),
-                }));
+                dataset.files.push_back(Arc::new(new_file(entry, meta.seq)));
             }
             dataset.files_seq = meta.seq;
-            dataset.materialized_seq = event.read_seq;
+            dataset.note_materialized(meta.seq);
             dataset.updated_at = meta.at;
         });
     }
@@ -165,13 +252,22 @@ impl CatalogState {
                 dataset.embedding = Some(embedding);
                 dataset.embedding_stale_since.get_or_insert(meta.at);
             }
+            if let Some(erased_keys) = event.erased_keys {
+                dataset.erased_keys = erased_keys;
+            }
+            if let Some(journal_keys) = event.journal_keys {
+                dataset.journal_keys = journal_keys;
+            }
+            if let Some(compaction) = event.compaction {
+                dataset.compaction = compaction;
+            }
             dataset.updated_at = meta.at;
         });
     }
 
     fn rows_tombstoned(&mut self, meta: Meta<'_>, event: &RowsTombstoned) {
         self.change_dataset(&event.dataset, |dataset| {
-            delete_rows(dataset, &event.deleted);
+            erase_rows(dataset, &event.deleted);
             for key in &event.rows {
                 dataset.tombstones.insert(key.clone(), meta.seq);
             }
@@ -242,6 +338,113 @@ impl CatalogState {
                 dataset.embedding_stale_since = None;
             }
         });
+    }
+}
+
+impl Dataset {
+    /// Takes files out of the dataset; they are kept for queries of the past.
+    fn retire(&mut self, meta: Meta<'_>, keys: &[String]) {
+        if keys.is_empty() {
+            return;
+        }
+        for file in self.files.iter().filter(|f| keys.contains(&f.entry.key)) {
+            self.retained.push_back(Arc::new(RetainedFile {
+                file: file.as_ref().clone(),
+                retired_seq: meta.seq,
+                retired_at: meta.at,
+            }));
+        }
+        self.files.retain(|file| !keys.contains(&file.entry.key));
+    }
+
+    /// Puts the rewritten files in the place of the old one, which is returned.
+    fn scrub(&mut self, seq: Seq, scrub: &Scrub) -> Option<FileEntry> {
+        let is_it = |file: &DataFile| file.entry.key == scrub.file;
+        let files = scrub.added.iter().map(|entry| (entry.key.clone(), entry.rows));
+        let scrubbed = Scrubbed {
+            seq,
+            removed: scrub.removed.clone(),
+            files: files.collect(),
+        };
+        let old = if let Some(at) = self.files.iter().position(|file| is_it(file)) {
+            let old = self.files.remove(at);
+            for (index, new) in scrubbed_files(&old, scrub, seq).into_iter().enumerate() {
+                self.files.insert(at + index, Arc::new(new));
+            }
+            old.entry.clone()
+        } else {
+            let at = self.retained.iter().position(|kept| is_it(&kept.file))?;
+            let old = self.retained.remove(at);
+            for (index, file) in scrubbed_files(&old.file, scrub, seq).into_iter().enumerate() {
+                let kept = RetainedFile {
+                    file,
+                    ..old.as_ref().clone()
+                };
+                self.retained.insert(at + index, Arc::new(kept));
+            }
+            old.file.entry.clone()
+        };
+        self.scrubbed.insert(scrub.file.clone(), scrubbed);
+        Some(old)
+    }
+
+    /// Notes up to where the live files are without rows deleted for good.
+    fn note_materialized(&mut self, seq: Seq) {
+        if self.files.iter().all(|file| file.erased.is_empty()) {
+            self.materialized_seq = seq;
+        }
+    }
+}
+
+/// A file as it is when it comes in.
+fn new_file(entry: &FileEntry, seq: Seq) -> DataFile {
+    let mut deleted = entry.superseded.clone();
+    deleted.add(&entry.erased);
+    DataFile {
+        entry: entry.clone(),
+        added_seq: seq,
+        deleted,
+        erased: entry.erased.clone(),
+    }
+}
+
+/// What stands for a scrubbed file: rows deleted while it was rewritten are deleted there, too.
+fn scrubbed_files(old: &DataFile, scrub: &Scrub, seq: Seq) -> Vec<DataFile> {
+    let deleted = old.deleted.after_removal_of(&scrub.removed);
+    let erased = old.erased.after_removal_of(&scrub.removed);
+    let mut start = 0;
+    let mut files = Vec::with_capacity(scrub.added.len());
+    for entry in &scrub.added {
+        files.push(DataFile {
+            entry: entry.clone(),
+            added_seq: seq,
+            deleted: deleted.slice(start, entry.rows),
+            erased: erased.slice(start, entry.rows),
+        });
+        start += entry.rows;
+    }
+    files
+}
+
+/// The folder of a generation, as an object key that ends in `/`.
+fn folder(prefix: &str) -> String {
+    format!("{}/", prefix.trim_end_matches('/'))
+}
+
+/// Marks rows of live and kept files as deleted for good.
+fn erase_rows(dataset: &mut Dataset, deleted: &[DeletedRows]) {
+    for rows in deleted {
+        let is_it = |file: &DataFile| file.entry.key == rows.file;
+        let erase = |file: &mut DataFile| {
+            file.deleted.add(&rows.positions);
+            file.erased.add(&rows.positions);
+        };
+        for file in dataset.files.iter_mut().filter(|file| is_it(file)) {
+            erase(Arc::make_mut(file));
+        }
+        for kept in dataset.retained.iter_mut().filter(|kept| is_it(&kept.file)) {
+            erase(&mut Arc::make_mut(kept).file);
+        }
     }
 }
 

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::{
-    DatasetSpec, EmbeddingSpec, FileDigest, FileEntry, IndexSpec, IngestMode, RefreshPolicy,
-    SchemaDoc, Sensitivity, Source,
+    CompactionPolicy, DatasetSpec, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry, IndexSpec,
+    IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity, Source,
 };
-use crate::{model::event::DeletedRows, record::Seq};
+use crate::{
+    model::event::{DeletedRows, Scrub},
+    record::{Micros, Seq},
+};
 
 /// A request to the catalog.
 #[derive(Debug, Clone)]
@@ -18,6 +21,29 @@ pub enum CatalogCommand {
     CommitFiles(CommitFiles),
     /// See [`CompactFiles`].
     CompactFiles(CompactFiles),
+    /// See [`ScrubFiles`].
+    ScrubFiles(ScrubFiles),
+    /// No longer keep files that left a dataset at `horizon` or before.
+    PurgeFiles {
+        /// The dataset.
+        dataset: String,
+        /// The time.
+        horizon: Micros,
+    },
+    /// Report objects that are gone from their buckets.
+    ForgetObjects {
+        /// `<bucket>/<key>` of each, as in the state.
+        objects: Vec<String>,
+    },
+    /// Report that nothing is left of rows deleted for good.
+    ConfirmErasure {
+        /// The dataset.
+        dataset: String,
+        /// Position of the last tombstone that this is true of.
+        through: Seq,
+        /// Places that were looked at.
+        checked: BTreeMap<String, u64>,
+    },
     /// See [`PatchDataset`].
     PatchDataset(PatchDataset),
     /// See [`DropDataset`].
@@ -41,6 +67,13 @@ pub enum CatalogCommand {
         index: String,
         /// The generation.
         generation: u64,
+    },
+    /// No longer keep generations that were built before a position, but for the one that answers.
+    RetireGenerations {
+        /// The index.
+        index: String,
+        /// Generations of an older source go.
+        older_than: Seq,
     },
     /// Let the generation before the live one answer searches.
     RollbackIndex {
@@ -88,6 +121,8 @@ pub struct CommitFiles {
     pub source_bytes: u64,
     /// How long it took.
     pub elapsed_ms: u64,
+    /// Rows that are not let in, as `added` says.
+    pub erased_skipped: u64,
 }
 
 /// Swap files for their rewritten form.
@@ -99,8 +134,30 @@ pub struct CompactFiles {
     pub read_seq: Seq,
     /// The new files, already durable in their buckets.
     pub added: Vec<FileEntry>,
-    /// Object keys of the files that they stand for.
-    pub retired: Vec<String>,
+    /// The files that they stand for.
+    pub retired: Vec<RewrittenFile>,
+    /// Hash over the contents of the rows.
+    pub content_hash: String,
+}
+
+/// A file as it was when it was rewritten: of its rows, only more can be deleted since.
+#[derive(Debug, Clone)]
+pub struct RewrittenFile {
+    /// Object key.
+    pub key: String,
+    /// How many of its rows were deleted.
+    pub deleted: u64,
+    /// How many of them for good.
+    pub erased: u64,
+}
+
+/// Swap files for ones without the rows that are deleted for good.
+#[derive(Debug, Clone)]
+pub struct ScrubFiles {
+    /// The dataset.
+    pub dataset: String,
+    /// The files.
+    pub scrubs: Vec<Scrub>,
 }
 
 /// Describe a dataset or set its policies.
@@ -120,6 +177,12 @@ pub struct PatchDataset {
     pub embedding_refresh_policy: Option<RefreshPolicy>,
     /// New embedding.
     pub embedding: Option<EmbeddingSpec>,
+    /// What becomes of rows whose keys were erased.
+    pub erased_keys: Option<ErasedKeys>,
+    /// How row keys stand in the journal.
+    pub journal_keys: Option<JournalKeys>,
+    /// When files are merged.
+    pub compaction: Option<CompactionPolicy>,
 }
 
 /// Remove a dataset.

@@ -2,8 +2,8 @@
 
 use super::{
     CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
-    DataFile, Dataset, DefineIndex, DropDataset, FailGeneration, FileEntry, Index, IngestMode,
-    PatchDataset, RefreshPolicy, TombstoneRows,
+    DataFile, Dataset, DefineIndex, DropDataset, ErasedKeys, FailGeneration, FileEntry, Index,
+    IngestMode, PatchDataset, RefreshPolicy, ScrubFiles, TombstoneRows,
 };
 use crate::{
     model::{
@@ -11,12 +11,16 @@ use crate::{
         error::{check_name, near_names},
         event::{
             CatalogEvent, CompactionChange, DatasetCreated, DatasetDropped, DatasetPatched,
-            DeletedRows, FilesCommitted, FilesCompacted, GenerationBuilt, GenerationFailed,
-            GenerationRequested, IndexDefined, IndexDropped, IndexPromoted, RowsTombstoned,
+            DeletedRows, FilesCommitted, FilesCompacted, FilesPurged, FilesScrubbed,
+            GenerationBuilt, GenerationFailed, GenerationRequested, GenerationsRetired,
+            IndexDefined, IndexDropped, IndexPromoted, ObjectsDeleted, RowsErased, RowsTombstoned,
         },
     },
-    record::Seq,
+    record::{Micros, Seq},
 };
+
+/// What a small file is, unless the policy says: 64 MiB.
+pub const SMALL_FILE_BYTES: u64 = 64 << 20;
 
 type Decision = Result<Vec<CatalogEvent>, ModelError>;
 
@@ -29,6 +33,21 @@ impl Aggregate for CatalogState {
             CatalogCommand::CreateDataset(c) => self.create_dataset(c),
             CatalogCommand::CommitFiles(c) => self.commit_files(c),
             CatalogCommand::CompactFiles(c) => self.compact_files(c),
+            CatalogCommand::ScrubFiles(c) => self.scrub_files(c),
+            CatalogCommand::PurgeFiles { dataset, horizon } => self.purge_files(dataset, *horizon),
+            CatalogCommand::ForgetObjects { objects } => Ok(self.forget_objects(objects)),
+            CatalogCommand::ConfirmErasure {
+                dataset,
+                through,
+                checked,
+            } => {
+                let erased = RowsErased {
+                    dataset: dataset.clone(),
+                    through: *through,
+                    checked: checked.clone(),
+                };
+                self.confirm_erasure(erased)
+            }
             CatalogCommand::PatchDataset(c) => self.patch_dataset(c),
             CatalogCommand::DropDataset(c) => self.drop_dataset(c),
             CatalogCommand::TombstoneRows(c) => self.tombstone_rows(c),
@@ -38,6 +57,9 @@ impl Aggregate for CatalogState {
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
             CatalogCommand::PromoteGeneration { index, generation } => {
                 self.promote_generation(index, *generation)
+            }
+            CatalogCommand::RetireGenerations { index, older_than } => {
+                self.retire_generations(index, *older_than)
             }
             CatalogCommand::RollbackIndex { index } => self.rollback_index(index),
             CatalogCommand::DropIndex { index } => {
@@ -57,16 +79,29 @@ impl Aggregate for CatalogState {
     }
 
     fn pending(&self) -> Vec<Work> {
-        self.indexes
-            .values()
-            .filter_map(|index| {
-                let (generation, job) = index.building.clone()?;
-                Some(Work::BuildGeneration {
-                    index: index.name.clone(),
-                    generation,
-                    job,
-                })
+        let builds = self.indexes.values().filter_map(|index| {
+            let (generation, job) = index.building.clone()?;
+            Some(Work::BuildGeneration {
+                index: index.name.clone(),
+                generation,
+                job,
             })
+        });
+        let erasures = self.datasets.values().filter_map(|dataset| {
+            self.owes_erasure(dataset).then(|| Work::EraseRows {
+                dataset: dataset.name.clone(),
+            })
+        });
+        let compactions = self.datasets.values().filter_map(|dataset| {
+            dataset.wants_compaction().then(|| Work::CompactFiles {
+                dataset: dataset.name.clone(),
+            })
+        });
+        let doomed = (!self.doomed.is_empty()).then_some(Work::DeleteObjects);
+        builds
+            .chain(erasures)
+            .chain(compactions)
+            .chain(doomed)
             .collect()
     }
 }
@@ -102,6 +137,16 @@ impl CatalogState {
             })
     }
 
+    /// Whether anything may be left of rows of a dataset that were deleted for good.
+    pub fn owes_erasure(&self, dataset: &Dataset) -> bool {
+        let last = dataset.last_tombstone_seq();
+        last > dataset.erased_seq
+            || dataset.holds_erased_rows()
+            || self
+                .indexes_over(&dataset.name)
+                .any(|index| index.generations_before(last) > 0)
+    }
+
     fn create_dataset(&self, command: &CreateDataset) -> Decision {
         let name = &command.commit.dataset;
         check_name("dataset", name)?;
@@ -132,6 +177,9 @@ impl CatalogState {
         }
         if dataset.already_has(command.mode, &command.source.content_hash) {
             return Ok(Vec::new());
+        }
+        if !dataset.key.is_empty() && dataset.erased_keys == ErasedKeys::Refuse {
+            dataset.must_know_tombstones(command.read_seq)?;
         }
         if command.mode == IngestMode::Replace {
             check_key(&dataset.key, &command.schema.columns)?;
@@ -165,27 +213,106 @@ impl CatalogState {
 
     fn compact_files(&self, command: &CompactFiles) -> Decision {
         let dataset = self.dataset(&command.dataset)?;
-        dataset.must_be_as_read(command.read_seq)?;
-        if dataset.last_tombstone_seq() > command.read_seq {
-            return Err(ModelError::Stale {
-                dataset: dataset.name.clone(),
-                read_seq: command.read_seq,
-                now_seq: dataset.last_tombstone_seq(),
-            });
-        }
         if command.retired.is_empty() {
             return Ok(Vec::new());
         }
+        let as_rewritten = command.retired.iter().all(|rewritten| {
+            dataset.files.iter().any(|file| {
+                file.entry.key == rewritten.key
+                    && file.deleted.len() == rewritten.deleted
+                    && file.erased.len() == rewritten.erased
+            })
+        });
+        if !as_rewritten {
+            return Err(ModelError::Stale {
+                dataset: dataset.name.clone(),
+                read_seq: command.read_seq,
+                now_seq: dataset.files_seq.max(dataset.last_tombstone_seq()),
+            });
+        }
+        let retired = command.retired.iter().map(|file| file.key.clone());
         Ok(vec![
             FilesCompacted {
                 dataset: command.dataset.clone(),
                 read_seq: command.read_seq,
                 added: command.added.clone(),
-                retired: command.retired.clone(),
+                retired: retired.collect(),
                 change: change(dataset, command),
+                content_hash: command.content_hash.clone(),
             }
             .into(),
         ])
+    }
+
+    fn scrub_files(&self, command: &ScrubFiles) -> Decision {
+        let dataset = self.dataset(&command.dataset)?;
+        let there = |file: &str| dataset.all_files().any(|known| known.entry.key == file);
+        let scrubs: Vec<_> = command
+            .scrubs
+            .iter()
+            .filter(|scrub| there(&scrub.file))
+            .cloned()
+            .collect();
+        if scrubs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let dataset = command.dataset.clone();
+        Ok(vec![FilesScrubbed { dataset, scrubs }.into()])
+    }
+
+    fn purge_files(&self, name: &str, horizon: Micros) -> Decision {
+        let files: Vec<String> = self
+            .dataset(name)?
+            .retained
+            .iter()
+            .filter(|kept| kept.retired_at <= horizon)
+            .map(|kept| kept.file.entry.key.clone())
+            .collect();
+        if files.is_empty() {
+            return Ok(Vec::new());
+        }
+        let dataset = name.to_owned();
+        Ok(vec![FilesPurged { dataset, files }.into()])
+    }
+
+    fn forget_objects(&self, objects: &[String]) -> Vec<CatalogEvent> {
+        let objects: Vec<String> = objects
+            .iter()
+            .filter(|object| self.doomed.contains_key(*object))
+            .cloned()
+            .collect();
+        if objects.is_empty() {
+            return Vec::new();
+        }
+        vec![ObjectsDeleted { objects }.into()]
+    }
+
+    fn confirm_erasure(&self, erased: RowsErased) -> Decision {
+        let dataset = self.dataset(&erased.dataset)?;
+        let known = erased.through <= dataset.erased_seq;
+        let left = dataset.holds_erased_rows()
+            || self
+                .indexes_over(&erased.dataset)
+                .any(|index| index.generations_before(erased.through) > 0);
+        if known || left || erased.through > dataset.last_tombstone_seq() {
+            return Ok(Vec::new());
+        }
+        Ok(vec![erased.into()])
+    }
+
+    fn retire_generations(&self, name: &str, older_than: Seq) -> Decision {
+        let index = self.index(name)?;
+        let generations: Vec<u64> = index
+            .generations
+            .iter()
+            .filter(|built| built.source_seq < older_than && Some(built.generation) != index.live)
+            .map(|built| built.generation)
+            .collect();
+        if generations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let index = name.to_owned();
+        Ok(vec![GenerationsRetired { index, generations }.into()])
     }
 
     fn patch_dataset(&self, command: &PatchDataset) -> Decision {
@@ -210,6 +337,9 @@ impl CatalogState {
                 sensitivity: command.sensitivity,
                 embedding_refresh_policy: command.embedding_refresh_policy,
                 embedding: command.embedding,
+                erased_keys: command.erased_keys,
+                journal_keys: command.journal_keys,
+                compaction: command.compaction,
             }
             .into(),
         ])
@@ -276,6 +406,7 @@ impl CatalogState {
         }
         let dataset = self.dataset(&command.spec.source)?;
         dataset.must_have_column(&command.spec.key)?;
+        dataset.must_be_key(&command.spec.key)?;
         dataset.must_have_text(&command.spec.text)?;
         Ok(vec![
             IndexDefined {
@@ -410,6 +541,57 @@ impl Dataset {
         Ok(())
     }
 
+    /// Whether a file holds rows that were deleted for good.
+    pub fn holds_erased_rows(&self) -> bool {
+        self.all_files().any(|file| !file.erased.is_empty())
+    }
+
+    /// Whether the policy says that its files are to be merged now.
+    fn wants_compaction(&self) -> bool {
+        let policy = &self.compaction;
+        let small = policy.small_file_bytes.unwrap_or(SMALL_FILE_BYTES);
+        let small_files = self
+            .files
+            .iter()
+            .filter(|file| file.entry.bytes < small)
+            .count() as u64;
+        let many = policy
+            .small_files
+            .is_some_and(|most| small_files > 1 && small_files >= most);
+        let share = policy.deleted_per_mille.is_some_and(|most| {
+            let rows: u64 = self.files.iter().map(|file| file.entry.rows).sum();
+            let deleted: u64 = self.files.iter().map(|file| file.deleted.len()).sum();
+            deleted > 0 && deleted * 1_000 >= rows * most
+        });
+        many || share
+    }
+
+    fn must_know_tombstones(&self, read_seq: Seq) -> Result<(), ModelError> {
+        if self.last_tombstone_seq() > read_seq {
+            return Err(ModelError::Stale {
+                dataset: self.name.clone(),
+                read_seq,
+                now_seq: self.last_tombstone_seq(),
+            });
+        }
+        Ok(())
+    }
+
+    /// A row that is deleted is hidden in an index by its key, so the index must know rows by it.
+    fn must_be_key(&self, column: &str) -> Result<(), ModelError> {
+        if self.key.is_empty() || self.key == [column] {
+            return Ok(());
+        }
+        Err(ModelError::Impossible {
+            what: "key",
+            reason: format!(
+                "dataset `{}` names its rows by `{}`, and an index over it must do so too",
+                self.name,
+                self.key.join("`, `")
+            ),
+        })
+    }
+
     fn must_have_column(&self, name: &str) -> Result<(), ModelError> {
         let names: Vec<String> = self.schema.columns.iter().map(|c| c.name.clone()).collect();
         if names.iter().any(|column| column == name) {
@@ -433,10 +615,10 @@ impl Dataset {
             .try_for_each(|column| self.must_have_column(column))
     }
 
-    /// Those of `rows` that a live file still shows.
+    /// Those of `rows` that are not deleted for good already.
     fn still_there(&self, rows: &DeletedRows) -> Option<DeletedRows> {
-        let file = self.files.iter().find(|file| file.entry.key == rows.file)?;
-        let positions = rows.positions.without(&file.deleted);
+        let file = self.all_files().find(|file| file.entry.key == rows.file)?;
+        let positions = rows.positions.without(&file.erased);
         (!positions.is_empty()).then(|| DeletedRows {
             file: rows.file.clone(),
             positions,
@@ -475,7 +657,10 @@ impl super::TextSpec {
 }
 
 fn change(dataset: &Dataset, command: &CompactFiles) -> CompactionChange {
-    let is_retired = |file: &&std::sync::Arc<DataFile>| command.retired.contains(&file.entry.key);
+    let is_retired = |file: &&std::sync::Arc<DataFile>| {
+        let key = &file.entry.key;
+        command.retired.iter().any(|retired| retired.key == *key)
+    };
     let sum = |of: fn(&DataFile) -> u64| dataset.files.iter().map(|file| of(file)).sum::<u64>();
     let retired = |of: fn(&DataFile) -> u64| {
         dataset
@@ -513,6 +698,7 @@ fn committed(command: &CommitFiles, retired: Vec<String>, new_schema: bool) -> F
         batches: command.batches,
         source_bytes: command.source_bytes,
         elapsed_ms: command.elapsed_ms,
+        erased_skipped: command.erased_skipped,
     }
 }
 

@@ -38,6 +38,43 @@ impl DeletionVector {
         Self(&self.0 - &other.0)
     }
 
+    /// The positions of `self` that are in `other` too.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> Self {
+        Self(&self.0 & &other.0)
+    }
+
+    /// Where these rows lie once the rows of `removed` are out of the file; rows of `removed`
+    /// themselves are nowhere.
+    #[must_use]
+    pub fn after_removal_of(&self, removed: &Self) -> Self {
+        // Both ascend, so one pass counts the removed rows before each.
+        let mut gone = removed.0.iter().peekable();
+        let mut before = 0;
+        let mut moved = RoaringBitmap::new();
+        for position in &(&self.0 - &removed.0) {
+            while gone.next_if(|row| *row < position).is_some() {
+                before += 1;
+            }
+            moved
+                .try_push(position - before)
+                .expect("positions ascend, and stay so when as many are taken from each as went before");
+        }
+        Self(moved)
+    }
+
+    /// The positions from `start` on, `rows` of them, counted from 0.
+    #[must_use]
+    pub fn slice(&self, start: u64, rows: u64) -> Self {
+        let end = start + rows;
+        self.0
+            .iter()
+            .map(u64::from)
+            .filter(|position| (start..end).contains(position))
+            .map(|position| u32::try_from(position - start).expect("below the position itself"))
+            .collect()
+    }
+
     /// The greatest position.
     pub fn max(&self) -> Option<u32> {
         self.0.max()

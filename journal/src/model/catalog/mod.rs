@@ -5,17 +5,20 @@ mod apply;
 mod command;
 mod decide;
 mod deletion;
+mod past;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use command::{
     CatalogCommand, CommitFiles, CommitGeneration, CompactFiles, CreateDataset, DefineIndex,
-    DropDataset, FailGeneration, PatchDataset, TombstoneRows,
+    DropDataset, FailGeneration, PatchDataset, RewrittenFile, ScrubFiles, TombstoneRows,
 };
+pub use decide::SMALL_FILE_BYTES;
 pub use deletion::DeletionVector;
 pub use state::{
-    CatalogState, DataFile, Dataset, Generation, Index, LineageEntry, Tombstone, TombstoneBatch,
+    CatalogState, DataFile, Dataset, Doomed, Generation, Index, LineageEntry, RetainedFile,
+    HASHED_KEY_PREFIX, Scrubbed, Tombstone, TombstoneBatch,
 };
 
 use serde::{Deserialize, Serialize};
@@ -70,6 +73,46 @@ pub enum RefreshPolicy {
     OnAppend,
     /// By a cron expression with seconds.
     Scheduled(String),
+}
+
+/// What becomes of rows whose keys were deleted for good, when an ingest brings them again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErasedKeys {
+    /// They are not let in, and counted.
+    #[default]
+    Refuse,
+    /// They are rows like any other.
+    Admit,
+}
+
+/// How row keys stand in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JournalKeys {
+    /// As they are.
+    #[default]
+    Clear,
+    /// As keyed hashes: history finds them, nobody can read them off.
+    Hashed,
+}
+
+/// When files are merged without being asked; an absent part never is a reason.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompactionPolicy {
+    /// At this many live files below `small_file_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub small_files: Option<u64>,
+    /// What a small file is; 64 MiB when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub small_file_bytes: Option<u64>,
+    /// At this many deleted rows in 1,000 rows of the live files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_per_mille: Option<u64>,
+    /// By a cron expression with seconds, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
 }
 
 /// One column, as people see it.
@@ -140,6 +183,9 @@ pub struct FileEntry {
     /// Rows that a later row of the same key in the same ingest replaces.
     #[serde(default, skip_serializing_if = "DeletionVector::is_empty")]
     pub superseded: DeletionVector,
+    /// Rows that were deleted for good before the file was committed.
+    #[serde(default, skip_serializing_if = "DeletionVector::is_empty")]
+    pub erased: DeletionVector,
 }
 
 /// A file by name, size and checksum.

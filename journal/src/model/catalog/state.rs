@@ -7,10 +7,13 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeletionVector, EmbeddingSpec, FileDigest, FileEntry, IndexSpec, IngestMode, RefreshPolicy,
-    SchemaDoc, Sensitivity, Source,
+    CompactionPolicy, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry, IndexSpec,
+    IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity, Source,
 };
 use crate::record::{Actor, Micros, Seq};
+
+/// What a keyed hash of a row key begins with.
+pub const HASHED_KEY_PREFIX: &str = "blake3:";
 
 /// Everything the catalog owns.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +22,19 @@ pub struct CatalogState {
     pub datasets: OrdMap<String, Arc<Dataset>>,
     /// Indexes by name.
     pub indexes: OrdMap<String, Arc<Index>>,
+    /// Objects that nothing points at and that are to be deleted, by `<bucket>/<key>`.
+    pub doomed: OrdMap<String, Doomed>,
+}
+
+/// An object, or a folder of them, that is to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doomed {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key; a folder's ends in `/`.
+    pub key: String,
+    /// Position of the event that let go of it: older snapshots still read it.
+    pub since: Seq,
 }
 
 /// A table: immutable files, and which of their rows are still there.
@@ -48,8 +64,22 @@ pub struct Dataset {
     pub files_seq: Seq,
     /// Position of the last change of rows by an ingest.
     pub rows_seq: Seq,
-    /// Rows deleted up to here are in no live file any more.
+    /// Rows deleted for good up to here are in no live file any more.
     pub materialized_seq: Seq,
+    /// Rows deleted for good up to here are in no place at all.
+    pub erased_seq: Seq,
+    /// Files that are no longer part of it and are kept for queries of the past.
+    pub retained: Vector<Arc<RetainedFile>>,
+    /// Files that were rewritten without erased rows: what stands for them.
+    pub scrubbed: OrdMap<String, Scrubbed>,
+    /// The oldest position that can be queried.
+    pub history_from: Seq,
+    /// What becomes of rows whose keys were erased, when they come again.
+    pub erased_keys: ErasedKeys,
+    /// How row keys stand in the journal.
+    pub journal_keys: JournalKeys,
+    /// When its files are merged.
+    pub compaction: CompactionPolicy,
     /// Hashes of the contents taken in since the last replacement.
     pub contents: OrdMap<String, Seq>,
     /// Hash of the content of the last commit.
@@ -84,6 +114,31 @@ pub struct DataFile {
     pub added_seq: Seq,
     /// Rows that are gone.
     pub deleted: DeletionVector,
+    /// Those of them that were deleted for good: they are on their way out of the file.
+    #[serde(default, skip_serializing_if = "DeletionVector::is_empty")]
+    pub erased: DeletionVector,
+}
+
+/// A file that is no longer part of its dataset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetainedFile {
+    /// The file as it was when it left.
+    pub file: DataFile,
+    /// Position of the event that took it out.
+    pub retired_seq: Seq,
+    /// When.
+    pub retired_at: Micros,
+}
+
+/// What stands for a file that was rewritten without erased rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scrubbed {
+    /// Position of the event.
+    pub seq: Seq,
+    /// The rows that were left out.
+    pub removed: DeletionVector,
+    /// Object key and rows of the files with the other rows, in their order.
+    pub files: Vec<(String, u64)>,
 }
 
 impl DataFile {
@@ -138,6 +193,37 @@ impl Dataset {
     /// Rows that are visible.
     pub fn row_count(&self) -> u64 {
         self.files.iter().map(|file| file.live_rows()).sum()
+    }
+
+    /// Live files and those that are kept for queries of the past.
+    pub fn all_files(&self) -> impl Iterator<Item = &DataFile> {
+        self.files
+            .iter()
+            .map(AsRef::as_ref)
+            .chain(self.retained.iter().map(|kept| &kept.file))
+    }
+
+    /// Object key of the list of deleted rows beside its files.
+    pub fn sidecar_key(&self) -> String {
+        format!("datasets/{}/{}_tombstones.parquet", self.id, self.name)
+    }
+
+    /// Whether a row of this key was deleted for good. `hashed` is the key's keyed hash.
+    pub fn is_tombstoned(&self, key: &str, hashed: impl FnOnce(&str) -> String) -> bool {
+        self.tombstones.contains_key(key)
+            || (self.has_hashed_keys() && self.tombstones.contains_key(&hashed(key)))
+    }
+
+    /// Whether some keys of deleted rows are known as hashes only.
+    pub fn has_hashed_keys(&self) -> bool {
+        self.journal_keys == JournalKeys::Hashed
+            || self.tombstones.get_max().is_some_and(|_| {
+                let from = HASHED_KEY_PREFIX.to_owned();
+                self.tombstones
+                    .range(from..)
+                    .next()
+                    .is_some_and(|(key, _)| key.starts_with(HASHED_KEY_PREFIX))
+            })
     }
 
     /// Position of the last tombstone.
@@ -213,6 +299,12 @@ pub struct Generation {
 }
 
 impl Index {
+    /// How many generations were built from a state before `seq`.
+    pub fn generations_before(&self, seq: Seq) -> u64 {
+        let older = self.generations.iter().filter(|built| built.source_seq < seq);
+        older.count() as u64
+    }
+
     /// The generation that answers searches.
     pub fn live_generation(&self) -> Option<&Generation> {
         let live = self.live?;

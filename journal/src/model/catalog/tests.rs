@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 
+use super::past::tests as past;
 use super::{
     Backend, CatalogCommand, CatalogState, Column, CommitFiles, CommitGeneration, CreateDataset,
     DatasetSpec, DefineIndex, DeletionVector, DropDataset, FileEntry, IndexConfig, IndexSpec,
@@ -17,7 +18,7 @@ use crate::{
     record::{Actor, Draft, Record, Seq},
 };
 
-fn stamp(id: u64) -> Stamp {
+pub(super) fn stamp(id: u64) -> Stamp {
     Stamp {
         at: 1_000_000,
         id: format!("id-{id}"),
@@ -25,7 +26,7 @@ fn stamp(id: u64) -> Stamp {
     }
 }
 
-fn actor() -> Actor {
+pub(super) fn actor() -> Actor {
     Actor {
         name: "tester".to_owned(),
         role: "admin".to_owned(),
@@ -47,12 +48,14 @@ fn schema(columns: &[&str]) -> SchemaDoc {
     }
 }
 
-fn commit(dataset: &str, mode: IngestMode, file: &str, read_seq: Seq) -> CommitFiles {
+pub(super) fn commit(dataset: &str, mode: IngestMode, file: &str, read_seq: Seq) -> CommitFiles {
     CommitFiles {
         dataset: dataset.to_owned(),
         mode,
         read_seq,
+        erased_skipped: 0,
         added: vec![FileEntry {
+            erased: DeletionVector::default(),
             bucket: "primary".to_owned(),
             key: file.to_owned(),
             rows: 10,
@@ -75,7 +78,7 @@ fn commit(dataset: &str, mode: IngestMode, file: &str, read_seq: Seq) -> CommitF
     }
 }
 
-fn create(dataset: &str, file: &str) -> CatalogCommand {
+pub(super) fn create(dataset: &str, file: &str) -> CatalogCommand {
     CatalogCommand::CreateDataset(CreateDataset {
         spec: DatasetSpec {
             id: format!("id-{dataset}"),
@@ -88,7 +91,7 @@ fn create(dataset: &str, file: &str) -> CatalogCommand {
     })
 }
 
-fn tombstone(dataset: &str, file: &str, row: u32, read_seq: Seq) -> CatalogCommand {
+pub(super) fn tombstone(dataset: &str, file: &str, row: u32, read_seq: Seq) -> CatalogCommand {
     CatalogCommand::TombstoneRows(TombstoneRows {
         dataset: dataset.to_owned(),
         read_seq,
@@ -136,17 +139,17 @@ fn generation(index: &str, generation: u64, job: &str, source_seq: Seq) -> Catal
 
 /// A catalog that remembers its records.
 #[derive(Default)]
-struct Given {
-    state: CatalogState,
+pub(super) struct Given {
+    pub state: CatalogState,
     records: Vec<Record>,
 }
 
 impl Given {
-    fn seq(&self) -> Seq {
+    pub fn seq(&self) -> Seq {
         self.records.len() as Seq
     }
 
-    fn when(&mut self, command: &CatalogCommand) -> Result<Vec<CatalogEvent>, ModelError> {
+    pub fn when(&mut self, command: &CatalogCommand) -> Result<Vec<CatalogEvent>, ModelError> {
         let events = self.state.decide(command, &stamp(self.seq()))?;
         for event in &events {
             let seq = self.seq() + 1;
@@ -304,7 +307,9 @@ fn a_build_is_due_until_it_is_reported_and_counts_once() {
     let mut given = people().and(&define("kb", "people"));
     let due = given.state.pending();
     assert_eq!(due.len(), 1);
-    let crate::model::Work::BuildGeneration { job, .. } = due[0].clone();
+    let crate::model::Work::BuildGeneration { job, .. } = due[0].clone() else {
+        panic!("another kind of work");
+    };
     let report = generation("kb", 1, &job, given.seq());
     assert_eq!(given.when(&report).expect("allowed").len(), 2);
     assert!(given.when(&report).expect("allowed").is_empty());
@@ -391,6 +396,12 @@ enum Step {
     Build(u8),
     Drop(u8),
     Patch(u8, String),
+    Scrub(u8),
+    Compact(u8, u8),
+    Purge(u8),
+    Retire(u8),
+    Forget,
+    Confirm(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -403,6 +414,12 @@ fn step() -> impl Strategy<Value = Step> {
         (0..2_u8).prop_map(Step::Build),
         (0..3_u8).prop_map(Step::Drop),
         (0..3_u8, "[a-z]{0,4}").prop_map(|(d, text)| Step::Patch(d, text)),
+        (0..3_u8).prop_map(Step::Scrub),
+        (0..3_u8, 10..19_u8).prop_map(|(d, f)| Step::Compact(d, f)),
+        (0..3_u8).prop_map(Step::Purge),
+        (0..2_u8).prop_map(Step::Retire),
+        Just(Step::Forget),
+        (0..3_u8).prop_map(Step::Confirm),
     ]
 }
 
@@ -434,6 +451,24 @@ fn command(step: &Step, given: &Given) -> CatalogCommand {
             dataset: dataset(d),
             cascade: d % 2 == 0,
         }),
+        Step::Scrub(d) => past::scrub(&given.state, &dataset(d), seq),
+        Step::Compact(d, f) => past::compact(&given.state, &dataset(d), &file(d, f)),
+        Step::Purge(d) => CatalogCommand::PurgeFiles {
+            dataset: dataset(d),
+            horizon: 1_000_000,
+        },
+        Step::Retire(i) => CatalogCommand::RetireGenerations {
+            index: format!("i{i}"),
+            older_than: seq,
+        },
+        Step::Forget => CatalogCommand::ForgetObjects {
+            objects: given.state.doomed.keys().cloned().collect(),
+        },
+        Step::Confirm(d) => CatalogCommand::ConfirmErasure {
+            dataset: dataset(d),
+            through: seq,
+            checked: std::collections::BTreeMap::new(),
+        },
         Step::Patch(d, text) => CatalogCommand::PatchDataset(PatchDataset {
             dataset: dataset(d),
             description: Some(text.clone()),

@@ -1,0 +1,332 @@
+//! The erasure worker: takes rows that were deleted for good out of every place that still holds
+//! their bytes (files, files kept for the past, index generations, objects that nothing points at),
+//! and asks the catalog to confirm when nothing is left. What is to be done is read from the state,
+//! so a lost task comes back; hiding rows is not its part, that is done when the deletion is decided.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lakehouse_journal::{
+    model::{
+        ErrorKind,
+        catalog::{CatalogCommand, CatalogState, DataFile, Dataset, ScrubFiles},
+        event::Scrub,
+    },
+    record::{Micros, Seq},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    compaction::discard,
+    error::{LakeError, PortError},
+    lake::Lake,
+    owner::Caller,
+    ports::{BucketStore, Compactor, Progress, Readers, Sidecar},
+    worker::{Claim, Duty},
+};
+
+/// How often it starts over because more was deleted or committed meanwhile.
+const ROUNDS_MAX: usize = 10;
+/// Between two looks at whether a generation is there.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The clocks of this machine and of a bucket may differ by this much.
+const CLOCK_SLACK: Micros = 2_000_000;
+
+/// That nothing is left of rows deleted for good.
+#[derive(Debug, Clone)]
+pub struct Erased {
+    /// Position of the last tombstone that this is true of.
+    pub through: Seq,
+    /// Position of the catalog.
+    pub seq: Seq,
+}
+
+/// What the worker is given.
+pub(crate) enum ErasureTask {
+    /// A dataset's deleted rows.
+    Rows {
+        dataset: String,
+        reply: Option<oneshot::Sender<Result<Erased, LakeError>>>,
+        claim: Option<Claim>,
+    },
+    /// Objects that nothing points at.
+    Objects { claim: Claim },
+}
+
+/// The worker's duty.
+pub(crate) struct ErasureDuty {
+    pub lake: Lake,
+    pub compactor: Arc<dyn Compactor>,
+    pub store: Arc<dyn BucketStore>,
+    pub sidecar: Arc<dyn Sidecar>,
+    pub readers: Arc<dyn Readers>,
+    /// How long a query may go on reading what is to be deleted.
+    pub query_deadline: Duration,
+    /// When this process began: older objects without an event are nobody's.
+    pub started: Micros,
+}
+
+#[async_trait]
+impl Duty for ErasureDuty {
+    type Task = ErasureTask;
+
+    async fn run(&self, task: ErasureTask) {
+        match task {
+            ErasureTask::Rows {
+                dataset,
+                reply,
+                claim,
+            } => {
+                let job = uuid::Uuid::new_v4().to_string();
+                let job = self.lake.jobs().open(&job, "erasure", &dataset);
+                job.runs();
+                let result = self.erase(&dataset, &job.progress).await;
+                match &result {
+                    Ok(done) => job.done(Some(serde_json::json!({ "through": done.through }))),
+                    Err(error) => {
+                        tracing::warn!(dataset, %error, "erasure is not complete, it comes again");
+                        job.failed(error.to_string());
+                    }
+                }
+                if let Some(claim) = claim {
+                    claim.ended(result.is_ok(), self.lake.now());
+                }
+                if let Some(reply) = reply {
+                    // Whoever hung up does not undo it.
+                    let _ = reply.send(result);
+                }
+            }
+            ErasureTask::Objects { claim } => {
+                let result = self.delete_objects().await;
+                if let Err(error) = &result {
+                    tracing::warn!(%error, "objects are not deleted yet, it comes again");
+                }
+                claim.ended(result.is_ok(), self.lake.now());
+            }
+        }
+    }
+}
+
+fn daemon() -> Caller {
+    Caller::daemon("erasure")
+}
+
+impl ErasureDuty {
+    async fn erase(&self, name: &str, progress: &Arc<Progress>) -> Result<Erased, LakeError> {
+        for _ in 0..ROUNDS_MAX {
+            let through = self.lake.catalog().state.dataset(name)?.last_tombstone_seq();
+            let files = self.scrub(name, progress).await?;
+            let generations = self.rebuild(name, through).await?;
+            let objects = self.delete_objects().await?;
+            let orphans = self.sweep_leftovers(name).await?;
+            self.sidecar
+                .write(self.lake.catalog().state.dataset(name)?)
+                .await?;
+            let checked = BTreeMap::from([
+                ("files_rewritten".to_owned(), files),
+                ("generations_dropped".to_owned(), generations),
+                ("objects_deleted".to_owned(), objects),
+                ("leftovers_deleted".to_owned(), orphans),
+            ]);
+            let confirm = CatalogCommand::ConfirmErasure {
+                dataset: name.to_owned(),
+                through,
+                checked,
+            };
+            self.lake.ask_catalog(confirm, daemon()).await?;
+            let now = self.lake.catalog();
+            if !now.state.owes_erasure(now.state.dataset(name)?) {
+                let seq = now.seq;
+                return Ok(Erased { through, seq });
+            }
+        }
+        let text = format!("rows of dataset `{name}` are deleted faster than they can be erased");
+        Err(PortError::new(ErrorKind::Conflict, "dataset_busy", text).into())
+    }
+
+    /// Rewrites every file that holds erased rows, one by one. Returns how many.
+    async fn scrub(&self, name: &str, progress: &Arc<Progress>) -> Result<u64, LakeError> {
+        let mut files = 0;
+        loop {
+            let snapshot = self.lake.catalog();
+            let dataset = snapshot.state.dataset(name)?;
+            let holds = dataset.all_files().find(|file| !file.erased.is_empty());
+            let Some(file) = holds else { return Ok(files) };
+            let scrub = self.without_erased(dataset, file, progress).await?;
+            let added = scrub.added.clone();
+            let command = CatalogCommand::ScrubFiles(ScrubFiles {
+                dataset: name.to_owned(),
+                scrubs: vec![scrub],
+            });
+            match self.lake.ask_catalog(command, daemon()).await {
+                // Somebody else took the file out meanwhile.
+                Ok(committed) if committed.events.is_empty() => {
+                    discard(self.store.as_ref(), &added).await;
+                }
+                Ok(_) => files += 1,
+                Err(error) => {
+                    if error.is_definite() {
+                        discard(self.store.as_ref(), &added).await;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn without_erased(
+        &self,
+        dataset: &Dataset,
+        file: &DataFile,
+        progress: &Arc<Progress>,
+    ) -> Result<Scrub, LakeError> {
+        let removed = file.erased.clone();
+        let old = file.entry.key.clone();
+        if removed.len() == file.entry.rows {
+            let added = Vec::new();
+            return Ok(Scrub {
+                file: old,
+                removed,
+                added,
+            });
+        }
+        // Replaced rows stay in: queries of the past still see them.
+        let rest = Arc::new(DataFile {
+            deleted: removed.clone(),
+            ..file.clone()
+        });
+        let rewritten = self
+            .compactor
+            .rewrite(dataset, &[Arc::clone(&rest)], Arc::clone(progress))
+            .await?;
+        let (rows, expected) = (rewritten.staged.rows(), rest.live_rows());
+        if rows != expected {
+            let text = format!("a file of {expected} rows was rewritten with {rows}");
+            return Err(PortError::new(ErrorKind::Corrupt, "compaction_mismatch", text).into());
+        }
+        let added = rewritten
+            .staged
+            .publish(&file.entry.bucket, &dataset.id)
+            .await?;
+        Ok(Scrub {
+            file: old,
+            removed,
+            added,
+        })
+    }
+
+    /// Builds every index anew that may hold erased rows, and lets go of older generations.
+    async fn rebuild(&self, name: &str, through: Seq) -> Result<u64, LakeError> {
+        let snapshot = self.lake.catalog();
+        let mut dropped = 0;
+        for index in snapshot.state.indexes_over(name) {
+            let held = index.generations_before(through);
+            if held == 0 && index.building.is_none() {
+                continue;
+            }
+            self.current_generation(&index.name, through).await?;
+            let retire = CatalogCommand::RetireGenerations {
+                index: index.name.clone(),
+                older_than: through,
+            };
+            self.lake.ask_catalog(retire, daemon()).await?;
+            dropped += held;
+        }
+        Ok(dropped)
+    }
+
+    /// Waits until a generation answers that was built after `through`, asking for one if need be.
+    async fn current_generation(&self, name: &str, through: Seq) -> Result<(), LakeError> {
+        let mut asked = false;
+        loop {
+            let snapshot = self.lake.catalog();
+            let Some(index) = snapshot.state.indexes.get(name) else {
+                return Ok(());
+            };
+            if index.building.is_none() {
+                let current = index.live_generation();
+                if current.is_none_or(|live| live.source_seq >= through) {
+                    return Ok(());
+                }
+                if let (true, Some((_, error))) = (asked, &index.failed) {
+                    let text = format!("index `{name}` could not be built: {error}");
+                    return Err(
+                        PortError::new(ErrorKind::Unprocessable, "build_failed", text).into(),
+                    );
+                }
+                let index = name.to_owned();
+                let request = CatalogCommand::RequestGeneration { index };
+                self.lake.ask_catalog(request, daemon()).await?;
+                asked = true;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Deletes what nothing points at, once no query reads it any more. Returns how many objects.
+    async fn delete_objects(&self) -> Result<u64, LakeError> {
+        let doomed = self.lake.catalog().state.doomed.clone();
+        let Some(last) = doomed.values().map(|object| object.since).max() else {
+            return Ok(0);
+        };
+        self.readers.drain(last, self.query_deadline).await;
+        let mut gone = Vec::new();
+        let mut failed = None;
+        for (name, object) in &doomed {
+            match self.delete(&object.bucket, &object.key).await {
+                Ok(()) => gone.push(name.clone()),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let deleted = gone.len() as u64;
+        let forget = CatalogCommand::ForgetObjects { objects: gone };
+        self.lake.ask_catalog(forget, daemon()).await?;
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(deleted),
+        }
+    }
+
+    /// Deletes an object, or everything in a folder.
+    async fn delete(&self, bucket: &str, key: &str) -> Result<(), PortError> {
+        if !key.ends_with('/') {
+            return self.store.delete(bucket, key).await;
+        }
+        for object in self.store.list(bucket, key).await? {
+            self.store.delete(bucket, &object.key).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes objects of the dataset that an earlier process wrote and never committed: no event
+    /// will ever point at them, and they may hold any row.
+    async fn sweep_leftovers(&self, name: &str) -> Result<u64, LakeError> {
+        let snapshot = self.lake.catalog();
+        let dataset = snapshot.state.dataset(name)?;
+        let folder = format!("datasets/{}/", dataset.id);
+        let mut swept = 0;
+        for bucket in self.lake.buckets().into_keys() {
+            let listed = self.store.list(&bucket, &folder).await?;
+            // Read after the listing: what was committed meanwhile is in it.
+            let now = self.lake.catalog();
+            for object in listed {
+                let ours = object.modified >= self.started - CLOCK_SLACK;
+                if !ours && !is_known(&now.state, name, &bucket, &object.key) {
+                    self.store.delete(&bucket, &object.key).await?;
+                    swept += 1;
+                }
+            }
+        }
+        Ok(swept)
+    }
+}
+
+/// Whether an event points at an object of the dataset.
+fn is_known(state: &CatalogState, dataset: &str, bucket: &str, key: &str) -> bool {
+    let Some(dataset) = state.datasets.get(dataset) else {
+        return true;
+    };
+    key == dataset.sidecar_key()
+        || state.doomed.contains_key(&format!("{bucket}/{key}"))
+        || dataset.all_files().any(|file| file.entry.key == key)
+}
