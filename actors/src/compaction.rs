@@ -137,14 +137,13 @@ impl CompactionDuty {
             };
             let superseded = rewritten.moved.locate(&since.deleted).await?;
             let erased = rewritten.moved.locate(&since.erased).await?;
-            let added = added
-                .iter()
-                .zip(superseded.into_iter().zip(erased))
-                .map(|(entry, (superseded, erased))| FileEntry {
+            let added = added.iter().zip(superseded.into_iter().zip(erased)).map(
+                |(entry, (superseded, erased))| FileEntry {
                     superseded,
                     erased,
                     ..entry.clone()
-                });
+                },
+            );
             let command = CatalogCommand::CompactFiles(CompactFiles {
                 dataset: read.name.clone(),
                 read_seq: snapshot.seq,

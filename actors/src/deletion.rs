@@ -53,7 +53,11 @@ impl Lake {
                 }
                 .into());
             }
-            let resolved = self.inner.lookup.resolve(&not_erased(current), keys).await?;
+            let resolved = self
+                .inner
+                .lookup
+                .resolve(&not_erased(current), keys)
+                .await?;
             let named = |key: &String| self.journal_key(current, key);
             let command = CatalogCommand::TombstoneRows(TombstoneRows {
                 dataset: dataset.to_owned(),

@@ -114,7 +114,12 @@ fn daemon() -> Caller {
 impl ErasureDuty {
     async fn erase(&self, name: &str, progress: &Arc<Progress>) -> Result<Erased, LakeError> {
         for _ in 0..ROUNDS_MAX {
-            let through = self.lake.catalog().state.dataset(name)?.last_tombstone_seq();
+            let through = self
+                .lake
+                .catalog()
+                .state
+                .dataset(name)?
+                .last_tombstone_seq();
             let files = self.scrub(name, progress).await?;
             let generations = self.rebuild(name, through).await?;
             let objects = self.delete_objects().await?;

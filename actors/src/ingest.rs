@@ -156,7 +156,10 @@ impl IngestDuty {
             };
             let mut added = added.clone();
             let erased_skipped = match current {
-                Some(current) => self.refuse_erased(current, staged.as_ref(), &mut added).await?,
+                Some(current) => {
+                    self.refuse_erased(current, staged.as_ref(), &mut added)
+                        .await?
+                }
                 None => 0,
             };
             let commit = CommitFiles {
@@ -210,7 +213,9 @@ impl IngestDuty {
             return Ok(0);
         }
         staged.load_keys().await?;
-        let erased = staged.rows_where(self.lake.tombstoned_keys(dataset)).await?;
+        let erased = staged
+            .rows_where(self.lake.tombstoned_keys(dataset))
+            .await?;
         let mut skipped = 0;
         for (entry, erased) in added.iter_mut().zip(erased) {
             skipped += erased.without(&entry.superseded).len();

@@ -13,9 +13,7 @@ use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
         bucket::BucketSpec,
-        catalog::{
-            DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index, SchemaDoc,
-        },
+        catalog::{DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index, SchemaDoc},
         event::DeletedRows,
     },
     record::{Micros, Seq},

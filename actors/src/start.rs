@@ -29,9 +29,7 @@ use crate::{
     jobs::Jobs,
     lake::{Inner, Lake, OwnerHandle, WorkerHandle, Workers},
     owner::{Owner, OwnerParts},
-    ports::{
-        BucketStore, Clock, Compactor, IndexBuilder, KeyHash, Readers, RowLookup, Sidecar,
-    },
+    ports::{BucketStore, Clock, Compactor, IndexBuilder, KeyHash, Readers, RowLookup, Sidecar},
     refresh::RefreshDuty,
     scheduler::{self, Trigger},
     supervision::Tree,

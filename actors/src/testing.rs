@@ -16,8 +16,8 @@ use lakehouse_journal::{
     model::{
         bucket::BucketSpec,
         catalog::{
-            Backend, Column, DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index,
-            HASHED_KEY_PREFIX, IndexConfig, IndexSpec, IngestMode, SchemaDoc, TextSpec,
+            Backend, Column, DataFile, Dataset, DeletionVector, FileDigest, FileEntry,
+            HASHED_KEY_PREFIX, Index, IndexConfig, IndexSpec, IngestMode, SchemaDoc, TextSpec,
         },
         event::DeletedRows,
     },
@@ -28,9 +28,9 @@ use parking_lot::Mutex;
 use crate::{
     Caller, IngestRequest, Ingested, Journal, Lake, LakeError, Parts, PortError, StartReport,
     ports::{
-        BucketStore, BuiltGeneration, Clock, Compactor, IndexBuilder, KeyTest, ObjectInfo, Progress,
-        Readers, ResolvedRows, Rewritten, RowLookup, RowMap, Sidecar, StageFn, StageOptions,
-        StagedTable,
+        BucketStore, BuiltGeneration, Clock, Compactor, IndexBuilder, KeyTest, ObjectInfo,
+        Progress, Readers, ResolvedRows, Rewritten, RowLookup, RowMap, Sidecar, StageFn,
+        StageOptions, StagedTable,
     },
 };
 
@@ -147,7 +147,9 @@ impl StagedTable for FakeStaged {
     async fn rows_where(&self, test: KeyTest) -> Result<Vec<DeletionVector>, PortError> {
         let rows = self.rows.iter().zip(0_u32..);
         Ok(vec![
-            rows.filter(|(key, _)| test(key)).map(|(_, at)| at).collect(),
+            rows.filter(|(key, _)| test(key))
+                .map(|(_, at)| at)
+                .collect(),
         ])
     }
 
@@ -253,7 +255,9 @@ impl Sidecar for FakeTables {
             .flat_map(|file| {
                 let rows = &files[&file.entry.key];
                 let erased = file.erased.bitmap().iter();
-                erased.map(|at| rows[at as usize].clone()).collect::<Vec<_>>()
+                erased
+                    .map(|at| rows[at as usize].clone())
+                    .collect::<Vec<_>>()
             })
             .collect();
         self.listed.lock().insert(dataset.name.clone(), listed);
@@ -424,7 +428,10 @@ impl TestLake {
             sidecar: Arc::clone(&disk.tables) as Arc<dyn Sidecar>,
             readers: Arc::new(NoReaders),
             key_hash: Arc::new(|key| {
-                format!("{HASHED_KEY_PREFIX}{}", blake3::hash(key.as_bytes()).to_hex())
+                format!(
+                    "{HASHED_KEY_PREFIX}{}",
+                    blake3::hash(key.as_bytes()).to_hex()
+                )
             }),
             builder: Arc::clone(&builder) as Arc<dyn IndexBuilder>,
             buckets: Arc::clone(&disk.buckets) as Arc<dyn BucketStore>,

@@ -1,5 +1,7 @@
 //! The actors together, over a journal in memory: supervision, batches, idempotency, pending work.
 
+mod erasure;
+
 use std::{sync::atomic::Ordering, time::Duration};
 
 use lakehouse_journal::{
@@ -108,6 +110,7 @@ async fn every_actor_survives_twenty_panics_and_loses_nothing() {
         "indexing",
         "refresh",
         "compaction",
+        "erasure",
         "housekeeping",
     ];
     for round in 1..=20 {

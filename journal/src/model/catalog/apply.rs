@@ -360,7 +360,10 @@ impl Dataset {
     /// Puts the rewritten files in the place of the old one, which is returned.
     fn scrub(&mut self, seq: Seq, scrub: &Scrub) -> Option<FileEntry> {
         let is_it = |file: &DataFile| file.entry.key == scrub.file;
-        let files = scrub.added.iter().map(|entry| (entry.key.clone(), entry.rows));
+        let files = scrub
+            .added
+            .iter()
+            .map(|entry| (entry.key.clone(), entry.rows));
         let scrubbed = Scrubbed {
             seq,
             removed: scrub.removed.clone(),
@@ -375,7 +378,10 @@ impl Dataset {
         } else {
             let at = self.retained.iter().position(|kept| is_it(&kept.file))?;
             let old = self.retained.remove(at);
-            for (index, file) in scrubbed_files(&old.file, scrub, seq).into_iter().enumerate() {
+            for (index, file) in scrubbed_files(&old.file, scrub, seq)
+                .into_iter()
+                .enumerate()
+            {
                 let kept = RetainedFile {
                     file,
                     ..old.as_ref().clone()

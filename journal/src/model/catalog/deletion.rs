@@ -56,9 +56,9 @@ impl DeletionVector {
             while gone.next_if(|row| *row < position).is_some() {
                 before += 1;
             }
-            moved
-                .try_push(position - before)
-                .expect("positions ascend, and stay so when as many are taken from each as went before");
+            moved.try_push(position - before).expect(
+                "positions ascend, and stay so when as many are taken from each as went before",
+            );
         }
         Self(moved)
     }

@@ -17,8 +17,8 @@ pub use command::{
 pub use decide::SMALL_FILE_BYTES;
 pub use deletion::DeletionVector;
 pub use state::{
-    CatalogState, DataFile, Dataset, Doomed, Generation, Index, LineageEntry, RetainedFile,
-    HASHED_KEY_PREFIX, Scrubbed, Tombstone, TombstoneBatch,
+    CatalogState, DataFile, Dataset, Doomed, Generation, HASHED_KEY_PREFIX, Index, LineageEntry,
+    RetainedFile, Scrubbed, Tombstone, TombstoneBatch,
 };
 
 use serde::{Deserialize, Serialize};

@@ -301,7 +301,10 @@ pub struct Generation {
 impl Index {
     /// How many generations were built from a state before `seq`.
     pub fn generations_before(&self, seq: Seq) -> u64 {
-        let older = self.generations.iter().filter(|built| built.source_seq < seq);
+        let older = self
+            .generations
+            .iter()
+            .filter(|built| built.source_seq < seq);
         older.count() as u64
     }
 
