@@ -38,6 +38,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Where tables and vectors are kept.
     pub storage: StorageConfig,
+    /// How rows deleted for good leave the disks.
+    pub erasure: ErasureConfig,
     /// How the journal is archived.
     pub journal: JournalConfig,
     /// What a query may use.
@@ -73,6 +75,22 @@ pub struct StorageConfig {
     pub orphan_grace_s: u64,
     /// When they are looked for: a cron line with seconds, UTC.
     pub orphan_sweep: String,
+    /// How long files that left a dataset are kept for `as_of`, in seconds.
+    pub retention_s: u64,
+}
+
+/// How rows deleted for good leave the disks. They are hidden at the answer in any case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ErasureConfig {
+    /// How long after the last deletion the bytes are erased, in seconds: several are erased at once.
+    pub delay_s: u64,
+    /// How long a query may go on reading what is to be erased, in seconds.
+    pub query_deadline_s: u64,
+    /// A directory outside of every backup that lists what was deleted: a data directory that is
+    /// restored from a backup forgets no deletion. A relative path starts at the data directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<PathBuf>,
 }
 
 /// One bucket.
@@ -218,6 +236,7 @@ impl Default for Config {
             data_dir: PathBuf::from(DEFAULT_DATA_DIR),
             server: ServerConfig::default(),
             storage: StorageConfig::default(),
+            erasure: ErasureConfig::default(),
             journal: JournalConfig::default(),
             query: QueryConfig::default(),
             ingest: IngestConfig::default(),
@@ -243,6 +262,17 @@ impl Default for StorageConfig {
             buckets: Vec::new(),
             orphan_grace_s: 86_400,
             orphan_sweep: "0 17 * * * *".to_owned(),
+            retention_s: 7 * 86_400,
+        }
+    }
+}
+
+impl Default for ErasureConfig {
+    fn default() -> Self {
+        Self {
+            delay_s: 30,
+            query_deadline_s: 30,
+            ledger: None,
         }
     }
 }

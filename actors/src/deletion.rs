@@ -43,6 +43,13 @@ impl Lake {
         on_behalf_of: Option<String>,
         caller: Caller,
     ) -> Result<Tombstoned, LakeError> {
+        let mut caller = caller;
+        if self.catalog().state.dataset(dataset)?.journal_keys == JournalKeys::Hashed
+            && let Some((_, fingerprint)) = &mut caller.idempotency
+        {
+            // It is a hash of the request, keys and all, which somebody could guess.
+            *fingerprint = self.key_hash(fingerprint);
+        }
         for _ in 0..STALE_RETRIES {
             let snapshot = self.catalog();
             let current = snapshot.state.dataset(dataset)?;

@@ -342,17 +342,7 @@ impl Lake {
                     self.jobs().open(job, "index_build", index);
                     let _ = self.give(|workers| &workers.indexing, work);
                 }
-                Work::CompactFiles { dataset } => {
-                    let dataset = dataset.clone();
-                    if let Some(claim) = self.inner.claims.claim(work, self.now()) {
-                        let task = CompactionTask {
-                            dataset,
-                            asked: None,
-                            claim: Some(claim),
-                        };
-                        let _ = self.give(|workers| &workers.compaction, task);
-                    }
-                }
+                Work::CompactFiles { dataset } => self.compact_when_free(dataset),
                 Work::EraseRows { dataset } if self.erasure_is_due(dataset) => {
                     let dataset = dataset.clone();
                     if let Some(claim) = self.inner.claims.claim(work, self.now()) {
@@ -372,6 +362,23 @@ impl Lake {
                     }
                 }
             }
+        }
+    }
+
+    /// Lets the compaction worker merge a dataset's files, unless it is at it already.
+    pub(crate) fn compact_when_free(&self, dataset: &str) {
+        let dataset = dataset.to_owned();
+        let work = Work::CompactFiles {
+            dataset: dataset.clone(),
+        };
+        if let Some(claim) = self.inner.claims.claim(work, self.now()) {
+            let task = CompactionTask {
+                dataset,
+                asked: None,
+                claim: Some(claim),
+            };
+            // A full worker is asked again at the scheduler's next tick.
+            let _ = self.give(|workers| &workers.compaction, task);
         }
     }
 

@@ -79,26 +79,48 @@ pub(crate) async fn run(lake: Lake, triggers: Vec<Trigger>) {
             let _ = lake.chore(Chore::Snapshot);
         }
         for trigger in triggers.iter() {
-            let fired = lake.scheduler().state.fired.get(&trigger.name).copied();
-            if let Some(due) = trigger.due(fired.unwrap_or(started), lake.now()) {
-                fire(&lake, trigger, due).await;
+            if note_if_due(&lake, trigger, started).await {
+                for bucket in lake.buckets().into_keys() {
+                    let _ = lake.chore(Chore::SweepOrphans { bucket });
+                }
+            }
+        }
+        for (dataset, trigger) in compactions(&lake) {
+            if note_if_due(&lake, &trigger, started).await {
+                lake.compact_when_free(&dataset);
             }
         }
     }
 }
 
-async fn fire(lake: &Lake, trigger: &Trigger, due: Micros) {
+/// The schedules of datasets that are merged by one.
+fn compactions(lake: &Lake) -> Vec<(String, Trigger)> {
+    let catalog = lake.catalog();
+    let scheduled = catalog.state.datasets.values().filter_map(|dataset| {
+        let cron = dataset.compaction.schedule.as_deref()?;
+        // What is no cron expression was refused when it was set.
+        let trigger = Trigger::new(&format!("compaction:{}", dataset.id), cron).ok()?;
+        Some((dataset.name.clone(), trigger))
+    });
+    scheduled.collect()
+}
+
+/// Whether the trigger is due and noted in the journal, so that it fires once.
+async fn note_if_due(lake: &Lake, trigger: &Trigger, started: Micros) -> bool {
+    let fired = lake.scheduler().state.fired.get(&trigger.name).copied();
+    let Some(due) = trigger.due(fired.unwrap_or(started), lake.now()) else {
+        return false;
+    };
     let note = SchedulerCommand::NoteTrigger {
         trigger: trigger.name.clone(),
         due,
     };
-    if let Err(error) = lake.ask_scheduler(note, Caller::daemon("scheduler")).await {
-        tracing::warn!(trigger = trigger.name, %error, "trigger not noted, it comes again");
-        return;
-    }
-    for bucket in lake.buckets().into_keys() {
-        let _ = lake.chore(Chore::SweepOrphans { bucket });
-    }
+    let noted = lake.ask_scheduler(note, Caller::daemon("scheduler")).await;
+    noted
+        .inspect_err(|error| {
+            tracing::warn!(trigger = trigger.name, %error, "trigger not noted, it comes again");
+        })
+        .is_ok()
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
+use lakehouse_actors::Trigger;
 use lakehouse_journal::{
     model::catalog::{
-        CatalogCommand, Dataset, DropDataset, EmbeddingSpec, PatchDataset, RefreshPolicy,
-        Sensitivity,
+        CatalogCommand, CompactionPolicy, Dataset, DropDataset, EmbeddingSpec, ErasedKeys,
+        JournalKeys, PatchDataset, RefreshPolicy, Sensitivity,
     },
     record::Seq,
 };
@@ -122,6 +123,9 @@ pub struct Changes {
     sensitivity: BTreeMap<String, Sensitivity>,
     embedding_refresh_policy: Option<RefreshPolicy>,
     embedding: Option<EmbeddingSpec>,
+    erased_keys: Option<ErasedKeys>,
+    journal_keys: Option<JournalKeys>,
+    compaction: Option<CompactionPolicy>,
 }
 
 /// Describes a dataset or sets its policies.
@@ -137,6 +141,9 @@ pub async fn patch(
 ) -> Result<HttpResponse, Problem> {
     let caller = may.caller(&body.bytes);
     let changes = body.value;
+    if let Some(policy) = &changes.compaction {
+        check_compaction(policy)?;
+    }
     let command = CatalogCommand::PatchDataset(PatchDataset {
         dataset: name.to_string(),
         description: changes.description,
@@ -145,12 +152,43 @@ pub async fn patch(
         sensitivity: changes.sensitivity,
         embedding_refresh_policy: changes.embedding_refresh_policy,
         embedding: changes.embedding,
+        erased_keys: changes.erased_keys,
+        journal_keys: changes.journal_keys,
+        compaction: changes.compaction,
     });
     let committed = edge.lake.ask_catalog(command, caller).await?;
     let catalog = edge.lake.catalog();
     let mut answer = manifest(catalog.state.dataset(&name)?);
     answer["journal_seq"] = json!(committed.seq);
     Ok(HttpResponse::Ok().json(answer))
+}
+
+/// Refuses a policy that would never do anything, or always.
+fn check_compaction(policy: &CompactionPolicy) -> Result<(), Problem> {
+    let refuse = |text: String| {
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Err(Problem::new(status, "impossible", text))
+    };
+    if policy.small_files.is_some_and(|files| files < 2) {
+        return refuse("`compaction.small_files` must be 2 or more: one file is not merged".into());
+    }
+    if policy
+        .deleted_per_mille
+        .is_some_and(|share| !(1..=1000).contains(&share))
+    {
+        return refuse("`compaction.deleted_per_mille` must be 1 to 1000".into());
+    }
+    if policy.small_file_bytes == Some(0) {
+        return refuse("`compaction.small_file_bytes` must be above 0".into());
+    }
+    match policy
+        .schedule
+        .as_deref()
+        .map(|cron| Trigger::new("compaction", cron))
+    {
+        Some(Err(error)) => refuse(format!("`compaction.schedule`: {error}")),
+        _ => Ok(()),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -300,7 +338,8 @@ pub async fn compact(
         "files": change.map_or(pair(files, files), |c| pair(c.files_before, c.files_after)),
         "rows": change.map_or(pair(rows, rows), |c| pair(c.rows_before, c.rows_after)),
         "bytes": change.map_or(pair(bytes, bytes), |c| pair(c.bytes_before, c.bytes_after)),
-        "tombstones_materialized": change.map_or(0, |c| c.rows_dropped),
+        "tombstones_materialized": change.map_or(0, |c| c.erased_dropped),
+        "rows_dropped": change.map_or(0, |c| c.rows_dropped),
         "journal_seq": done.seq,
     })))
 }
@@ -355,6 +394,11 @@ pub fn manifest(dataset: &Dataset) -> Value {
         "embedding_stale_since": times::maybe(dataset.embedding_stale_since),
         "embedding_refresh_policy": dataset.embedding_refresh_policy,
         "embedding": dataset.embedding,
+        "erased_keys": dataset.erased_keys,
+        "journal_keys": dataset.journal_keys,
+        "compaction": dataset.compaction,
+        "as_of_from": dataset.history_from,
+        "retained_files": dataset.retained.len(),
     })
 }
 

@@ -228,6 +228,9 @@ fn answer(edge: &Edge, dataset: &str, mode: IngestMode, done: &Ingested) -> serd
     if committed.is_none() {
         answer["deduplicated"] = json!(true);
     }
+    if done.erased_skipped > 0 {
+        answer["erased_skipped"] = json!(done.erased_skipped);
+    }
     if let Some(since) = found.and_then(|dataset| dataset.embedding_stale_since) {
         answer["embedding_stale_since"] = json!(times::text(since));
     }

@@ -309,6 +309,9 @@ pub struct CompactionChange {
     pub bytes_after: u64,
     /// Deleted rows that are in no live file any more.
     pub rows_dropped: u64,
+    /// Those of them that were deleted for good.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub erased_dropped: u64,
 }
 
 /// Rows of one file, by position.

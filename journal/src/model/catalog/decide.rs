@@ -680,6 +680,7 @@ fn change(dataset: &Dataset, command: &CompactFiles) -> CompactionChange {
         bytes_before: bytes,
         bytes_after: bytes - retired(|f| f.entry.bytes) + added(|f| f.bytes),
         rows_dropped: retired(|f| f.deleted.len()),
+        erased_dropped: retired(|f| f.erased.len()),
     }
 }
 
