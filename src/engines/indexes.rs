@@ -14,7 +14,7 @@ use futures::StreamExt;
 use lakehouse_actors::PortError;
 use lakehouse_journal::{
     model::{
-        ErrorKind,
+        ErrorKind, Fold,
         catalog::{CatalogState, Dataset, Generation, Index, IndexConfig, IngestMode},
     },
     record::Seq,
@@ -112,22 +112,24 @@ impl LakeIndexes {
     /// `Unavailable` when its files are not what was built.
     pub async fn search(
         &self,
-        state: &CatalogState,
+        catalog: &Fold<CatalogState>,
         index: &Index,
         request: &SearchRequest<'_>,
     ) -> Result<Searched, PortError> {
         let started = Instant::now();
         let (generation, open) = self.live(index)?;
-        let dataset = dataset_of(state, index)?;
+        let dataset = dataset_of(&catalog.state, index)?;
         let vector = match &request.query {
             SearchQuery::Vector(vector) => vector.to_vec(),
             SearchQuery::Text(text) => embed_one(text)?,
         };
-        let shown = self.shown(state, index, dataset, &open).await?;
+        let shown = self.shown(catalog, index, dataset, &open).await?;
         let shown = match request.filter {
             None => shown,
             Some(filter) => {
-                let passing = self.slots_where(state, index, &open, Some(filter)).await?;
+                let passing = self
+                    .slots_where(catalog, index, &open, Some(filter))
+                    .await?;
                 Shown::Only(Arc::new(shown.within(passing)))
             }
         };
@@ -157,16 +159,16 @@ impl LakeIndexes {
     /// As [`LakeIndexes::search`].
     pub async fn visible_slot(
         &self,
-        state: &CatalogState,
+        catalog: &Fold<CatalogState>,
         index: &Index,
         key: &str,
     ) -> Result<Option<(Arc<OpenGeneration>, u64)>, PortError> {
         let (_, open) = self.live(index)?;
-        let dataset = dataset_of(state, index)?;
+        let dataset = dataset_of(&catalog.state, index)?;
         let Some(slot) = open.index.slot_of(key) else {
             return Ok(None);
         };
-        let shown = self.shown(state, index, dataset, &open).await?;
+        let shown = self.shown(catalog, index, dataset, &open).await?;
         Ok(shown.allows(slot).then_some((open, slot)))
     }
 
@@ -244,7 +246,7 @@ impl LakeIndexes {
     /// What of a generation the snapshot shows; remembered until the dataset changes.
     async fn shown(
         &self,
-        state: &CatalogState,
+        catalog: &Fold<CatalogState>,
         index: &Index,
         dataset: &Dataset,
         open: &OpenGeneration,
@@ -260,7 +262,9 @@ impl LakeIndexes {
             .iter()
             .any(|step| step.mode == IngestMode::Replace && step.journal_seq > open.source_seq);
         let shown = if replaced {
-            Shown::Only(Arc::new(self.slots_where(state, index, open, None).await?))
+            Shown::Only(Arc::new(
+                self.slots_where(catalog, index, open, None).await?,
+            ))
         } else {
             hidden_slots(dataset, open)
         };
@@ -271,7 +275,7 @@ impl LakeIndexes {
     /// Slots of the rows that are visible and pass the filter.
     async fn slots_where(
         &self,
-        state: &CatalogState,
+        catalog: &Fold<CatalogState>,
         index: &Index,
         open: &OpenGeneration,
         filter: Option<&str>,
@@ -285,7 +289,8 @@ impl LakeIndexes {
             sql.push_str(" WHERE ");
             sql.push_str(filter);
         }
-        let mut rows = self.rows(state, &sql).await?;
+        let tables = SessionTables::all(Arc::new(catalog.state.clone()), catalog.seq);
+        let mut rows = self.rows(tables, &sql).await?;
         let mut slots = RoaringBitmap::new();
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(|error| of_query(&error))?;
@@ -303,10 +308,9 @@ impl LakeIndexes {
 
     async fn rows(
         &self,
-        state: &CatalogState,
+        tables: SessionTables,
         sql: &str,
     ) -> Result<crate::query::QueryStream, PortError> {
-        let tables = SessionTables::all(Arc::new(state.clone()));
         let session = self.query.session(tables).with_timeout(BUILD_TIMEOUT);
         session
             .execute(sql, Vec::new(), None)

@@ -15,11 +15,13 @@ use datafusion::{
     },
     prelude::SessionConfig,
 };
+use lakehouse_journal::record::Seq;
 use object_store::ObjectStore;
 use tokio::runtime::{Handle, Runtime};
 
 use super::{
     GateLimits, QueryError,
+    active::{ActiveQueries, Drained},
     catalog::{CATALOG, DATASETS},
     facts::FactsCache,
     session::{QuerySession, SessionTables},
@@ -97,6 +99,7 @@ pub struct QueryEngine {
     config: QueryConfig,
     template: ArcSwap<SessionState>,
     facts: Arc<FactsCache>,
+    active: Arc<ActiveQueries>,
     store: Arc<dyn ObjectStore>,
     runtime: Option<Runtime>,
 }
@@ -132,6 +135,7 @@ impl QueryEngine {
         Ok(Self {
             template: ArcSwap::from_pointee(template(&config, env)),
             facts: Arc::new(FactsCache::default()),
+            active: Arc::default(),
             store,
             runtime: Some(runtime),
             config,
@@ -141,6 +145,19 @@ impl QueryEngine {
     /// A session for one request: it sees `tables` and nothing else.
     pub fn session(&self, tables: SessionTables) -> QuerySession {
         QuerySession::new(self, tables)
+    }
+
+    /// Waits until no query reads a snapshot before `before`, so that files which only those name
+    /// can be removed. At the deadline the ones left are ended with
+    /// [`QueryError::SnapshotExpired`] and get five seconds to be gone; from then on a file that such a
+    /// snapshot misses is told the same way. Newer queries are neither waited for nor delayed.
+    pub async fn drain(&self, before: Seq, deadline: Duration) -> Drained {
+        self.active.drain(before, deadline).await
+    }
+
+    /// How many queries run or have an answer that is still being read.
+    pub fn running(&self) -> usize {
+        self.active.len()
     }
 
     /// The settings.
@@ -203,6 +220,11 @@ impl QueryEngine {
 
     pub(super) fn facts(&self) -> &Arc<FactsCache> {
         &self.facts
+    }
+
+    /// The queries that run.
+    pub(super) fn active(&self) -> &Arc<ActiveQueries> {
+        &self.active
     }
 
     /// All buckets as one read-only store.

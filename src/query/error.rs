@@ -55,6 +55,12 @@ pub enum QueryError {
         /// Which bucket, as far as is known.
         place: String,
     },
+    /// A bucket answers and has no such file; told like a bucket that does not answer.
+    #[error("{place} does not answer or lacks a file of the dataset")]
+    Missing {
+        /// Which bucket, as far as is known.
+        place: String,
+    },
     /// Stored bytes are not what was written.
     #[error("a file of the dataset in {place} is damaged")]
     Corrupt {
@@ -64,6 +70,9 @@ pub enum QueryError {
     /// The query was given up.
     #[error("the query was cancelled")]
     Cancelled,
+    /// It read a snapshot of which rows were erased, and was ended or missed a file.
+    #[error("the query read rows that were erased meanwhile; ask again")]
+    SnapshotExpired,
     /// A defect of ours; the cause is for the log only.
     #[error("the query failed inside the engine")]
     Internal(String),
@@ -80,7 +89,10 @@ impl QueryError {
             Self::ColumnNotFound(_) => ErrorKind::Invalid,
             Self::NotAllowed(_) | Self::Memory | Self::Execution(_) => ErrorKind::Unprocessable,
             Self::Timeout(_) => ErrorKind::Timeout,
-            Self::Unavailable { .. } | Self::Cancelled => ErrorKind::Unavailable,
+            Self::Unavailable { .. }
+            | Self::Missing { .. }
+            | Self::Cancelled
+            | Self::SnapshotExpired => ErrorKind::Unavailable,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Internal(_) => ErrorKind::Internal,
         }
@@ -98,9 +110,10 @@ impl QueryError {
             Self::Timeout(_) => "query_timeout",
             Self::Memory => "memory_limit",
             Self::Execution(_) => "execution_failed",
-            Self::Unavailable { .. } => "bucket_unavailable",
+            Self::Unavailable { .. } | Self::Missing { .. } => "bucket_unavailable",
             Self::Corrupt { .. } => "file_corrupt",
             Self::Cancelled => "query_cancelled",
+            Self::SnapshotExpired => "snapshot_expired",
             Self::Internal(_) => "internal",
         }
     }
@@ -112,8 +125,10 @@ impl QueryError {
             return own.clone();
         }
         if let Some(failure) = find::<BucketFailure>(error) {
-            return Self::Unavailable {
-                place: format!("bucket `{}`", failure.bucket),
+            let place = format!("bucket `{}`", failure.bucket);
+            return match failure.source {
+                object_store::Error::NotFound { .. } => Self::Missing { place },
+                _ => Self::Unavailable { place },
             };
         }
         match error.find_root() {

@@ -26,7 +26,7 @@ use datafusion::{
     },
 };
 use futures::{StreamExt, TryStreamExt};
-use lakehouse_journal::model::catalog::{CatalogState, DataFile, Dataset, DeletionVector};
+use lakehouse_journal::model::catalog::{DataFile, Dataset, DeletionVector};
 use object_store::ObjectStore;
 use roaring::RoaringBitmap;
 
@@ -156,11 +156,7 @@ impl QueryEngine {
             .map(|(index, name)| format!("{} AS c{index}", quoted(name)))
             .collect();
         let sql = format!("SELECT {} FROM {}", quoted.join(", "), quoted_name(dataset));
-        let mut state = CatalogState::default();
-        state
-            .datasets
-            .insert(dataset.name.clone(), Arc::clone(dataset));
-        self.session(SessionTables::all(Arc::new(state)))
+        self.session(SessionTables::of_dataset(dataset))
             .with_timeout(NO_DEADLINE)
             .execute(&sql, Vec::new(), None)
             .await
@@ -174,11 +170,7 @@ impl QueryEngine {
     /// # Errors
     /// Whatever a query fails with.
     pub async fn scan_rows(&self, dataset: &Arc<Dataset>) -> Result<QueryStream, QueryError> {
-        let mut state = CatalogState::default();
-        state
-            .datasets
-            .insert(dataset.name.clone(), Arc::clone(dataset));
-        self.session(SessionTables::all(Arc::new(state)))
+        self.session(SessionTables::of_dataset(dataset))
             .with_timeout(NO_DEADLINE)
             .with_partitions(1)
             .execute(

@@ -1,6 +1,7 @@
 //! The read path: a dataset as a table, a caller's session, the statement gate, and answers as
 //! bytes. The edge calls it with a published snapshot; it never writes and never opens the journal.
 
+pub mod active;
 pub mod cancel;
 pub mod catalog;
 pub mod engine;
@@ -20,6 +21,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use active::Drained;
 pub use engine::{MemorySharing, QueryConfig, QueryEngine};
 pub use error::QueryError;
 pub use gate::GateLimits;

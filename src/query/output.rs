@@ -169,7 +169,7 @@ fn chunks(
             let done = batch.is_none() || encoded.is_err();
             if text.len() >= CHUNK_BYTES || (done && !text.is_empty()) {
                 let chunk = Bytes::from(std::mem::take(&mut text));
-                if sender.send(Ok(chunk)).await.is_err() {
+                if !handed_on(chunk, &sender, &mut stream).await {
                     return;
                 }
             }
@@ -182,6 +182,24 @@ fn chunks(
         }
     });
     Box::pin(ReceiverStream::new(receiver))
+}
+
+/// Hands a chunk on; false when the answer ends here. A query that is told to end while its client
+/// does not read lets its snapshot go first, and breaks the answer off, so that nobody takes it for
+/// a whole one.
+async fn handed_on(
+    chunk: Bytes,
+    sender: &mpsc::Sender<Result<Bytes, QueryError>>,
+    stream: &mut QueryStream,
+) -> bool {
+    tokio::select! {
+        sent = sender.send(Ok(chunk)) => sent.is_ok(),
+        () = stream.expired() => {
+            stream.end();
+            drop(sender.send(Err(QueryError::SnapshotExpired)).await);
+            false
+        }
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,10 @@ use datafusion::{
     sql::{parser::Statement as EngineStatement, sqlparser::ast::Statement},
 };
 use futures::{FutureExt, Stream, StreamExt};
-use lakehouse_journal::model::catalog::CatalogState;
+use lakehouse_journal::{
+    model::catalog::{CatalogState, Dataset},
+    record::Seq,
+};
 use serde_json::Value;
 use tokio::{
     runtime::Handle,
@@ -29,10 +32,12 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, Sleep},
 };
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     DatasetTable, GateLimits, QueryEngine, QueryError,
-    cancel::{CancelFlag, StoppableJoins},
+    active::Lease,
+    cancel::StoppableJoins,
     catalog::{Names, Readable, SYSTEM, SessionCatalogs, Visible},
     gate::{check_plan, parse_query},
     params::bind,
@@ -46,6 +51,8 @@ const BATCHES_WAITING: usize = 4;
 pub struct SessionTables {
     /// The snapshot.
     pub state: Arc<CatalogState>,
+    /// The journal position of the catalog whose files are read. Erasure waits for older ones.
+    pub seq: Seq,
     /// Which of its datasets the caller may read.
     pub visible: Visible,
     /// The tables of the schema `system`, by name; none for most callers.
@@ -53,13 +60,24 @@ pub struct SessionTables {
 }
 
 impl SessionTables {
-    /// Every dataset of a snapshot.
-    pub fn all(state: Arc<CatalogState>) -> Self {
+    /// Every dataset of the snapshot at this journal position.
+    pub fn all(state: Arc<CatalogState>, seq: Seq) -> Self {
         Self {
             state,
+            seq,
             visible: Arc::new(|_| true),
             system: Vec::new(),
         }
+    }
+
+    /// One dataset as a worker of the daemon holds it, whose position in the journal is not known. It
+    /// counts as the newest: erasure neither waits for its query nor ends it.
+    pub fn of_dataset(dataset: &Arc<Dataset>) -> Self {
+        let mut state = CatalogState::default();
+        state
+            .datasets
+            .insert(dataset.name.clone(), Arc::clone(dataset));
+        Self::all(Arc::new(state), Seq::MAX)
     }
 }
 
@@ -70,6 +88,7 @@ pub struct QuerySession {
     gate: GateLimits,
     timeout: Duration,
     runtime: Handle,
+    lease: Arc<Lease>,
 }
 
 /// The plans of a statement, without addresses of files.
@@ -108,6 +127,7 @@ impl QuerySession {
             gate: engine.config().gate.clone(),
             timeout: engine.config().timeout,
             runtime: engine.handle(),
+            lease: engine.active().register(tables.seq),
         }
     }
 
@@ -144,30 +164,33 @@ impl QuerySession {
         params: Vec<Value>,
         limit: Option<usize>,
     ) -> Result<QueryStream, QueryError> {
+        self.lease.begin()?;
         let runtime = self.runtime.clone();
         let timeout = self.timeout;
         let deadline = Instant::now() + timeout;
-        let flag = CancelFlag::default();
+        let lease = Arc::clone(&self.lease);
         let (started, start) = oneshot::channel();
         let (rows, receiver) = mpsc::channel(BATCHES_WAITING);
         let sql = sql.to_owned();
-        let task = runtime.spawn({
-            let flag = flag.clone();
-            async move {
-                match self.ready(&sql, &params, limit, &flag).await {
-                    Ok(ready) => {
-                        let known = (Arc::clone(&ready.schema), ready.datasets.clone());
-                        if started.send(Ok(known)).is_ok() {
-                            pump(ready, &rows, deadline).await;
-                        }
+        let task = runtime.spawn(async move {
+            match self.ready(&sql, &params, limit).await {
+                Ok(ready) => {
+                    let known = (Arc::clone(&ready.schema), ready.datasets.clone());
+                    if started.send(Ok(known)).is_ok() {
+                        pump(ready, &rows, deadline, &self.lease).await;
+                        self.lease.has_read();
                     }
-                    // Nobody waits any more when this cannot be sent.
-                    Err(error) => drop(started.send(Err(error))),
                 }
+                // Nobody waits any more when this cannot be sent.
+                Err(error) => drop(started.send(Err(self.lease.told(error)))),
             }
         });
-        let guard = Running { flag, task };
-        let answer = tokio::time::timeout_at(deadline, start).await;
+        let expired = lease.expired();
+        let guard = Running { lease, task };
+        let answer = tokio::select! {
+            answer = tokio::time::timeout_at(deadline, start) => answer,
+            () = expired => return Err(QueryError::SnapshotExpired),
+        };
         let (schema, datasets) = match answer {
             Err(_) => return Err(QueryError::Timeout(timeout)),
             Ok(Ok(answer)) => answer?,
@@ -178,6 +201,7 @@ impl QuerySession {
             datasets,
             receiver,
             sleep: Box::pin(tokio::time::sleep_until(deadline)),
+            expired: Box::pin(guard.lease.expired()),
             timeout,
             runtime,
             guard: Some(guard),
@@ -189,25 +213,22 @@ impl QuerySession {
     /// # Errors
     /// Any [`QueryError`] of planning.
     pub async fn explain(self, sql: &str) -> Result<Explained, QueryError> {
+        self.lease.begin()?;
         let timeout = self.timeout;
         let runtime = self.runtime.clone();
         let sql = sql.to_owned();
+        let lease = Arc::clone(&self.lease);
         let task = runtime.spawn(async move {
             let statement = parse_query(&sql, &self.gate)?;
             let plan = self.plan(statement).await?;
             let plan = self.optimized(&plan)?;
-            let flag = CancelFlag::default();
-            let physical = self.physical(&plan, &flag, &[]).await?;
+            let physical = self.physical(&plan, &[]).await?;
             Ok(Explained {
                 logical: plan.display_indent().to_string(),
                 physical: without_files(&displayable(physical.as_ref()).indent(false).to_string()),
             })
         });
-        let guard = Running {
-            flag: CancelFlag::default(),
-            task,
-        };
-        guard.finish(timeout).await
+        Running { lease, task }.finish(timeout).await
     }
 
     async fn ready(
@@ -215,7 +236,6 @@ impl QuerySession {
         sql: &str,
         params: &[Value],
         limit: Option<usize>,
-        flag: &CancelFlag,
     ) -> Result<Ready, QueryError> {
         let statement = parse_query(sql, &self.gate)?;
         let plan = bind(self.plan(statement).await?, params)?;
@@ -229,7 +249,7 @@ impl QuerySession {
                 .map_err(engine)?,
         };
         let plan = self.optimized(&plan)?;
-        let physical = self.physical(&plan, flag, &buckets).await?;
+        let physical = self.physical(&plan, &buckets).await?;
         Ok(Ready {
             schema: physical.schema(),
             plan: physical,
@@ -260,7 +280,6 @@ impl QuerySession {
     async fn physical(
         &self,
         plan: &LogicalPlan,
-        flag: &CancelFlag,
         buckets: &[String],
     ) -> Result<Arc<dyn ExecutionPlan>, QueryError> {
         let planner = self.state.query_planner();
@@ -268,7 +287,7 @@ impl QuerySession {
             .create_physical_plan(plan, &self.state)
             .await
             .map_err(|error| QueryError::from_engine(&error, buckets))?;
-        StoppableJoins(flag.clone())
+        StoppableJoins(self.lease.flag().clone())
             .optimize(physical, self.state.config_options())
             .map_err(|error| QueryError::from_engine(&error, buckets))
     }
@@ -320,23 +339,24 @@ fn sources(plan: &LogicalPlan) -> Result<(Vec<String>, Vec<String>), QueryError>
     Ok((datasets, buckets))
 }
 
-/// Runs a plan and hands its batches on until nobody takes them or the time is over.
+/// Runs a plan and hands its batches on until nobody takes them, the time is over, or the snapshot is.
 async fn pump(
     ready: Ready,
     rows: &mpsc::Sender<Result<RecordBatch, QueryError>>,
     deadline: Instant,
+    lease: &Lease,
 ) {
+    let told = |error| lease.told(QueryError::from_engine(&error, &ready.buckets));
     let work = async {
         let mut stream: SendableRecordBatchStream = match execute_stream(ready.plan, ready.context)
         {
             Ok(stream) => stream,
             Err(error) => {
-                let error = QueryError::from_engine(&error, &ready.buckets);
-                return drop(rows.send(Err(error)).await);
+                return drop(rows.send(Err(told(error))).await);
             }
         };
         while let Some(batch) = stream.next().await {
-            let batch = batch.map_err(|error| QueryError::from_engine(&error, &ready.buckets));
+            let batch = batch.map_err(told);
             let failed = batch.is_err();
             if rows.send(batch).await.is_err() || failed {
                 return;
@@ -346,6 +366,8 @@ async fn pump(
     tokio::select! {
         () = work => {}
         () = rows.closed() => {}
+        // The reader is woken by the same word.
+        () = lease.expired() => {}
         // The reader reports it by its own clock.
         () = tokio::time::sleep_until(deadline) => {}
     }
@@ -353,13 +375,13 @@ async fn pump(
 
 /// A query on its threads; dropping it ends the query.
 struct Running<T> {
-    flag: CancelFlag,
+    lease: Arc<Lease>,
     task: JoinHandle<T>,
 }
 
 impl<T> Drop for Running<T> {
     fn drop(&mut self) {
-        self.flag.cancel();
+        self.lease.flag().cancel();
         self.task.abort();
     }
 }
@@ -379,9 +401,14 @@ impl<T> Running<T> {
 
 impl<T> Running<Result<T, QueryError>> {
     async fn finish(mut self, timeout: Duration) -> Result<T, QueryError> {
-        match tokio::time::timeout(timeout, &mut self.task).await {
+        let expired = self.lease.expired();
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(timeout, &mut self.task) => ended,
+            () = expired => return Err(QueryError::SnapshotExpired),
+        };
+        match ended {
             Err(_) => Err(QueryError::Timeout(timeout)),
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => answer.map_err(|error| self.lease.told(error)),
             Ok(Err(_)) => {
                 tracing::error!("planning panicked or was stopped");
                 Err(QueryError::Internal("planning did not end".to_owned()))
@@ -396,6 +423,7 @@ pub struct QueryStream {
     datasets: Vec<String>,
     receiver: mpsc::Receiver<Result<RecordBatch, QueryError>>,
     sleep: Pin<Box<Sleep>>,
+    expired: Pin<Box<WaitForCancellationFutureOwned>>,
     timeout: Duration,
     runtime: Handle,
     guard: Option<Running<()>>,
@@ -416,6 +444,22 @@ impl QueryStream {
     pub(super) fn runtime(&self) -> Handle {
         self.runtime.clone()
     }
+
+    /// Ends when the query was told to end; never, once it is over.
+    pub(super) fn expired(&self) -> impl Future<Output = ()> + Send + use<> {
+        let expired = self.guard.as_ref().map(|guard| guard.lease.expired());
+        async move {
+            match expired {
+                Some(expired) => expired.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Lets the query go: no more rows come.
+    pub(super) fn end(&mut self) {
+        self.guard = None;
+    }
 }
 
 impl Stream for QueryStream {
@@ -424,6 +468,10 @@ impl Stream for QueryStream {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.guard.is_none() {
             return Poll::Ready(None);
+        }
+        if self.expired.as_mut().poll(context).is_ready() {
+            self.guard = None;
+            return Poll::Ready(Some(Err(QueryError::SnapshotExpired)));
         }
         if let Poll::Ready(received) = self.receiver.poll_recv(context) {
             if let Some(received) = received {

@@ -13,8 +13,11 @@ use datafusion::parquet::{
     file::properties::{EnabledStatistics, WriterProperties},
 };
 use futures::TryStreamExt;
-use lakehouse_journal::model::catalog::{
-    CatalogState, DataFile, Dataset, DeletionVector, FileEntry, RefreshPolicy, TombstoneBatch,
+use lakehouse_journal::{
+    model::catalog::{
+        CatalogState, DataFile, Dataset, DeletionVector, FileEntry, RefreshPolicy, TombstoneBatch,
+    },
+    record::Seq,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -105,7 +108,12 @@ impl Lake {
 
     /// A session that sees every dataset.
     pub fn session(&self) -> QuerySession {
-        let tables = SessionTables::all(Arc::new(self.state.clone()));
+        self.session_at(1)
+    }
+
+    /// The same, of the catalog at this position of the journal.
+    pub fn session_at(&self, seq: Seq) -> QuerySession {
+        let tables = SessionTables::all(Arc::new(self.state.clone()), seq);
         self.engine.session(tables)
     }
 

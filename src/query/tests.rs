@@ -19,6 +19,7 @@ use super::{
     testing::{Lake, people},
 };
 
+mod draining;
 mod visible_rows;
 
 fn on<T>(work: impl Future<Output = T>) -> T {
@@ -91,6 +92,7 @@ fn names_that_are_not_granted_do_not_exist() {
         let lake = lake();
         let tables = || SessionTables {
             state: Arc::new(lake.state.clone()),
+            seq: 1,
             visible: Arc::new(|name: &str| name == "orders"),
             system: Vec::new(),
         };

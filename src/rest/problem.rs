@@ -169,3 +169,21 @@ impl From<LogError> for Problem {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_whose_snapshot_is_gone_may_be_asked_again_at_once() {
+        let problem = Problem::from(QueryError::SnapshotExpired);
+        assert_eq!(
+            problem.to_string(),
+            "the query read rows that were erased meanwhile; ask again (snapshot_expired)"
+        );
+        let response = problem.error_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let retry_after = response.headers().get(header::RETRY_AFTER);
+        assert_eq!(retry_after.expect("it says when"), "1");
+    }
+}

@@ -150,6 +150,7 @@ fn session<P: Needs>(edge: &Edge, may: &May<P>, sql: &str) -> Result<(QuerySessi
     let catalog = edge.lake.catalog();
     let tables = SessionTables {
         state: Arc::new(catalog.state.clone()),
+        seq: catalog.seq,
         visible: Arc::new(move |_| reads_rows),
         system: if reads_system && names_system {
             system::tables(edge)?

@@ -326,10 +326,7 @@ pub async fn row(
     let (name, key) = path.into_inner();
     let catalog = edge.lake.catalog();
     let index = catalog.state.index(&name)?;
-    let found = edge
-        .indexes
-        .visible_slot(&catalog.state, index, &key)
-        .await?;
+    let found = edge.indexes.visible_slot(&catalog, index, &key).await?;
     let (open, slot) = found.ok_or_else(|| Problem::not_found("row", &key))?;
     Ok(HttpResponse::Ok().json(json!({
         "key": key,

@@ -20,7 +20,7 @@ use lakehouse_actors::{
 };
 use lakehouse_journal::model::{
     ErrorKind,
-    catalog::{Backend, CatalogState, Dataset, FileDigest, Index, TextSpec},
+    catalog::{Backend, Dataset, FileDigest, Index, TextSpec},
 };
 
 use super::{LakeIndexes, hnsw_config, of_vector, quoted};
@@ -31,6 +31,7 @@ use crate::engines::{
     usearch::HnswBuilder,
     vectors::{self, BuildOptions, Chunk},
 };
+use crate::query::SessionTables;
 
 #[async_trait]
 impl IndexBuilder for LakeIndexes {
@@ -59,12 +60,9 @@ impl IndexBuilder for LakeIndexes {
         let options = BuildOptions::default();
         let mut builder = HnswBuilder::new(&dir, dimensions, config, options)
             .map_err(|error| of_vector(&error))?;
-        let mut state = CatalogState::default();
-        state
-            .datasets
-            .insert(dataset.name.clone(), Arc::clone(&dataset));
         let template = index.spec.text.clone();
-        let mut rows = self.rows(&state, &text_query(&index, &dataset)?).await?;
+        let sql = text_query(&index, &dataset)?;
+        let mut rows = self.rows(SessionTables::of_dataset(&dataset), &sql).await?;
         let mut skipped = 0;
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(|error| of_query(&error))?;

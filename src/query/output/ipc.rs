@@ -14,7 +14,7 @@ use arrow::{
 use bytes::Bytes;
 use futures::StreamExt;
 
-use super::{ByteStream, CHUNKS_WAITING, QueryError, QueryStream};
+use super::{ByteStream, CHUNKS_WAITING, QueryError, QueryStream, handed_on};
 
 /// Bytes of text that one plain column may hold: its offsets have 32 bits.
 const TEXT_BYTES_MAX: usize = 1 << 30;
@@ -40,7 +40,7 @@ pub fn arrow_ipc(mut stream: QueryStream) -> ByteStream {
                 Some(Err(error)) => Err(error),
             };
             let chunk = std::mem::take(writer.get_mut());
-            if !chunk.is_empty() && sender.send(Ok(Bytes::from(chunk))).await.is_err() {
+            if !chunk.is_empty() && !handed_on(Bytes::from(chunk), &sender, &mut stream).await {
                 return;
             }
             if let Err(error) = written {

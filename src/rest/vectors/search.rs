@@ -4,7 +4,10 @@ use std::sync::{Arc, atomic::Ordering};
 
 use actix_web::{HttpResponse, web};
 use datafusion::sql::sqlparser::{dialect::GenericDialect, parser::Parser, tokenizer::Token};
-use lakehouse_journal::model::catalog::{CatalogState, Index};
+use lakehouse_journal::model::{
+    Fold,
+    catalog::{CatalogState, Index},
+};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -79,9 +82,9 @@ pub async fn search(
         ef_search: asked.ef_search,
         exact: asked.exact,
     };
-    let found = edge.indexes.search(&catalog.state, index, &request).await?;
+    let found = edge.indexes.search(&catalog, index, &request).await?;
     edge.metrics.searches.fetch_add(1, Ordering::Relaxed);
-    let mut rows = rows_of(&edge, &catalog.state, index, &found, &asked.columns).await?;
+    let mut rows = rows_of(&edge, &catalog, index, &found, &asked.columns).await?;
     let hits: Vec<Value> = found
         .found
         .hits
@@ -124,7 +127,7 @@ fn predicate(text: &str) -> Result<String, Problem> {
 /// The wanted columns of the hits' rows, by key: read like any query reads them.
 async fn rows_of(
     edge: &Edge,
-    state: &CatalogState,
+    catalog: &Fold<CatalogState>,
     index: &Index,
     found: &Searched,
     columns: &[String],
@@ -147,9 +150,8 @@ async fn rows_of(
         quoted(&index.spec.source),
         keys.join(", ")
     );
-    let session = edge
-        .query
-        .session(SessionTables::all(Arc::new(state.clone())));
+    let tables = SessionTables::all(Arc::new(catalog.state.clone()), catalog.seq);
+    let session = edge.query.session(tables);
     let stream = session.execute(&sql, Vec::new(), Some(HITS_MAX)).await?;
     let page = rows_json(stream, HITS_MAX).await?;
     let values: Vec<Vec<Value>> =
