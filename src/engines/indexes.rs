@@ -11,7 +11,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
 use arrow::array::AsArray;
 use futures::StreamExt;
-use lakehouse_actors::PortError;
+use lakehouse_actors::{PortError, ports::KeyHash};
 use lakehouse_journal::{
     model::{
         ErrorKind, Fold,
@@ -41,6 +41,7 @@ pub struct LakeIndexes {
     staging: PathBuf,
     buckets: Arc<Buckets>,
     query: Arc<QueryEngine>,
+    key_hash: KeyHash,
     open: Mutex<HashMap<(String, u64), Arc<OpenGeneration>>>,
 }
 
@@ -96,11 +97,17 @@ pub struct Searched {
 
 impl LakeIndexes {
     /// Indexes that are built in this staging directory.
-    pub fn new(staging: PathBuf, buckets: Arc<Buckets>, query: Arc<QueryEngine>) -> Self {
+    pub fn new(
+        staging: PathBuf,
+        buckets: Arc<Buckets>,
+        query: Arc<QueryEngine>,
+        key_hash: KeyHash,
+    ) -> Self {
         Self {
             staging,
             buckets,
             query,
+            key_hash,
             open: Mutex::default(),
         }
     }
@@ -170,6 +177,16 @@ impl LakeIndexes {
         };
         let shown = self.shown(catalog, index, dataset, &open).await?;
         Ok(shown.allows(slot).then_some((open, slot)))
+    }
+
+    /// Whether the generation that answers has a row of this key, hidden or not. One that cannot be
+    /// opened may have it.
+    pub fn live_holds(&self, index: &Index, key: &str) -> bool {
+        if index.live.is_none() {
+            return false;
+        }
+        self.live(index)
+            .map_or(true, |(_, open)| open.index.slot_of(key).is_some())
     }
 
     /// Lets go of generations that no index has any more.
@@ -266,7 +283,7 @@ impl LakeIndexes {
                 self.slots_where(catalog, index, open, None).await?,
             ))
         } else {
-            hidden_slots(dataset, open)
+            hidden_slots(dataset, open, &self.key_hash)
         };
         *open.visible.lock() = Some((position.0, position.1, shown.clone()));
         Ok(shown)
@@ -344,16 +361,24 @@ impl Shown {
 }
 
 /// Slots of the rows that were deleted after the generation was built.
-fn hidden_slots(dataset: &Dataset, open: &OpenGeneration) -> Shown {
+fn hidden_slots(dataset: &Dataset, open: &OpenGeneration, key_hash: &KeyHash) -> Shown {
     if dataset.last_tombstone_seq() <= open.source_seq {
         return Shown::All;
     }
-    let hidden: RoaringBitmap = dataset
+    let mut hidden: RoaringBitmap = dataset
         .tombstones
         .iter()
         .filter(|(_, seq)| **seq > open.source_seq)
         .filter_map(|(key, _)| u32::try_from(open.index.slot_of(key)?).ok())
         .collect();
+    if dataset.has_hashed_keys() {
+        // A hash does not lead to its key: every key of the index is hashed and looked up.
+        hidden.extend((0..open.index.len()).filter_map(|slot| {
+            let hashed = key_hash(open.index.key_of(slot)?);
+            let deleted = *dataset.tombstones.get(&hashed)? > open.source_seq;
+            deleted.then(|| u32::try_from(slot).ok()).flatten()
+        }));
+    }
     Shown::Except(Arc::new(hidden))
 }
 

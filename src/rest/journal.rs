@@ -196,7 +196,11 @@ pub async fn history(
 /// What a key may name: a row of the given dataset, or anything else of that name.
 fn subjects_of(edge: &Edge, key: &str, dataset: Option<&str>) -> Vec<String> {
     if let Some(dataset) = dataset {
-        return vec![format!("row:{dataset}:{key}")];
+        // A dataset may ask that its keys stand in the journal as hashes only.
+        return vec![
+            format!("row:{dataset}:{key}"),
+            format!("row:{dataset}:{}", edge.lake.key_hash(key)),
+        ];
     }
     let catalog = edge.lake.catalog();
     let rows = catalog

@@ -7,7 +7,7 @@ use utoipa::{
 };
 
 use super::{
-    access, catalog, console, health, ingest, jobs, journal, problem, query, storage, vectors,
+    access, catalog, console, deletion, erasure, health, ingest, jobs, journal, problem, query, storage, vectors,
 };
 
 /// `/openapi.json`
@@ -23,7 +23,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         health::health, health::actors, health::metrics,
         document, console::page,
         catalog::list, catalog::show, catalog::patch, catalog::remove,
-        catalog::tombstone, catalog::tombstones, catalog::compact,
+        catalog::tombstone, catalog::tombstones, catalog::compact, deletion::delete_where,
+        erasure::show, erasure::erase,
         ingest::file, ingest::db,
         jobs::list, jobs::show,
         query::sql, query::explain,

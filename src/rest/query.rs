@@ -13,12 +13,13 @@ use super::{
     Edge,
     auth::{May, Needs, Permission, ReadCatalog},
     body::Body,
+    past::Snapshot,
     peer,
     problem::Problem,
     system,
 };
 use crate::query::{
-    CsvOptions, QuerySession, QueryStream, SessionTables, arrow_ipc, csv, rows_json,
+    CsvOptions, QueryError, QuerySession, QueryStream, SessionTables, arrow_ipc, csv, rows_json,
 };
 
 /// Arrow's media type.
@@ -53,11 +54,9 @@ pub async fn sql(
     body: Body<SqlRequest>,
 ) -> Result<HttpResponse, Problem> {
     let asked = body.value;
-    if asked.as_of.is_some() {
-        return Err(Problem::unsupported("`as_of`"));
-    }
     let started = Instant::now();
-    let (session, seq) = session(&edge, &may, &asked.sql)?;
+    let snapshot = Snapshot::of(&edge, asked.as_of.as_ref()).await?;
+    let session = session(&edge, &may, &asked.sql, &snapshot)?;
     edge.metrics.queries.fetch_add(1, Ordering::Relaxed);
     let accept = request
         .headers()
@@ -65,13 +64,13 @@ pub async fn sql(
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     if accept.contains(ARROW_STREAM) {
-        let rows = started_query(&request, session, &asked, None).await?;
+        let rows = started_query(&request, session, &asked, &snapshot).await?;
         return Ok(HttpResponse::Ok()
             .content_type(ARROW_STREAM)
             .streaming(arrow_ipc(rows)));
     }
     if accept.contains("text/csv") {
-        let rows = started_query(&request, session, &asked, None).await?;
+        let rows = started_query(&request, session, &asked, &snapshot).await?;
         let text = csv(rows, CsvOptions::default());
         return Ok(HttpResponse::Ok()
             .content_type("text/csv; charset=utf-8")
@@ -82,7 +81,8 @@ pub async fn sql(
     let answer = async {
         let rows = session
             .execute(&asked.sql, asked.params.clone(), Some(limit))
-            .await?;
+            .await
+            .map_err(|error| of_query(error, &snapshot))?;
         let datasets = rows.datasets().to_vec();
         Ok::<_, Problem>((rows_json(rows, limit).await?, datasets))
     };
@@ -98,7 +98,7 @@ pub async fn sql(
         "truncated": rows.truncated,
         "elapsed_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "datasets": datasets,
-        "as_of": seq,
+        "as_of": snapshot.as_of,
     })))
 }
 
@@ -117,7 +117,8 @@ pub async fn explain(
     may: May<ReadCatalog>,
     body: Body<ExplainRequest>,
 ) -> Result<HttpResponse, Problem> {
-    let (session, _) = session(&edge, &may, &body.value.sql)?;
+    let snapshot = Snapshot::of(&edge, None).await?;
+    let session = session(&edge, &may, &body.value.sql, &snapshot)?;
     Ok(HttpResponse::Ok().json(session.explain(&body.value.sql).await?))
 }
 
@@ -125,17 +126,35 @@ async fn started_query(
     request: &HttpRequest,
     session: QuerySession,
     asked: &SqlRequest,
-    limit: Option<usize>,
+    snapshot: &Snapshot,
 ) -> Result<QueryStream, Problem> {
     tokio::select! {
-        rows = session.execute(&asked.sql, asked.params.clone(), limit) => Ok(rows?),
+        rows = session.execute(&asked.sql, asked.params.clone(), None) => {
+            rows.map_err(|error| of_query(error, snapshot))
+        }
         () = peer::gone(request) => Err(hung_up()),
+    }
+}
+
+/// A dataset whose past is over is told so, not as one that never was.
+fn of_query(error: QueryError, snapshot: &Snapshot) -> Problem {
+    match &error {
+        QueryError::DatasetNotFound { name, .. } => {
+            let name = name.clone();
+            snapshot.explain_missing(&name, error.into())
+        }
+        _ => error.into(),
     }
 }
 
 /// A session that sees what the caller's role may: rows for readers of data, `system` for readers
 /// of the journal. What it may not see does not exist in it.
-fn session<P: Needs>(edge: &Edge, may: &May<P>, sql: &str) -> Result<(QuerySession, u64), Problem> {
+fn session<P: Needs>(
+    edge: &Edge,
+    may: &May<P>,
+    sql: &str,
+    snapshot: &Snapshot,
+) -> Result<QuerySession, Problem> {
     let reads_rows = may.also(Permission::ReadData);
     let reads_system = may.also(Permission::ReadJournal);
     if !reads_rows && !reads_system {
@@ -147,7 +166,7 @@ fn session<P: Needs>(edge: &Edge, may: &May<P>, sql: &str) -> Result<(QuerySessi
     }
     // Making these tables reads the journal: only for a statement that names the schema.
     let names_system = sql.to_ascii_lowercase().contains("system");
-    let catalog = edge.lake.catalog();
+    let catalog = &snapshot.catalog;
     let tables = SessionTables {
         state: Arc::new(catalog.state.clone()),
         seq: catalog.seq,
@@ -158,7 +177,7 @@ fn session<P: Needs>(edge: &Edge, may: &May<P>, sql: &str) -> Result<(QuerySessi
             Vec::new()
         },
     };
-    Ok((edge.query.session(tables), catalog.seq))
+    Ok(edge.query.session(tables))
 }
 
 fn hung_up() -> Problem {

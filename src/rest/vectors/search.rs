@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use actix_web::{HttpResponse, web};
-use datafusion::sql::sqlparser::{dialect::GenericDialect, parser::Parser, tokenizer::Token};
+use actix_web::{HttpResponse, http::StatusCode, web};
 use lakehouse_journal::model::{
     Fold,
     catalog::{CatalogState, Index},
@@ -21,6 +20,8 @@ use crate::{
         Edge,
         auth::{May, ReadData},
         body::Body,
+        past::Snapshot,
+        predicate::predicate,
         problem::Problem,
     },
 };
@@ -41,6 +42,7 @@ pub struct SearchBody {
     mode: Option<String>,
     #[serde(default)]
     exact: bool,
+    as_of: Option<Value>,
 }
 
 fn ten() -> usize {
@@ -72,9 +74,14 @@ pub async fn search(
             ));
         }
     };
-    let filter = asked.filter.as_deref().map(predicate).transpose()?;
-    let catalog = edge.lake.catalog();
-    let index = catalog.state.index(&asked.index)?;
+    let filter = asked
+        .filter
+        .as_deref()
+        .map(|text| predicate("filter", text))
+        .transpose()?;
+    let snapshot = Snapshot::of(&edge, asked.as_of.as_ref()).await?;
+    let catalog = &snapshot.catalog;
+    let index = index_of(&edge, &snapshot, &asked.index)?;
     let request = SearchRequest {
         query: wanted,
         k: asked.k,
@@ -82,9 +89,9 @@ pub async fn search(
         ef_search: asked.ef_search,
         exact: asked.exact,
     };
-    let found = edge.indexes.search(&catalog, index, &request).await?;
+    let found = edge.indexes.search(catalog, index, &request).await?;
     edge.metrics.searches.fetch_add(1, Ordering::Relaxed);
-    let mut rows = rows_of(&edge, &catalog, index, &found, &asked.columns).await?;
+    let mut rows = rows_of(&edge, catalog, index, &found, &asked.columns).await?;
     let hits: Vec<Value> = found
         .found
         .hits
@@ -107,21 +114,28 @@ pub async fn search(
         "generation": found.generation,
         "hits": hits,
         "elapsed_us": found.elapsed_us,
+        "as_of": snapshot.as_of,
         "path": match found.found.path { SearchPath::Ann => "ann", SearchPath::Exact => "exact" },
     })))
 }
 
-/// A predicate as SQL that cannot be more than one: parsed alone, and printed again.
-fn predicate(text: &str) -> Result<String, Problem> {
-    let refuse = |error: &dyn std::fmt::Display| Problem::invalid(format!("`filter`: {error}"));
-    let mut parser = Parser::new(&GenericDialect {})
-        .try_with_sql(text)
-        .map_err(|error| refuse(&error))?;
-    let predicate = parser.parse_expr().map_err(|error| refuse(&error))?;
-    if parser.peek_token().token != Token::EOF {
-        return Err(refuse(&"there is more than one predicate"));
+/// The index as it was; one whose generation or rows of then are no longer kept is told so.
+fn index_of<'a>(edge: &Edge, snapshot: &'a Snapshot, name: &str) -> Result<&'a Index, Problem> {
+    let now = edge.lake.catalog();
+    let today = now.state.index(name)?;
+    let too_old = || {
+        Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "as_of_too_old",
+            format!("no generation of index `{name}` is kept that answered then"),
+        )
+    };
+    let index = snapshot.catalog.state.indexes.get(name).ok_or_else(too_old)?;
+    let source = &today.spec.source;
+    if !snapshot.catalog.state.datasets.contains_key(source) {
+        return Err(snapshot.explain_missing(source, too_old()));
     }
-    Ok(format!("({predicate})"))
+    Ok(index)
 }
 
 /// The wanted columns of the hits' rows, by key: read like any query reads them.
@@ -172,17 +186,4 @@ async fn rows_of(
         );
     }
     Ok(rows)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_filter_is_one_predicate() {
-        assert_eq!(predicate("pos = 'noun'").expect("one"), "(pos = 'noun')");
-        for bad in ["1 = 1) UNION SELECT (2", "a = 1; DROP TABLE x", "", "a ="] {
-            assert!(predicate(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -1,0 +1,130 @@
+//! Deletion by predicate: the keys of the rows that pass it, deleted for good like any others.
+
+use std::sync::Arc;
+
+use actix_web::{HttpResponse, http::StatusCode, web};
+use arrow::{array::AsArray, compute::cast, datatypes::DataType};
+use futures::StreamExt;
+use lakehouse_journal::model::{Fold, catalog::CatalogState};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    Edge,
+    auth::{Delete, May, Permission},
+    body::Body,
+    predicate::predicate,
+    problem::Problem,
+};
+use crate::{
+    engines::indexes::quoted,
+    query::{QueryError, SessionTables},
+};
+
+/// Most rows of one deletion.
+pub const ROW_KEYS_MAX: usize = 1_000_000;
+
+/// `/catalog/datasets/{name}/delete`
+pub fn routes(config: &mut web::ServiceConfig) {
+    config.route(
+        "/catalog/datasets/{name}/delete",
+        web::post().to(delete_where),
+    );
+}
+
+/// Rows to delete, by what they hold.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteWhere {
+    #[serde(rename = "where")]
+    predicate: String,
+    reason: String,
+    actor: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Deletes the rows that pass a predicate for good; `dry_run` counts them only.
+#[utoipa::path(post, path = "/catalog/datasets/{name}/delete", tag = "catalog",
+    params(("name" = String, Path)),
+    responses((status = 200, description = "{matched, tombstoned, dry_run, journal_seq}"),
+        (status = 400, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem)))]
+pub async fn delete_where(
+    edge: web::Data<Edge>,
+    may: May<Delete>,
+    name: web::Path<String>,
+    body: Body<DeleteWhere>,
+) -> Result<HttpResponse, Problem> {
+    let caller = may.caller(&body.bytes);
+    let asked = body.value;
+    if asked.reason.trim().is_empty() {
+        return Err(Problem::invalid("`reason` must say why"));
+    }
+    if !may.also(Permission::ReadData) {
+        let text = "the role may not read rows, so it cannot choose them by what they hold";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", text));
+    }
+    let catalog = edge.lake.catalog();
+    let keys = keys_where(&edge, &catalog, &name, &asked.predicate).await?;
+    if asked.dry_run || keys.is_empty() {
+        return Ok(HttpResponse::Ok().json(json!({
+            "matched": keys.len(),
+            "tombstoned": 0,
+            "dry_run": asked.dry_run,
+            "journal_seq": catalog.seq,
+        })));
+    }
+    let done = edge
+        .lake
+        .tombstone(&name, &keys, asked.reason, asked.actor, caller)
+        .await?;
+    edge.metrics
+        .rows_tombstoned
+        .fetch_add(done.rows.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    Ok(HttpResponse::Ok().json(json!({
+        "matched": keys.len(),
+        "tombstoned": done.rows.len(),
+        "dry_run": false,
+        "journal_seq": done.committed.seq,
+    })))
+}
+
+/// Keys of the visible rows that pass the predicate, in their order and each once.
+async fn keys_where(
+    edge: &Edge,
+    catalog: &Fold<CatalogState>,
+    name: &str,
+    text: &str,
+) -> Result<Vec<String>, Problem> {
+    let impossible = |text: String| {
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Problem::new(status, "impossible", text)
+    };
+    let dataset = catalog.state.dataset(name)?;
+    let [key] = dataset.key.as_slice() else {
+        let text = format!("dataset `{name}` has no key, so no row of it has a name");
+        return Err(impossible(text));
+    };
+    let key = quoted(key);
+    let sql = format!(
+        "SELECT {key} FROM {} WHERE {} AND {key} IS NOT NULL",
+        quoted(name),
+        predicate("where", text)?
+    );
+    let tables = SessionTables::all(Arc::new(catalog.state.clone()), catalog.seq);
+    let session = edge.query.session(tables);
+    let mut rows = session.execute(&sql, Vec::new(), None).await?;
+    let mut keys = Vec::new();
+    while let Some(batch) = rows.next().await {
+        let texts = cast(batch?.column(0), &DataType::Utf8)
+            .map_err(|error| QueryError::Internal(error.to_string()))?;
+        keys.extend(texts.as_string::<i32>().iter().flatten().map(str::to_owned));
+        if keys.len() > ROW_KEYS_MAX {
+            let text = format!("more than {ROW_KEYS_MAX} rows pass; delete them in parts");
+            return Err(impossible(text));
+        }
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    Ok(keys)
+}
