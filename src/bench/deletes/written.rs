@@ -1,64 +1,84 @@
 //! What a daemon writes: bytes that it gave the disk, and how much its directory has grown.
 //! The runner takes one before and one after; nothing here writes.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::Path,
+};
 
 use super::super::{BenchError, daemon::Daemon, report::line_of};
 
-/// Blocks of `st_blocks`, whatever the file system's own are.
-const BLOCK_BYTES: u64 = 512;
+/// A page of the page cache, in bytes.
+const PAGE_BYTES: usize = 4096;
+/// Read at a time.
+const PIECE_BYTES: usize = 256 * PAGE_BYTES;
 
 /// A daemon's counters at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Written {
-    /// Pages that it made dirty, in bytes: what goes to the disk, in units of the page cache.
+    /// Pages that it made dirty, in bytes: what goes to the disk, the same page again every time.
     pub disk: u64,
-    /// Room that its directory takes on the disk, in bytes.
-    pub room: u64,
-    /// Lengths of the files in its directory, in bytes.
-    pub length: u64,
+    /// Pages of its directory's files that hold anything, in bytes. The journal makes its segments
+    /// before it fills them, so neither lengths nor blocks tell how much is in them.
+    pub filled: u64,
 }
 
 impl Written {
-    /// Reads the counters.
+    /// Reads the counters, and the whole directory.
     pub(super) fn now(daemon: &Daemon) -> Result<Self, BenchError> {
         let io = format!("/proc/{}/io", daemon.process());
         let disk = line_of(&io, "write_bytes").and_then(|bytes| bytes.parse().ok());
         let disk = disk.ok_or_else(|| {
             BenchError::wrong("deletes", "this system does not tell what a process writes")
         })?;
-        let (room, length) = below(daemon.data_dir())?;
-        Ok(Self { disk, room, length })
+        let filled = filled_below(daemon.data_dir())?;
+        Ok(Self { disk, filled })
     }
 
     /// What came since `before`; a counter that fell counts as none.
     pub(super) fn since(self, before: Self) -> Self {
         Self {
             disk: self.disk.saturating_sub(before.disk),
-            room: self.room.saturating_sub(before.room),
-            length: self.length.saturating_sub(before.length),
+            filled: self.filled.saturating_sub(before.filled),
         }
     }
 }
 
-/// Room and length of all files below a directory. One that goes away meanwhile counts nothing.
-fn below(dir: &Path) -> Result<(u64, u64), BenchError> {
-    let (mut room, mut length) = (0, 0);
-    for entry in fs::read_dir(dir).map_err(|error| BenchError::file(dir, error))? {
-        let entry = entry.map_err(|error| BenchError::file(dir, error))?;
-        let Ok(known) = entry.metadata() else {
-            continue;
-        };
-        if known.is_dir() {
-            let (inner_room, inner_length) = below(&entry.path())?;
-            room += inner_room;
-            length += inner_length;
-        } else {
-            room += known.blocks() * BLOCK_BYTES;
-            length += known.len();
+/// Bytes of the filled pages of all files below a directory. A file that goes away meanwhile counts
+/// nothing.
+fn filled_below(dir: &Path) -> Result<u64, BenchError> {
+    let failed = |error| BenchError::file(dir, error);
+    let mut filled = 0;
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            filled += filled_below(&path)?;
+        } else if let Ok(file) = File::open(&path) {
+            filled += filled_in(file).map_err(|error| BenchError::file(&path, error))?;
         }
     }
-    Ok((room, length))
+    Ok(filled)
+}
+
+fn filled_in(mut file: File) -> std::io::Result<u64> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut pages = 0;
+    loop {
+        let mut length = 0;
+        while length < PIECE_BYTES {
+            match file.read(&mut piece[length..])? {
+                0 => break,
+                read => length += read,
+            }
+        }
+        let filled = |page: &&[u8]| page.iter().any(|byte| *byte != 0);
+        let found = piece[..length].chunks(PAGE_BYTES).filter(filled).count();
+        pages += found as u64;
+        if length < PIECE_BYTES {
+            return Ok(pages * PAGE_BYTES as u64);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -66,12 +86,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_in_folders_are_counted_once() {
+    fn pages_with_anything_in_them_are_counted_and_empty_ones_not() {
         let dir = tempfile::tempdir().expect("a directory");
         let inner = dir.path().join("a").join("b");
         fs::create_dir_all(&inner).expect("a directory");
-        fs::write(dir.path().join("x"), [7; 1_000]).expect("a file");
+        let mut bytes = vec![0; 2 * PIECE_BYTES + 10];
+        bytes[PAGE_BYTES] = 1;
+        bytes[2 * PIECE_BYTES + 9] = 1;
+        fs::write(dir.path().join("x"), bytes).expect("a file");
         fs::write(inner.join("y"), [7; 30]).expect("a file");
-        assert_eq!(below(dir.path()).expect("it can be read").1, 1_030);
+        let filled = filled_below(dir.path()).expect("it can be read");
+        assert_eq!(filled, 3 * PAGE_BYTES as u64);
     }
 }
