@@ -85,6 +85,16 @@ impl Daemon {
         &self.token
     }
 
+    /// Its process.
+    pub(super) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where everything is that it writes.
+    pub(super) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     pub(super) fn client(&self) -> &Client {
         &self.client
     }

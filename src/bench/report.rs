@@ -29,6 +29,21 @@ impl Series {
         }
     }
 
+    /// The repetition that the share `part` (0 to 1) of all are not above; 0 without any.
+    pub(super) fn quantile(&self, part: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a float saturates, and there are far fewer than 2^53 repetitions"
+        )]
+        let rank = (part * sorted.len() as f64).ceil() as usize;
+        let at = rank.clamp(1, sorted.len().max(1)) - 1;
+        sorted.get(at).copied().unwrap_or_default()
+    }
+
     /// The largest repetition: of rates, the one that others on the machine disturbed least.
     pub(super) fn max(&self) -> f64 {
         self.0.iter().copied().fold(0.0, f64::max)
@@ -231,6 +246,14 @@ mod tests {
         assert!(series(&[9.0, 1.0, 3.0]).total_cmp(&3.0).is_eq());
         assert!(series(&[4.0, 1.0, 2.0, 9.0]).total_cmp(&3.0).is_eq());
         assert!(series(&[]).total_cmp(&0.0).is_eq());
+    }
+
+    #[test]
+    fn a_quantile_is_a_repetition_that_was_made() {
+        let series: Series = (1..=200).rev().map(f64::from).collect();
+        let found = [0.0, 0.5, 0.99, 1.0].map(|part| series.quantile(part));
+        assert_eq!(found.map(number), ["1.00", "100", "198", "200"]);
+        assert_eq!(number(Series::default().quantile(0.5)), "0.00");
     }
 
     #[test]

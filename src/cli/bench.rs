@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::CliError;
-use crate::bench::{ingest, journal, sql};
+use crate::bench::{deletes, ingest, journal, sql};
 
 /// Runs one benchmark with its own options, prints its table, and returns what goes into the JSON.
 type Runner = fn(&[String]) -> anyhow::Result<Value>;
@@ -17,6 +17,7 @@ const RUNNERS: &[(What, Runner)] = &[
     (What::Journal, |options| Ok(journal::run(options)?)),
     (What::Sql, |options| Ok(sql::run(options)?)),
     (What::Ingest, |options| Ok(ingest::run(options)?)),
+    (What::Deletes, |options| Ok(deletes::run(options)?)),
 ];
 
 /// What `bench` takes.
@@ -47,7 +48,7 @@ enum What {
     Ingest,
     /// Recall and latency of vector indexes
     Vectors,
-    /// Queries over deleted rows beside clean ones
+    /// Deleting rows, and queries over what is left beside clean ones
     Deletes,
     /// Rows out of `PostgreSQL`
     Postgres,

@@ -23,7 +23,10 @@ use lakehouse_journal::model::catalog::{DataFile, DeletionVector};
 use object_store::{ObjectMeta, ObjectStore};
 use parking_lot::Mutex;
 
-use super::store::lake_path;
+use super::{
+    sift::{GroupRows, group_rows},
+    store::lake_path,
+};
 
 /// Statistics kept for files, at most twice as many.
 const STATISTICS_KEPT: usize = 8_192;
@@ -41,28 +44,37 @@ pub struct FactsCache {
     plans: Mutex<Plans>,
 }
 
+/// Which rows of a file are read.
+#[derive(Debug, Clone)]
+pub(super) struct Access {
+    /// The plan that leaves out the deleted rows; `None` when there are none.
+    pub plan: Option<Arc<ParquetAccessPlan>>,
+    /// The file's row groups.
+    pub groups: Arc<[GroupRows]>,
+}
+
 /// Access plans by file. A plan belongs to one state of the file's deletions, which is one `DataFile`
 /// in memory: a file with more rows deleted is another one.
 #[derive(Debug, Default)]
 struct Plans {
-    by_file: HashMap<String, (Weak<DataFile>, Arc<ParquetAccessPlan>)>,
+    by_file: HashMap<String, (Weak<DataFile>, Access)>,
     selectors: usize,
 }
 
 impl Plans {
-    fn get(&self, file: &Arc<DataFile>) -> Option<Arc<ParquetAccessPlan>> {
-        let (of, plan) = self.by_file.get(&file.entry.key)?;
+    fn get(&self, file: &Arc<DataFile>) -> Option<Access> {
+        let (of, access) = self.by_file.get(&file.entry.key)?;
         let same = std::ptr::eq(of.as_ptr(), Arc::as_ptr(file));
-        same.then(|| Arc::clone(plan))
+        same.then(|| access.clone())
     }
 
-    fn put(&mut self, file: &Arc<DataFile>, plan: &Arc<ParquetAccessPlan>) {
+    fn put(&mut self, file: &Arc<DataFile>, access: &Access) {
         let parts = usize::try_from(file.deleted.len()).unwrap_or(usize::MAX);
         if self.selectors.saturating_add(parts) > SELECTORS_KEPT {
             *self = Self::default();
         }
         self.selectors = self.selectors.saturating_add(parts);
-        let entry = (Arc::downgrade(file), Arc::clone(plan));
+        let entry = (Arc::downgrade(file), access.clone());
         self.by_file.insert(file.entry.key.clone(), entry);
     }
 }
@@ -142,23 +154,24 @@ impl Facts<'_> {
         Ok(Arc::new(rest))
     }
 
-    /// Which rows of a file are read; `None` when all are.
-    pub async fn access(
-        &self,
-        file: &Arc<DataFile>,
-        meta: &ObjectMeta,
-    ) -> Result<Option<Arc<ParquetAccessPlan>>> {
+    /// Which rows of a file are read.
+    pub async fn access(&self, file: &Arc<DataFile>, meta: &ObjectMeta) -> Result<Access> {
         if file.deleted.is_empty() {
-            return Ok(None);
+            let groups = group_rows(&*self.footer(meta).await?, None);
+            return Ok(Access { plan: None, groups });
         }
         if let Some(known) = self.cache.plans.lock().get(file) {
-            return Ok(Some(known));
+            return Ok(known);
         }
         let footer = self.footer(meta).await?;
         let groups = footer.row_groups().iter().map(RowGroupMetaData::num_rows);
         let plan = Arc::new(access_plan(&file.deleted, groups));
-        self.cache.plans.lock().put(file, &plan);
-        Ok(Some(plan))
+        let access = Access {
+            groups: group_rows(&footer, Some(&plan)),
+            plan: Some(plan),
+        };
+        self.cache.plans.lock().put(file, &access);
+        Ok(access)
     }
 }
 

@@ -14,6 +14,7 @@ pub mod params;
 pub mod scan;
 pub mod schema;
 pub mod session;
+mod sift;
 pub mod store;
 pub mod table;
 #[cfg(test)]

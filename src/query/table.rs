@@ -30,6 +30,7 @@ use super::{
     facts::{FOOTER_HINT_BYTES, Facts, FactsCache, object_meta},
     scan::GuardedScan,
     schema::{arrow_schema, read_schema},
+    sift::FileRows,
     store::lake_url,
 };
 
@@ -64,7 +65,7 @@ impl DatasetTable {
     }
 
     /// Plans the files to read: all with rows left, or the first that hold `enough` rows.
-    async fn files(&self, state: &dyn Session, enough: Option<usize>) -> Result<Vec<Planned>> {
+    async fn files(&self, state: &dyn Session, enough: Option<usize>) -> Result<Planned> {
         let runtime = state.runtime_env();
         let store = runtime.object_store(lake_url())?;
         let facts = Facts {
@@ -84,11 +85,17 @@ impl DatasetTable {
                 break;
             }
         }
-        futures::stream::iter(wanted)
-            .map(|file| planned(&facts, file, collect))
+        let guarded = wanted.iter().any(|file| !file.deleted.is_empty());
+        let files: Vec<(PartitionedFile, bool)> = futures::stream::iter(wanted)
+            .map(|file| planned(&facts, file, collect, guarded))
             .buffered(FOOTERS_IN_FLIGHT)
             .try_collect()
-            .await
+            .await?;
+        Ok(Planned {
+            guarded,
+            scattered: files.iter().any(|(_, scattered)| *scattered),
+            files: files.into_iter().map(|(file, _)| file).collect(),
+        })
     }
 
     fn source(&self, state: &dyn Session) -> Result<ParquetSource> {
@@ -105,15 +112,23 @@ impl DatasetTable {
     }
 }
 
-/// A file of a scan with what is known of it.
+/// The files of a scan.
 struct Planned {
-    file: PartitionedFile,
+    files: Vec<PartitionedFile>,
+    /// Whether rows of them are deleted.
     guarded: bool,
+    /// Whether some of these rows lie scattered.
+    scattered: bool,
 }
 
-async fn planned(facts: &Facts<'_>, file: Arc<DataFile>, collect: bool) -> Result<Planned> {
+/// A file with what is known of it, and whether its deleted rows lie scattered.
+async fn planned(
+    facts: &Facts<'_>,
+    file: Arc<DataFile>,
+    collect: bool,
+    guarded: bool,
+) -> Result<(PartitionedFile, bool)> {
     let meta = object_meta(&file);
-    let access = facts.access(&file, &meta).await?;
     let statistics = if collect {
         facts.statistics(&file, &meta).await?
     } else {
@@ -122,15 +137,18 @@ async fn planned(facts: &Facts<'_>, file: Arc<DataFile>, collect: bool) -> Resul
             Precision::Exact(usize::try_from(file.live_rows()).unwrap_or(usize::MAX));
         Arc::new(unknown)
     };
-    let guarded = access.is_some();
-    let mut part = PartitionedFile::new_from_meta(meta).with_statistics(statistics);
-    if let Some(access) = access {
-        part.extensions.insert_arc::<ParquetAccessPlan>(access);
+    let mut part = PartitionedFile::new_from_meta(meta.clone()).with_statistics(statistics);
+    if !guarded {
+        return Ok((part, false));
     }
-    Ok(Planned {
-        file: part,
-        guarded,
-    })
+    let access = facts.access(&file, &meta).await?;
+    if let Some(plan) = access.plan {
+        part.extensions.insert_arc::<ParquetAccessPlan>(plan);
+    }
+    let rows = FileRows::new(file, access.groups);
+    let scattered = rows.is_scattered();
+    part.extensions.insert(rows);
+    Ok((part, scattered))
 }
 
 /// Files in at most `groups` groups, each with the statistics of its files; and those of all.
@@ -181,14 +199,12 @@ impl TableProvider for DatasetTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let enough = if filters.is_empty() { limit } else { None };
         let planned = self.files(state, enough).await?;
-        if planned.is_empty() {
+        if planned.files.is_empty() {
             let schema = project_schema(&self.schema, projection)?;
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
-        let guarded = planned.iter().any(|planned| planned.guarded);
-        let files = planned.into_iter().map(|planned| planned.file).collect();
-        let (groups, mut statistics) =
-            grouped(files, state.config().target_partitions(), &self.schema)?;
+        let partitions = state.config().target_partitions();
+        let (groups, mut statistics) = grouped(planned.files, partitions, &self.schema)?;
         if enough.is_some() {
             statistics = statistics.to_inexact();
         }
@@ -198,8 +214,8 @@ impl TableProvider for DatasetTable {
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
-        Ok(if guarded {
-            GuardedScan::plan(scan)
+        Ok(if planned.guarded {
+            GuardedScan::plan(scan, planned.scattered)
         } else {
             DataSourceExec::from_data_source(scan)
         })

@@ -2,7 +2,6 @@
 //! `DataFusion` over the very same Parquet files, in alternating rounds, hot. Results are not TPC-H
 //! results in the sense of the TPC.
 
-mod plain;
 mod text;
 
 use std::{borrow::Cow, path::PathBuf, time::Instant};
@@ -17,12 +16,12 @@ use super::{
     daemon::{Daemon, client_runtime, generated},
     error::Doing as _,
     make_dir, options,
+    plain::Plain,
     report::{Limit, Report, Series, ms, number, print, progress},
     scratch,
     tpch::{QUERY_COUNT, TpchTable, check_answer, ipc_chunks, parallel_batches, query},
 };
 use crate::cli::output;
-use plain::Plain;
 
 /// Arrow's media type.
 const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";

@@ -117,6 +117,7 @@ proptest! {
         }
         lake.add("t", &batches, group_rows);
         on(check(&lake, &files, &asks))?;
+        on(whole(&lake, &files, partitions))?;
     }
 }
 
@@ -153,5 +154,44 @@ async fn check(lake: &Lake, files: &[(i64, Vec<u32>)], asks: &[Ask]) -> Result<(
         .await;
     let rows = left.len();
     prop_assert_eq!(count, json!([[rows, rows, left.first(), left.last()]]));
+    Ok(())
+}
+
+/// Scans that nothing is pushed into: all rows, in the order of the files where there is one.
+async fn whole(
+    lake: &Lake,
+    files: &[(i64, Vec<u32>)],
+    partitions: usize,
+) -> Result<(), TestCaseError> {
+    let left = expected(
+        files,
+        &Ask {
+            from: 0,
+            to: i64::MAX,
+            group: None,
+            name: None,
+            limit: None,
+            descending: None,
+        },
+    );
+    for columns in ["id", "name, id, grp", "id + 0 AS id, grp"] {
+        let batches = lake.batches(&format!("SELECT {columns} FROM t")).await;
+        let mut seen = ids(&batches);
+        if partitions > 1 {
+            seen.sort_unstable();
+        }
+        prop_assert_eq!(&seen, &left, "{}", columns);
+    }
+    let descending = ids(&lake.batches("SELECT id FROM t ORDER BY id DESC").await);
+    let reversed: Vec<i64> = left.iter().rev().copied().collect();
+    prop_assert_eq!(descending, reversed);
+    let sums = lake
+        .rows("SELECT grp, count(*), sum(id) FROM t GROUP BY grp ORDER BY grp")
+        .await;
+    let groups = (0..7_i64).filter_map(|group| {
+        let ids: Vec<i64> = left.iter().filter(|id| *id % 7 == group).copied().collect();
+        (!ids.is_empty()).then(|| json!([group, ids.len(), ids.iter().sum::<i64>()]))
+    });
+    prop_assert_eq!(sums, groups.collect::<serde_json::Value>());
     Ok(())
 }

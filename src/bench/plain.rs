@@ -1,11 +1,17 @@
 //! The baseline: `DataFusion` as its documentation has it, a `SessionContext` over Parquet files, with
-//! the settings of the daemon's engine and threads of its own.
+//! the settings of the daemon's engine and threads of its own. `bench sql` and `bench deletes` ask it;
+//! it reads the files of the daemon and knows nothing of the lakehouse.
 
 use std::path::{Path, PathBuf};
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{AsArray, RecordBatch},
+    datatypes::UInt64Type,
+};
 use datafusion::{
     common::Result as PlainResult,
+    config::TableParquetOptions,
+    dataframe::DataFrameWriteOptions,
     execution::{
         cache::cache_manager::CacheManagerConfig,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
@@ -16,7 +22,7 @@ use datafusion::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use super::super::BenchError;
+use super::BenchError;
 use crate::query::QueryConfig;
 
 /// A session and its threads.
@@ -79,9 +85,41 @@ impl Plain {
     /// Runs a query on the session's threads and collects its rows.
     pub(super) fn answer(&self, sql: &str) -> Result<Vec<RecordBatch>, BenchError> {
         let (context, sql) = (self.context.clone(), sql.to_owned());
-        let rows = self
-            .threads
-            .spawn(async move { collected(&context, &sql).await });
+        self.on_threads(async move { collected(&context, &sql).await })
+    }
+
+    /// Reads a table and writes it to a folder as Parquet, compressed as told (`zstd(1)`), otherwise
+    /// with the default settings; flushes nothing to the disk. Returns the rows written.
+    pub(super) fn rewrite(
+        &self,
+        table: &str,
+        folder: &Path,
+        compression: &str,
+    ) -> Result<u64, BenchError> {
+        let context = self.context.clone();
+        let (table, compression) = (table.to_owned(), compression.to_owned());
+        // The slash makes it a folder with a file for each partition.
+        let folder = format!("{}/", folder.to_string_lossy());
+        let batches = self.on_threads(async move {
+            let mut parquet = TableParquetOptions::default();
+            parquet.global.compression = Some(compression);
+            let table = context.table(&table).await?;
+            let options = DataFrameWriteOptions::new();
+            table.write_parquet(&folder, options, Some(parquet)).await
+        })?;
+        // The only cell of each answer says how many rows there were.
+        let counts = batches.iter().filter_map(|batch| {
+            let counts = batch.column(0).as_primitive_opt::<UInt64Type>()?;
+            Some(counts.values().iter().sum::<u64>())
+        });
+        Ok(counts.sum())
+    }
+
+    fn on_threads(
+        &self,
+        work: impl Future<Output = PlainResult<Vec<RecordBatch>>> + Send + 'static,
+    ) -> Result<Vec<RecordBatch>, BenchError> {
+        let rows = self.threads.spawn(work);
         match self.threads.block_on(rows) {
             Ok(rows) => Ok(rows?),
             Err(error) => Err(BenchError::wrong("plain DataFusion", error.to_string())),
