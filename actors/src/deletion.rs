@@ -1,19 +1,28 @@
 //! Deleting rows for good: keys are turned into positions wherever a copy of their row lies, and the
 //! catalog decides on those. The rows are gone from every answer when it has.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use lakehouse_journal::model::{
-    ErrorKind, Event, ModelError,
-    catalog::{CatalogCommand, DataFile, Dataset, JournalKeys, TombstoneRows},
-    event::CatalogEvent,
+use lakehouse_journal::{
+    model::{
+        ErrorKind, Event, ModelError,
+        catalog::{
+            CatalogCommand, DataFile, Dataset, HASHED_KEY_PREFIX, JournalKeys, TombstoneBatch,
+            TombstoneRows,
+        },
+        event::CatalogEvent,
+    },
+    record::Seq,
 };
 
 use crate::{
     error::{LakeError, PortError},
     lake::Lake,
     owner::{Caller, Committed},
-    ports::KeyTest,
+    ports::{KeyTest, ListedDeletion},
 };
 
 /// How often keys are resolved again because the dataset changed meanwhile.
@@ -78,11 +87,88 @@ impl Lake {
             match self.ask_catalog(command, caller.clone()).await {
                 Err(LakeError::Refused(ModelError::Stale { .. })) => {}
                 Err(error) => return Err(error),
-                Ok(committed) => return Ok(answer(committed, resolved.missing)),
+                Ok(committed) => {
+                    self.note_in_ledger(current, &committed).await;
+                    return Ok(answer(committed, resolved.missing));
+                }
             }
         }
         let text = format!("dataset `{dataset}` changes too fast; try again");
         Err(PortError::new(ErrorKind::Conflict, "dataset_busy", text).into())
+    }
+
+    /// Lists the deletion at `seq` in the ledger. A ledger that fails does not undo the deletion: what
+    /// is missing in it is listed at the next start.
+    async fn note_in_ledger(&self, dataset: &Dataset, committed: &Committed) {
+        let (Some(ledger), Some(Event::Catalog(CatalogEvent::RowsTombstoned(event)))) =
+            (&self.inner.ledger, committed.events.first())
+        else {
+            return;
+        };
+        let catalog = self.catalog();
+        let batch = catalog
+            .state
+            .datasets
+            .get(&dataset.name)
+            .and_then(|dataset| dataset.tombstone_batches.get(&committed.seq).cloned());
+        let Some(batch) = batch else { return };
+        let deletion = listed(dataset, committed.seq, &batch, event.rows.clone());
+        if let Err(error) = ledger.list(&deletion).await {
+            tracing::error!(seq = committed.seq, %error, "a deletion is not in the ledger");
+        }
+    }
+
+    /// Brings lake and ledger together: lists deletions that the ledger lacks, and deletes rows that
+    /// it lists and this lake, restored from a backup, still shows. Before the first request.
+    /// `clear` finds the keys of hashes among a dataset's rows. Returns how many rows were deleted.
+    ///
+    /// # Errors
+    /// When the ledger or the rows cannot be read; nothing may be served then.
+    pub async fn settle_ledger<F>(
+        &self,
+        clear: impl Fn(Arc<Dataset>, Vec<String>) -> F,
+    ) -> Result<u64, LakeError>
+    where
+        F: Future<Output = Result<Vec<String>, PortError>>,
+    {
+        let Some(ledger) = &self.inner.ledger else {
+            return Ok(0);
+        };
+        let listed = ledger.listed().await?;
+        let known: HashSet<&ListedDeletion> = listed.iter().collect();
+        for dataset in self.catalog().state.datasets.values() {
+            for deletion in deletions(dataset) {
+                if !known.contains(&deletion) {
+                    ledger.list(&deletion).await?;
+                }
+            }
+        }
+        let mut deleted = 0;
+        for deletion in listed {
+            let catalog = self.catalog();
+            let mut datasets = catalog.state.datasets.values();
+            let Some(dataset) = datasets.find(|dataset| dataset.id == deletion.dataset_id) else {
+                continue;
+            };
+            let unknown = |key: &String| !dataset.tombstones.contains_key(key);
+            let (hashes, mut keys): (Vec<String>, Vec<String>) = deletion
+                .rows
+                .into_iter()
+                .filter(unknown)
+                .partition(|key| key.starts_with(HASHED_KEY_PREFIX));
+            if !hashes.is_empty() {
+                keys.extend(clear(Arc::clone(dataset), hashes).await?);
+            }
+            if keys.is_empty() {
+                continue;
+            }
+            let name = dataset.name.clone();
+            let caller = Caller::daemon("ledger");
+            let (reason, actor) = (deletion.reason, Some(deletion.actor));
+            let done = self.tombstone(&name, &keys, reason, actor, caller).await?;
+            deleted += done.rows.len() as u64;
+        }
+        Ok(deleted)
     }
 
     /// A row key as it stands in the journal from here on.
@@ -106,6 +192,40 @@ impl Lake {
             dataset.tombstones.contains_key(key)
                 || (hashed && dataset.tombstones.contains_key(&hash(key)))
         })
+    }
+}
+
+/// The deletions of a dataset, by position.
+fn deletions(dataset: &Dataset) -> impl Iterator<Item = ListedDeletion> + use<> {
+    let mut by_seq = BTreeMap::<Seq, ListedDeletion>::new();
+    for tombstone in dataset.tombstones_after(None) {
+        by_seq
+            .entry(tombstone.seq)
+            .or_insert_with(|| listed(dataset, tombstone.seq, tombstone.batch, Vec::new()))
+            .rows
+            .push(tombstone.row_key.to_owned());
+    }
+    by_seq.into_values()
+}
+
+fn listed(
+    dataset: &Dataset,
+    seq: Seq,
+    batch: &TombstoneBatch,
+    mut rows: Vec<String>,
+) -> ListedDeletion {
+    rows.sort_unstable();
+    ListedDeletion {
+        dataset: dataset.name.clone(),
+        dataset_id: dataset.id.clone(),
+        seq,
+        at: batch.at,
+        rows,
+        reason: batch.reason.clone(),
+        actor: batch
+            .on_behalf_of
+            .clone()
+            .unwrap_or_else(|| batch.actor.name.clone()),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     error::{LakeError, PortError},
     lake::Lake,
     owner::Caller,
-    ports::{BucketStore, Compactor, Progress, Readers, Sidecar},
+    ports::{BucketStore, Compactor, IndexBuilder, Progress, Readers, Sidecar},
     worker::{Claim, Duty},
 };
 
@@ -58,6 +58,7 @@ pub(crate) struct ErasureDuty {
     pub lake: Lake,
     pub compactor: Arc<dyn Compactor>,
     pub store: Arc<dyn BucketStore>,
+    pub builder: Arc<dyn IndexBuilder>,
     pub sidecar: Arc<dyn Sidecar>,
     pub readers: Arc<dyn Readers>,
     /// How long a query may go on reading what is to be deleted.
@@ -275,6 +276,7 @@ impl ErasureDuty {
             return Ok(0);
         };
         self.readers.drain(last, self.query_deadline).await;
+        self.builder.release(&self.lake.catalog().state);
         let mut gone = Vec::new();
         let mut failed = None;
         for (name, object) in &doomed {

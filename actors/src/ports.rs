@@ -13,11 +13,16 @@ use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
         bucket::BucketSpec,
-        catalog::{DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index, SchemaDoc},
+        catalog::{
+            CatalogState, DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index,
+            SchemaDoc,
+        },
         event::DeletedRows,
     },
     record::{Micros, Seq},
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::PortError;
 
@@ -171,6 +176,40 @@ pub trait Sidecar: Send + Sync {
     async fn write(&self, dataset: &Dataset) -> Result<(), PortError>;
 }
 
+/// A deletion as the ledger lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ListedDeletion {
+    /// The dataset's name.
+    pub dataset: String,
+    /// Its lasting id.
+    pub dataset_id: String,
+    /// Position of the event.
+    pub seq: Seq,
+    /// When.
+    pub at: Micros,
+    /// The rows' keys, as they stand in the journal.
+    pub rows: Vec<String>,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub actor: String,
+}
+
+/// A list of what was deleted, kept apart from everything that a backup brings back.
+#[async_trait]
+pub trait DeletionLedger: Send + Sync {
+    /// Lists a deletion; durable when it returns. The same one again changes nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` when the ledger cannot be written.
+    async fn list(&self, deletion: &ListedDeletion) -> Result<(), PortError>;
+    /// Everything that is listed, oldest first.
+    ///
+    /// # Errors
+    /// `Unavailable` when it cannot be read.
+    async fn listed(&self) -> Result<Vec<ListedDeletion>, PortError>;
+}
+
 /// The queries that run.
 #[async_trait]
 pub trait Readers: Send + Sync {
@@ -206,6 +245,8 @@ pub trait IndexBuilder: Send + Sync {
         generation: u64,
         progress: Arc<Progress>,
     ) -> Result<BuiltGeneration, PortError>;
+    /// Closes what is open of generations that the catalog does not keep any more.
+    fn release(&self, catalog: &CatalogState);
 }
 
 /// An object as a listing shows it.

@@ -29,7 +29,10 @@ use crate::{
     jobs::Jobs,
     lake::{Inner, Lake, OwnerHandle, WorkerHandle, Workers},
     owner::{Owner, OwnerParts},
-    ports::{BucketStore, Clock, Compactor, IndexBuilder, KeyHash, Readers, RowLookup, Sidecar},
+    ports::{
+        BucketStore, Clock, Compactor, DeletionLedger, IndexBuilder, KeyHash, Readers, RowLookup,
+        Sidecar,
+    },
     refresh::RefreshDuty,
     scheduler::{self, Trigger},
     supervision::Tree,
@@ -51,6 +54,8 @@ pub struct Parts {
     pub sidecar: Arc<dyn Sidecar>,
     /// The queries that run.
     pub readers: Arc<dyn Readers>,
+    /// Where deletions are listed apart from all backups.
+    pub ledger: Option<Arc<dyn DeletionLedger>>,
     /// Hashes row keys for datasets that keep theirs out of the journal.
     pub key_hash: KeyHash,
     /// Builds indexes.
@@ -149,6 +154,7 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
             start_bucket: Box::new(move |name| start_bucket(name, Fold::default())),
             lookup: Arc::clone(&parts.lookup),
             key_hash: Arc::clone(&parts.key_hash),
+            ledger: parts.ledger.clone(),
             erasure_delay: parts.erasure_delay,
             claims: Claims::default(),
             past: Past::default(),
@@ -202,6 +208,7 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
                 lake: lake.clone(),
                 compactor: Arc::clone(&parts.compactor),
                 store: Arc::clone(&parts.buckets),
+                builder: Arc::clone(&parts.builder),
                 sidecar: Arc::clone(&parts.sidecar),
                 readers: Arc::clone(&parts.readers),
                 query_deadline: parts.query_deadline,

@@ -16,8 +16,9 @@ use lakehouse_journal::{
     model::{
         bucket::BucketSpec,
         catalog::{
-            Backend, Column, DataFile, Dataset, DeletionVector, FileDigest, FileEntry,
-            HASHED_KEY_PREFIX, Index, IndexConfig, IndexSpec, IngestMode, SchemaDoc, TextSpec,
+            Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, FileDigest,
+            FileEntry, HASHED_KEY_PREFIX, Index, IndexConfig, IndexSpec, IngestMode, SchemaDoc,
+            TextSpec,
         },
         event::DeletedRows,
     },
@@ -302,6 +303,8 @@ impl IndexBuilder for FakeBuilder {
             skipped: 0,
         })
     }
+
+    fn release(&self, _: &CatalogState) {}
 }
 
 /// (bucket, key) → bytes and time.
@@ -427,6 +430,7 @@ impl TestLake {
             compactor: Arc::new(FakeCompactor(Arc::clone(&disk.tables))),
             sidecar: Arc::clone(&disk.tables) as Arc<dyn Sidecar>,
             readers: Arc::new(NoReaders),
+            ledger: None,
             key_hash: Arc::new(|key| {
                 format!(
                     "{HASHED_KEY_PREFIX}{}",

@@ -30,7 +30,10 @@ const PAGE: usize = 1_000;
 pub fn routes(config: &mut web::ServiceConfig) {
     config
         .route("/compliance/erasure/{dataset}", web::post().to(erase))
-        .route("/compliance/erasure/{dataset}/{key:.*}", web::get().to(show));
+        .route(
+            "/compliance/erasure/{dataset}/{key:.*}",
+            web::get().to(show),
+        );
 }
 
 /// Takes what is left of a dataset's deleted rows out of every place now; answers when nothing is.
@@ -64,11 +67,13 @@ pub async fn show(
 ) -> Result<HttpResponse, Problem> {
     let (name, key) = path.into_inner();
     let catalog = edge.lake.catalog();
-    let dataset = catalog
-        .state
-        .datasets
-        .get(&name)
-        .ok_or_else(|| catalog.state.dataset(&name).err().map_or_else(|| Problem::not_found("dataset", &name), Problem::from))?;
+    let dataset = catalog.state.datasets.get(&name).ok_or_else(|| {
+        catalog
+            .state
+            .dataset(&name)
+            .err()
+            .map_or_else(|| Problem::not_found("dataset", &name), Problem::from)
+    })?;
     let row = Row::of(&edge, dataset, &key);
     let places = row.places(&edge, &catalog).await?;
     let absent = places.iter().all(|place| place.state == PlaceState::Absent);
@@ -86,7 +91,9 @@ pub async fn show(
         "events": events,
     });
     if let (true, Some((seq, batch)), Some(erased)) = (absent, row.tombstone, erasure) {
-        let receipt = row.receipt(&edge, (seq, batch), &erased, places, events).await?;
+        let receipt = row
+            .receipt(&edge, (seq, batch), &erased, places, events)
+            .await?;
         answer["signed"] = receipt;
     }
     Ok(HttpResponse::Ok().json(answer))
@@ -128,7 +135,12 @@ impl<'a> Row<'a> {
         catalog: &Fold<CatalogState>,
     ) -> Result<Vec<PlaceChecked>, Problem> {
         let live: Vec<&DataFile> = self.dataset.files.iter().map(AsRef::as_ref).collect();
-        let kept: Vec<&DataFile> = self.dataset.retained.iter().map(|kept| &kept.file).collect();
+        let kept: Vec<&DataFile> = self
+            .dataset
+            .retained
+            .iter()
+            .map(|kept| &kept.file)
+            .collect();
         let live_state = self.in_files(edge, &live).await?;
         let kept_state = self.in_files(edge, &kept).await?;
         let footers = worst(live_state, kept_state);
@@ -152,19 +164,64 @@ impl<'a> Row<'a> {
         };
         Ok(vec![
             place("data_files", live_state, files, "base and delta files"),
-            place("retained_files", kept_state, kept.len() as u64, "files kept for `as_of`"),
-            place("parquet_footers", footers, every, "statistics, indexes and bloom filters lie in the files and are written anew with them"),
-            place("tombstone_list", listed, 1, "the list of deleted rows beside the files"),
-            place("objects_to_delete", doomed, objects, "objects that nothing points at any more"),
-            place("leftovers", in_leftovers, leftovers, "objects of writes that were never committed"),
-            place("index_generations", in_generations, generations, "vectors, texts and keys of every generation"),
+            place(
+                "retained_files",
+                kept_state,
+                kept.len() as u64,
+                "files kept for `as_of`",
+            ),
+            place(
+                "parquet_footers",
+                footers,
+                every,
+                "statistics, indexes and bloom filters lie in the files and are written anew with them",
+            ),
+            place(
+                "tombstone_list",
+                listed,
+                1,
+                "the list of deleted rows beside the files",
+            ),
+            place(
+                "objects_to_delete",
+                doomed,
+                objects,
+                "objects that nothing points at any more",
+            ),
+            place(
+                "leftovers",
+                in_leftovers,
+                leftovers,
+                "objects of writes that were never committed",
+            ),
+            place(
+                "index_generations",
+                in_generations,
+                generations,
+                "vectors, texts and keys of every generation",
+            ),
             place("lance_versions", PlaceState::Absent, 0, none),
-            place("embedding_cache", PlaceState::Absent, 0, "vectors are kept in index generations only"),
+            place(
+                "embedding_cache",
+                PlaceState::Absent,
+                0,
+                "vectors are kept in index generations only",
+            ),
             place("evaluation_sets", PlaceState::Absent, 0, none),
             place("rescue_copies", PlaceState::Absent, 0, none),
             place("staging", in_staging, staged, "work in progress"),
-            place("spill", in_spill, spilled, "intermediate results of queries"),
-            place("journal_and_archives", PlaceState::Absent, 1, key_in_journal),
+            place(
+                "spill",
+                in_spill,
+                spilled,
+                "intermediate results of queries",
+            ),
+            place(
+                "journal_and_archives",
+                PlaceState::Absent,
+                1,
+                key_in_journal,
+            ),
         ])
     }
 
@@ -191,7 +248,11 @@ impl<'a> Row<'a> {
             let shown = files.iter().any(|file| {
                 *file.entry.key == *position.file && !file.deleted.contains(position.row)
             });
-            let here = if shown { PlaceState::Present } else { PlaceState::Hidden };
+            let here = if shown {
+                PlaceState::Present
+            } else {
+                PlaceState::Hidden
+            };
             state = worst(state, here);
         }
         Ok(state)
@@ -200,9 +261,10 @@ impl<'a> Row<'a> {
     /// Objects of this dataset, or of indexes, that wait to be deleted.
     fn doomed(&self, catalog: &Fold<CatalogState>) -> (u64, PlaceState) {
         let folder = format!("datasets/{}/", self.dataset.id);
-        let waiting = catalog.state.doomed.values().filter(|object| {
-            object.key.starts_with(&folder) || object.key.starts_with("vectors/")
-        });
+        let waiting =
+            catalog.state.doomed.values().filter(|object| {
+                object.key.starts_with(&folder) || object.key.starts_with("vectors/")
+            });
         match waiting.count() as u64 {
             0 => (0, PlaceState::Absent),
             some => (some, PlaceState::Hidden),
@@ -242,8 +304,14 @@ impl<'a> Row<'a> {
             for object in edge.store.list(&bucket, &folder).await? {
                 checked += 1;
                 let known = object.key == self.dataset.sidecar_key()
-                    || catalog.state.doomed.contains_key(&format!("{bucket}/{}", object.key))
-                    || self.dataset.all_files().any(|file| file.entry.key == object.key);
+                    || catalog
+                        .state
+                        .doomed
+                        .contains_key(&format!("{bucket}/{}", object.key))
+                    || self
+                        .dataset
+                        .all_files()
+                        .any(|file| file.entry.key == object.key);
                 if !known && self.is_older(object.modified) {
                     state = PlaceState::Hidden;
                 }

@@ -7,7 +7,8 @@ use utoipa::{
 };
 
 use super::{
-    access, catalog, console, deletion, erasure, health, ingest, jobs, journal, problem, query, storage, vectors,
+    access, catalog, console, deletion, erasure, health, ingest, jobs, journal, problem, query,
+    storage, vectors,
 };
 
 /// `/openapi.json`

@@ -130,7 +130,12 @@ fn index_of<'a>(edge: &Edge, snapshot: &'a Snapshot, name: &str) -> Result<&'a I
             format!("no generation of index `{name}` is kept that answered then"),
         )
     };
-    let index = snapshot.catalog.state.indexes.get(name).ok_or_else(too_old)?;
+    let index = snapshot
+        .catalog
+        .state
+        .indexes
+        .get(name)
+        .ok_or_else(too_old)?;
     let source = &today.spec.source;
     if !snapshot.catalog.state.datasets.contains_key(source) {
         return Err(snapshot.explain_missing(source, too_old()));
