@@ -15,7 +15,7 @@ use actix_web::{App, HttpServer, middleware::from_fn, web};
 use anyhow::Context;
 use lakehouse_actors::{
     Caller, Journal, Lake, Parts, Trigger,
-    ports::{BucketStore, Clock, IndexBuilder},
+    ports::{BucketStore, Clock, DeletionLedger, IndexBuilder, KeyHash, Readers},
     start,
 };
 use lakehouse_journal::{
@@ -24,6 +24,7 @@ use lakehouse_journal::{
     model::{
         access::{AccessCommand, Role},
         bucket::{BucketCommand, BucketSpec},
+        catalog::Dataset,
         scheduler::SchedulerCommand,
     },
     record::Micros,
@@ -37,7 +38,9 @@ use crate::{
         buckets::LakeBuckets,
         indexes::LakeIndexes,
         ingest::IngestLimits,
+        ledger::DirLedger,
         object_store::{Bucket, Buckets},
+        row_keys,
         tables::LakeTables,
     },
     exit::{Exit, HELD, STUCK_JOURNAL},
@@ -184,6 +187,7 @@ async fn serve(
         Arc::clone(&buckets),
     )?);
     let staging = config.data_dir.join("staging");
+    let key_hash = row_keys::hasher(&config.data_dir)?;
     let limits = IngestLimits {
         body_bytes_max: config.ingest.body_limit.0,
         ..IngestLimits::default()
@@ -198,7 +202,16 @@ async fn serve(
         staging,
         Arc::clone(&buckets),
         Arc::clone(&query),
+        Arc::clone(&key_hash),
     ));
+    let ledger = match &config.erasure.ledger {
+        Some(dir) => {
+            let ledger = DirLedger::open(config.data_dir.join(dir))
+                .with_context(|| format!("erasure.ledger: `{}` cannot be used", dir.display()))?;
+            Some(Arc::new(ledger) as Arc<dyn DeletionLedger>)
+        }
+        None => None,
+    };
     let sweep = Trigger::new("orphan_sweep", &config.storage.orphan_sweep)
         .map_err(|error| anyhow::anyhow!("storage.orphan_sweep: {error}"))?;
     let (lake, report) = start(Parts {
@@ -206,11 +219,18 @@ async fn serve(
         clock: Arc::new(SystemClock),
         lookup: Arc::new(tables.clone()),
         compactor: Arc::new(tables.clone()),
+        sidecar: Arc::new(tables.clone()),
+        readers: Arc::clone(&query) as Arc<dyn Readers>,
+        ledger,
+        key_hash: Arc::clone(&key_hash),
         builder: Arc::clone(&indexes) as Arc<dyn IndexBuilder>,
         buckets: Arc::clone(&store) as Arc<dyn BucketStore>,
         runtime: work,
         primary: config.storage.primary.clone(),
         orphan_grace: Duration::from_secs(config.storage.orphan_grace_s),
+        retention: Duration::from_secs(config.storage.retention_s),
+        erasure_delay: Duration::from_secs(config.erasure.delay_s),
+        query_deadline: Duration::from_secs(config.erasure.query_deadline_s),
         triggers: vec![sweep],
     })
     .context("the journal cannot be replayed")?;
@@ -221,6 +241,13 @@ async fn serve(
         "replayed"
     );
     settle(&lake, &config).await?;
+    let forgotten = settle_ledger(&lake, &query, &key_hash).await?;
+    if forgotten > 0 {
+        tracing::warn!(
+            rows = forgotten,
+            "deleted again what a restored backup had brought back"
+        );
+    }
     let edge = web::Data::new(Edge {
         lake: lake.clone(),
         query,
@@ -290,6 +317,22 @@ async fn settle(lake: &Lake, config: &Config) -> anyhow::Result<()> {
     };
     lake.ask_access(command, caller()).await?;
     Ok(())
+}
+
+/// Deletes what the ledger of deletions lists and this data directory does not know, as it came out
+/// of a backup. Returns how many rows.
+async fn settle_ledger(
+    lake: &Lake,
+    query: &Arc<QueryEngine>,
+    key_hash: &KeyHash,
+) -> anyhow::Result<u64> {
+    let clear = |dataset: Arc<Dataset>, hashes: Vec<String>| {
+        let (query, key_hash) = (Arc::clone(query), Arc::clone(key_hash));
+        async move { row_keys::clear(&query, &dataset, &hashes, &key_hash).await }
+    };
+    lake.settle_ledger(clear)
+        .await
+        .context("the ledger of deletions cannot be applied, so nothing is served")
 }
 
 /// The secret in `admin.token`, made at the first start with mode 0600 from its creation.

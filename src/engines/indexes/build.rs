@@ -35,6 +35,10 @@ use crate::query::SessionTables;
 
 #[async_trait]
 impl IndexBuilder for LakeIndexes {
+    fn release(&self, catalog: &CatalogState) {
+        self.forget_dropped(catalog);
+    }
+
     async fn build(
         &self,
         dataset: Arc<Dataset>,
