@@ -38,6 +38,7 @@ use crate::{
         indexes::LakeIndexes,
         ingest::IngestLimits,
         object_store::{Bucket, Buckets},
+        receipts::SigningKey,
         tables::LakeTables,
     },
     exit::{Exit, HELD, STUCK_JOURNAL},
@@ -179,6 +180,8 @@ async fn serve(
     store: Arc<LakeBuckets>,
     journal: &Journal,
 ) -> anyhow::Result<()> {
+    let receipts = SigningKey::open_or_make(&config.data_dir)
+        .context("the key that receipts are signed with cannot be used")?;
     let query = Arc::new(QueryEngine::new(
         query_config(&config),
         Arc::clone(&buckets),
@@ -228,6 +231,7 @@ async fn serve(
         indexes,
         buckets,
         store,
+        receipts: Arc::new(receipts),
         started: Instant::now(),
         replay_ms: report.replay_ms,
         metrics: Metrics::default(),

@@ -8,6 +8,7 @@ pub mod ingest;
 pub mod lance;
 pub mod object_store;
 pub mod postgres;
+pub mod receipts;
 pub mod tables;
 pub mod usearch;
 pub mod vectors;

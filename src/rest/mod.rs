@@ -5,6 +5,7 @@ pub mod access;
 pub mod auth;
 mod body;
 pub mod catalog;
+pub mod compliance;
 mod console;
 pub mod health;
 pub mod ingest;
@@ -28,7 +29,8 @@ use lakehouse_actors::Lake;
 use crate::{
     config::Config,
     engines::{
-        buckets::LakeBuckets, indexes::LakeIndexes, object_store::Buckets, tables::LakeTables,
+        buckets::LakeBuckets, indexes::LakeIndexes, object_store::Buckets, receipts::SigningKey,
+        tables::LakeTables,
     },
     query::QueryEngine,
 };
@@ -47,6 +49,8 @@ pub struct Edge {
     pub buckets: Arc<Buckets>,
     /// Probes of buckets.
     pub store: Arc<LakeBuckets>,
+    /// Signs receipts of erasures.
+    pub receipts: Arc<SigningKey>,
     /// The settings.
     pub config: Config,
     /// When the daemon came up.
@@ -70,4 +74,5 @@ pub fn routes(config: &mut web::ServiceConfig) {
     journal::routes(config);
     storage::routes(config);
     access::routes(config);
+    compliance::routes(config);
 }
