@@ -40,6 +40,7 @@ use crate::{
         ingest::IngestLimits,
         ledger::DirLedger,
         object_store::{Bucket, Buckets},
+        receipts::SigningKey,
         row_keys,
         tables::LakeTables,
     },
@@ -182,6 +183,8 @@ async fn serve(
     store: Arc<LakeBuckets>,
     journal: &Journal,
 ) -> anyhow::Result<()> {
+    let receipts = SigningKey::open_or_make(&config.data_dir)
+        .context("the key that receipts are signed with cannot be used")?;
     let query = Arc::new(QueryEngine::new(
         query_config(&config),
         Arc::clone(&buckets),
@@ -255,6 +258,7 @@ async fn serve(
         indexes,
         buckets,
         store,
+        receipts: Arc::new(receipts),
         started: Instant::now(),
         replay_ms: report.replay_ms,
         metrics: Metrics::default(),

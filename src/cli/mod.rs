@@ -7,6 +7,7 @@ pub mod output;
 
 mod bench;
 mod demo;
+mod erasure;
 mod ingest;
 mod journal;
 mod search;
@@ -45,6 +46,8 @@ enum Verb {
     Search(search::SearchArgs),
     /// Read, check or restore the journal
     Journal(journal::JournalArgs),
+    /// Show where a deleted row still is, and check the receipt that it is nowhere
+    Erasure(erasure::ErasureArgs),
     /// Make, list and revoke tokens
     Token(token::TokenArgs),
     /// Measure against a baseline in the same run
@@ -112,6 +115,7 @@ fn run(verb: Verb) -> Result<(), CliError> {
         Verb::Sql(args) => block_on(args.run()),
         Verb::Search(args) => block_on(args.run()),
         Verb::Journal(args) => args.run(),
+        Verb::Erasure(args) => args.run(),
         Verb::Token(args) => block_on(args.run()),
         Verb::Bench(args) => args.run(),
     }
@@ -149,6 +153,10 @@ mod tests {
             "journal history 17",
             "journal verify",
             "journal restore --from primary",
+            "erasure verify receipt.json --key abcd",
+            "erasure verify -",
+            "erasure key",
+            "erasure show people 17 --out receipt.json",
             "token create --name n --role analyst --view v --expires-at 2027-01-01T00:00:00Z",
             "token list",
             "token revoke t1",
@@ -169,6 +177,8 @@ mod tests {
             "sql x --format xml",
             "ingest --dataset d",
             "search kb",
+            "erasure verify",
+            "erasure show people",
         ] {
             let words = std::iter::once("lakehouse").chain(line.split_whitespace());
             let error = Cli::try_parse_from(words).expect_err("it is refused");

@@ -9,7 +9,7 @@ use lakehouse_actors::{PortError, ports::KeyHash};
 use lakehouse_journal::model::catalog::{DataFile, Dataset, HASHED_KEY_PREFIX};
 
 use super::{
-    keyring::{KeyringError, secret},
+    keyring::{KeyringError, random_secret},
     tables::of_query,
 };
 use crate::query::QueryEngine;
@@ -22,7 +22,7 @@ const SECRET: &str = "row-keys.key";
 /// # Errors
 /// When the keyring cannot be used.
 pub fn hasher(data_dir: &Path) -> Result<KeyHash, KeyringError> {
-    let secret = secret(data_dir, SECRET)?;
+    let secret = random_secret(data_dir, SECRET)?;
     Ok(Arc::new(move |key| {
         let hash = blake3::keyed_hash(&secret, key.as_bytes());
         format!("{HASHED_KEY_PREFIX}{}", hash.to_hex())

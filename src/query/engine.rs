@@ -5,6 +5,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use datafusion::{
     execution::{
         SessionState, SessionStateBuilder, SessionStateDefaults,
@@ -15,6 +16,7 @@ use datafusion::{
     },
     prelude::SessionConfig,
 };
+use lakehouse_actors::ports::Readers;
 use lakehouse_journal::record::Seq;
 use object_store::ObjectStore;
 use tokio::runtime::{Handle, Runtime};
@@ -288,4 +290,11 @@ fn template(config: &QueryConfig, env: Arc<RuntimeEnv>) -> SessionState {
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .build()
+}
+
+#[async_trait]
+impl Readers for QueryEngine {
+    async fn drain(&self, before: Seq, deadline: Duration) {
+        Self::drain(self, before, deadline).await;
+    }
 }

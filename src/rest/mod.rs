@@ -5,6 +5,7 @@ pub mod access;
 pub mod auth;
 mod body;
 pub mod catalog;
+pub mod compliance;
 mod console;
 pub mod deletion;
 pub mod erasure;
@@ -32,7 +33,8 @@ use lakehouse_actors::Lake;
 use crate::{
     config::Config,
     engines::{
-        buckets::LakeBuckets, indexes::LakeIndexes, object_store::Buckets, tables::LakeTables,
+        buckets::LakeBuckets, indexes::LakeIndexes, object_store::Buckets, receipts::SigningKey,
+        tables::LakeTables,
     },
     query::QueryEngine,
 };
@@ -51,6 +53,8 @@ pub struct Edge {
     pub buckets: Arc<Buckets>,
     /// Probes of buckets.
     pub store: Arc<LakeBuckets>,
+    /// Signs receipts of erasures.
+    pub receipts: Arc<SigningKey>,
     /// The settings.
     pub config: Config,
     /// When the daemon came up.
@@ -76,4 +80,5 @@ pub fn routes(config: &mut web::ServiceConfig) {
     journal::routes(config);
     storage::routes(config);
     access::routes(config);
+    compliance::routes(config);
 }

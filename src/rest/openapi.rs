@@ -7,8 +7,8 @@ use utoipa::{
 };
 
 use super::{
-    access, catalog, console, deletion, erasure, health, ingest, jobs, journal, problem, query,
-    storage, vectors,
+    access, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal, problem,
+    query, storage, vectors,
 };
 
 /// `/openapi.json`
@@ -35,6 +35,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         journal::events, journal::history, journal::stream, journal::stats, journal::verify,
         storage::buckets, storage::health, storage::list, storage::read, storage::head,
         access::issue, access::list, access::revoke,
+        compliance::key,
     ),
     components(schemas(problem::Problem)),
     modifiers(&BearerToken),
