@@ -37,8 +37,8 @@ impl DirLedger {
 impl DeletionLedger for DirLedger {
     async fn list(&self, deletion: &ListedDeletion) -> Result<(), PortError> {
         let dir = self.dir.join(&deletion.dataset_id);
-        let text = serde_json::to_vec(deletion)
-            .map_err(|error| PortError::internal(error.to_string()))?;
+        let text =
+            serde_json::to_vec(deletion).map_err(|error| PortError::internal(error.to_string()))?;
         let name = format!(
             "{:020}-{}.json",
             deletion.seq,
@@ -99,7 +99,10 @@ fn read_all(dir: &Path) -> io::Result<Vec<ListedDeletion>> {
         }
         for entry in fs::read_dir(dataset)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
                 let deletion = serde_json::from_slice(&fs::read(&path)?)?;
                 all.push(deletion);
             }

@@ -214,6 +214,7 @@ impl LakeStaged {
             blake3: file.blake3.clone(),
             sorted_by_key: file.sorted_by_key,
             superseded,
+            erased: DeletionVector::default(),
         }
     }
 }

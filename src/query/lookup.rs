@@ -225,6 +225,7 @@ fn narrowed(dataset: &Dataset, resolved: &Resolved) -> Arc<Dataset> {
                 entry: file.entry.clone(),
                 added_seq: file.added_seq,
                 deleted: DeletionVector::from(deleted),
+                erased: file.erased.clone(),
             }))
         })
         .collect();

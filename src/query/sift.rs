@@ -287,9 +287,11 @@ mod tests {
                 blake3: String::new(),
                 sorted_by_key: true,
                 superseded: DeletionVector::default(),
+                erased: DeletionVector::default(),
             },
             added_seq: 1,
             deleted: deleted.iter().copied().collect(),
+            erased: DeletionVector::default(),
         })
     }
 

@@ -70,6 +70,7 @@ impl Lake {
                 entry: file,
                 added_seq: 1,
                 deleted: deleted.iter().copied().collect::<DeletionVector>(),
+                erased: DeletionVector::default(),
             }));
         }
         self.state
@@ -103,6 +104,7 @@ impl Lake {
             blake3: hash,
             sorted_by_key: false,
             superseded: DeletionVector::default(),
+            erased: DeletionVector::default(),
         }
     }
 

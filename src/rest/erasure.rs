@@ -9,7 +9,7 @@ use lakehouse_journal::{
     log::Order,
     model::{
         Fold,
-        catalog::{CatalogState, DataFile, Dataset, TombstoneBatch},
+        catalog::{CatalogState, DataFile, Dataset, DeletionVector, TombstoneBatch},
     },
     record::{Micros, Record, Seq},
 };
@@ -232,8 +232,8 @@ impl<'a> Row<'a> {
         };
         let whole = files.iter().map(|file| {
             Arc::new(DataFile {
-                deleted: Default::default(),
-                erased: Default::default(),
+                deleted: DeletionVector::default(),
+                erased: DeletionVector::default(),
                 ..(*file).clone()
             })
         });

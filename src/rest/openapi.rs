@@ -7,8 +7,8 @@ use utoipa::{
 };
 
 use super::{
-    access, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal, problem,
-    query, storage, vectors,
+    access, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal,
+    problem, query, storage, vectors,
 };
 
 /// `/openapi.json`

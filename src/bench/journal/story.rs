@@ -203,6 +203,7 @@ impl Iterator for Story {
 fn file(n: u64, dataset: &str) -> FileEntry {
     let name = hash(n, "file");
     FileEntry {
+        erased: DeletionVector::default(),
         bucket: "primary".to_owned(),
         key: format!("datasets/{dataset}/{}.parquet", &name[..40]),
         rows: FILE_ROWS,
@@ -215,6 +216,7 @@ fn file(n: u64, dataset: &str) -> FileEntry {
 
 fn committed(n: u64, dataset: &str, added: FileEntry) -> CatalogEvent {
     FilesCommitted {
+        erased_skipped: 0,
         dataset: dataset.to_owned(),
         mode: IngestMode::Append,
         read_seq: n,
@@ -238,9 +240,11 @@ fn committed(n: u64, dataset: &str, added: FileEntry) -> CatalogEvent {
 fn compacted(n: u64, dataset: &str, added: FileEntry, retired: Vec<String>) -> CatalogEvent {
     let files = retired.len() as u64;
     FilesCompacted {
+        content_hash: String::new(),
         dataset: dataset.to_owned(),
         read_seq: n,
         change: CompactionChange {
+            erased_dropped: 0,
             files_before: files,
             files_after: 1,
             rows_before: files * FILE_ROWS,

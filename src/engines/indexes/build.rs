@@ -20,7 +20,7 @@ use lakehouse_actors::{
 };
 use lakehouse_journal::model::{
     ErrorKind,
-    catalog::{Backend, Dataset, FileDigest, Index, TextSpec},
+    catalog::{Backend, CatalogState, Dataset, FileDigest, Index, TextSpec},
 };
 
 use super::{LakeIndexes, hnsw_config, of_vector, quoted};

@@ -42,12 +42,11 @@ impl SigningKey {
                 .map(|pkcs8| pkcs8.as_ref().to_vec())
                 .map_err(|_| KeyringError::NoRandom)
         })?;
-        let pair = Ed25519KeyPair::from_pkcs8(&secret.bytes).map_err(|_| {
-            KeyringError::Malformed {
+        let pair =
+            Ed25519KeyPair::from_pkcs8(&secret.bytes).map_err(|_| KeyringError::Malformed {
                 path: secret.path.clone(),
                 wanted: "Ed25519 key in PKCS#8",
-            }
-        })?;
+            })?;
         Ok(Self {
             public: PublicKey::of(pair.public_key().as_ref()),
             pair,

@@ -1,0 +1,701 @@
+//! Erasure: a deleted row is out of every answer at once and out of every byte soon after, with a
+//! signed receipt; no past, no backup and no second ingest brings it back.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use arrow::datatypes::{ArrowPrimitiveType, Float16Type};
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
+use parquet::record::RowAccessor as _;
+use serde_json::{Value, json};
+
+use crate::support::api::{Api, list};
+use crate::support::daemon::{Daemon, Site};
+use crate::support::until;
+
+/// A half-precision number.
+type F16 = <Float16Type as ArrowPrimitiveType>::Native;
+
+/// Deletions are carried out on request only.
+const ON_REQUEST: [(&str, &str); 2] = [
+    ("LAKEHOUSE__ERASURE__DELAY_S", "86400"),
+    ("LAKEHOUSE__ERASURE__QUERY_DEADLINE_S", "1"),
+];
+/// Deletions are carried out at once.
+const AT_ONCE: [(&str, &str); 2] = [
+    ("LAKEHOUSE__ERASURE__DELAY_S", "0"),
+    ("LAKEHOUSE__ERASURE__QUERY_DEADLINE_S", "1"),
+];
+
+async fn with_people(env: &[(&str, &str)]) -> (Daemon, Api) {
+    let daemon = Daemon::start_with(env);
+    let api = daemon.admin();
+    api.create("people", "id,name\n1,ada\n2,grace\n3,edsger\n4,barbara\n")
+        .await;
+    (daemon, api)
+}
+
+async fn erase(api: &Api, dataset: &str) -> Value {
+    let path = format!("/compliance/erasure/{dataset}");
+    api.post(&path, &json!({})).await.ok()
+}
+
+async fn report(api: &Api, dataset: &str, key: &str) -> Value {
+    let path = format!("/compliance/erasure/{dataset}/{key}");
+    api.get(&path).await.ok()
+}
+
+/// Every file below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// What a file holds: its bytes, and its rows or its text when those are packed.
+fn contents(path: &Path) -> Vec<Vec<u8>> {
+    // A file that goes while it is looked at is gone.
+    let Ok(bytes) = fs::read(path) else {
+        return Vec::new();
+    };
+    let mut all = vec![bytes.clone()];
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "parquet")
+    {
+        let reader = SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap();
+        let rows = reader.get_row_iter(None).unwrap();
+        all.push(
+            rows.map(|row| row.unwrap().to_string() + "\n")
+                .collect::<String>()
+                .into(),
+        );
+    } else if let Some(at) = bytes
+        .windows(4)
+        .position(|four| four == [0x28, 0xB5, 0x2F, 0xFD])
+    {
+        all.extend(zstd::decode_all(&bytes[at..]).ok());
+    }
+    all
+}
+
+/// Files in which one of the needles stands.
+fn places_of(site: &Site, needles: &[Vec<u8>]) -> Vec<String> {
+    let finders: Vec<_> = needles
+        .iter()
+        .map(|needle| memchr::memmem::Finder::new(needle))
+        .collect();
+    let mut hits = Vec::new();
+    for path in files(site.scratch()) {
+        for content in contents(&path) {
+            let found = finders
+                .iter()
+                .filter(|finder| finder.find(&content).is_some());
+            let count = found.count();
+            if count > 0 {
+                hits.push(format!("{}: {count} needles", path.display()));
+            }
+        }
+    }
+    hits
+}
+
+#[tokio::test]
+async fn the_count_drops_at_once_and_after_compaction_the_files_do_not_hold_the_row() {
+    let (daemon, api) = with_people(&ON_REQUEST).await;
+    assert_eq!(api.cell("SELECT count(*) FROM people").await, 4);
+    let done = api
+        .tombstone("people", &["3"], "asked to be forgotten")
+        .await
+        .ok();
+    assert_eq!(done["tombstoned"], 1);
+    assert_eq!(api.cell("SELECT count(*) FROM people").await, 3);
+    assert!(
+        api.rows("SELECT * FROM people WHERE id = 3")
+            .await
+            .is_empty()
+    );
+    let history = list(&api.get("/journal/history/3?dataset=people").await.ok());
+    assert_eq!(history.len(), 1);
+    assert_eq!(history[0]["data"]["reason"], "asked to be forgotten");
+    assert_eq!(history[0]["actor"], "admin");
+    let sidecar = until("the list of deleted rows", || async {
+        let found = files(daemon.site().scratch());
+        found
+            .into_iter()
+            .find(|path| path.ends_with("people_tombstones.parquet"))
+    })
+    .await;
+    let reader = SerializedFileReader::new(fs::File::open(&sidecar).unwrap()).unwrap();
+    let rows: Vec<_> = reader
+        .get_row_iter(None)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].get_string(0).unwrap(), "3");
+    assert_eq!(rows[0].get_string(2).unwrap(), "admin");
+    assert_eq!(rows[0].get_string(3).unwrap(), "asked to be forgotten");
+    let listed = list(&api.get("/catalog/datasets/people/tombstone").await.ok());
+    assert_eq!(listed[0]["materialized"], false);
+
+    let compacted = api
+        .post("/catalog/datasets/people/compact", &json!({}))
+        .await
+        .ok();
+    assert_eq!(compacted["tombstones_materialized"], 1);
+    let listed = list(&api.get("/catalog/datasets/people/tombstone").await.ok());
+    assert_eq!(listed[0]["materialized"], true);
+    until("the entry to go", || async {
+        (!sidecar.exists()).then_some(())
+    })
+    .await;
+    erase(&api, "people").await;
+    assert_eq!(places_of(daemon.site(), &[b"edsger".to_vec()]), [""; 0]);
+    assert_eq!(api.cell("SELECT count(*) FROM people").await, 3);
+}
+
+#[tokio::test]
+async fn a_receipt_names_every_place_and_verifies_without_the_daemon() {
+    let (daemon, api) = with_people(&ON_REQUEST).await;
+    api.tombstone("people", &["3"], "asked").await.ok();
+    let before = report(&api, "people", "3").await;
+    assert_eq!(before["erased"], false);
+    assert_eq!(
+        before["places"][0],
+        json!({
+            "place": "data_files", "state": "hidden", "checked": 1, "detail": "base and delta files"
+        })
+    );
+    assert!(before["signed"].is_null());
+    let there = report(&api, "people", "1").await;
+    assert_eq!(there["places"][0]["state"], "present");
+    assert_eq!(there["tombstoned_at"], Value::Null);
+    api.get("/compliance/erasure/nothing/1")
+        .await
+        .problem_code(404, "dataset_not_found");
+
+    erase(&api, "people").await;
+    let after = report(&api, "people", "3").await;
+    assert_eq!(after["erased"], true, "{after:#}");
+    for place in after["places"].as_array().unwrap() {
+        assert_eq!(place["state"], "absent", "{place}");
+    }
+    assert_eq!(
+        after["events"].as_array().unwrap().len(),
+        2,
+        "deleted and erased"
+    );
+    let receipt = daemon.site().scratch().join("receipt.json");
+    fs::write(&receipt, after["signed"].to_string()).unwrap();
+    let key = api.get("/compliance/key").await.ok()["public_key"].clone();
+    let site = daemon.kill9();
+    let verify = |path: &Path| {
+        let mut command = site.command(&["erasure", "verify", path.to_str().unwrap()]);
+        command
+            .args(["--key", key.as_str().unwrap()])
+            .output()
+            .unwrap()
+    };
+    assert!(verify(&receipt).status.success());
+    let forged = after["signed"]
+        .to_string()
+        .replace("\"people\"", "\"peoplf\"");
+    fs::write(&receipt, forged).unwrap();
+    assert!(!verify(&receipt).status.success());
+}
+
+#[tokio::test]
+async fn the_past_can_be_asked_and_never_shows_a_deleted_row() {
+    let (daemon, api) = with_people(&ON_REQUEST).await;
+    let first = api.seq().await;
+    let upsert = "id,name\n1,augusta\n5,alan\n";
+    api.ingest("dataset=people&mode=upsert", "text/csv", upsert)
+        .await
+        .ok();
+    let second = api.seq().await;
+    api.ingest(
+        "dataset=people&mode=replace",
+        "text/csv",
+        "id,name\n9,kurt\n",
+    )
+    .await
+    .ok();
+    let names = |as_of: Value| {
+        let api = &api;
+        async move {
+            let body = json!({ "sql": "SELECT name FROM people ORDER BY id", "as_of": as_of });
+            let answer = api.post("/query/sql", &body).await.ok();
+            let rows = answer["rows"].as_array().unwrap().clone();
+            let names = rows.iter().map(|row| row[0].as_str().unwrap().to_owned());
+            names.collect::<Vec<_>>().join(" ")
+        }
+    };
+    assert_eq!(names(json!(first)).await, "ada grace edsger barbara");
+    assert_eq!(
+        names(json!(second)).await,
+        "augusta grace edsger barbara alan"
+    );
+    assert_eq!(names(Value::Null).await, "kurt");
+    let at = list(&api.get("/journal/events?kind=FilesCommitted").await.ok())[1]["at"].clone();
+    assert_eq!(names(at).await, "augusta grace edsger barbara alan");
+    api.tombstone("people", &["1", "3"], "asked").await.ok();
+    assert_eq!(names(json!(first)).await, "grace barbara");
+    erase(&api, "people").await;
+    assert_eq!(names(json!(first)).await, "grace barbara");
+    assert_eq!(names(json!(second)).await, "grace barbara alan");
+    assert_eq!(
+        places_of(daemon.site(), &[b"augusta".to_vec(), b"edsger".to_vec()]),
+        [""; 0]
+    );
+    let daemon = daemon.crash_and_restart();
+    let api = daemon.admin();
+    let ask = |as_of: Value| {
+        let api = &api;
+        let body = json!({ "sql": "SELECT count(*) FROM people", "as_of": as_of });
+        async move { api.post("/query/sql", &body).await }
+    };
+    assert_eq!(ask(json!(first)).await.ok()["rows"][0][0], 2);
+    for wrong in [
+        json!(0),
+        json!(-1),
+        json!(1_000_000),
+        json!("yesterday"),
+        json!([1]),
+    ] {
+        ask(wrong).await.problem(400);
+    }
+    ask(json!("1970-01-01T00:00:00Z")).await.problem(400);
+    ask(json!(1)).await.problem_code(404, "dataset_not_found");
+}
+
+#[tokio::test]
+async fn a_past_that_is_no_longer_kept_says_since_when_there_is_one() {
+    let env = [("LAKEHOUSE__STORAGE__RETENTION_S", "1")];
+    let (_daemon, api) = with_people(&env).await;
+    let first = api.seq().await;
+    api.ingest(
+        "dataset=people&mode=replace",
+        "text/csv",
+        "id,name\n9,kurt\n",
+    )
+    .await
+    .ok();
+    let body = json!({ "sql": "SELECT count(*) FROM people", "as_of": first });
+    let refused = until("the old file to go", || async {
+        let answer = api.post("/query/sql", &body).await;
+        (!answer.is_ok()).then_some(answer)
+    })
+    .await;
+    let problem = refused.problem_code(422, "as_of_too_old");
+    let manifest = api.get("/catalog/datasets/people").await.ok();
+    let oldest = manifest["as_of_from"].as_u64().unwrap();
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains(&oldest.to_string()),
+        "{problem}"
+    );
+    let body = json!({ "sql": "SELECT count(*) FROM people", "as_of": oldest });
+    assert_eq!(api.post("/query/sql", &body).await.ok()["rows"][0][0], 1);
+}
+
+#[tokio::test]
+async fn an_erased_key_is_refused_when_it_comes_again_unless_admitted() {
+    let (daemon, api) = with_people(&ON_REQUEST).await;
+    api.tombstone("people", &["3"], "asked").await.ok();
+    erase(&api, "people").await;
+    let again = "id,name\n3,edsger\n6,donald\n";
+    for (mode, expected) in [("upsert", 4), ("replace", 1)] {
+        let query = format!("dataset=people&mode={mode}");
+        let done = api.ingest(&query, "text/csv", again).await.ok();
+        assert_eq!(done["erased_skipped"], 1, "{mode}");
+        assert_eq!(
+            api.cell("SELECT count(*) FROM people").await,
+            expected,
+            "{mode}"
+        );
+        assert!(
+            api.rows("SELECT * FROM people WHERE id = 3")
+                .await
+                .is_empty()
+        );
+    }
+    erase(&api, "people").await;
+    assert_eq!(places_of(daemon.site(), &[b"edsger".to_vec()]), [""; 0]);
+    api.patch(
+        "/catalog/datasets/people",
+        &json!({ "erased_keys": "admit" }),
+    )
+    .await
+    .ok();
+    let done = api
+        .ingest(
+            "dataset=people&mode=upsert",
+            "text/csv",
+            "id,name\n3,edsger\n",
+        )
+        .await
+        .ok();
+    assert!(done["erased_skipped"].is_null());
+    assert_eq!(
+        api.cell("SELECT name FROM people WHERE id = 3").await,
+        "edsger"
+    );
+    assert_eq!(report(&api, "people", "3").await["erased"], false);
+}
+
+#[tokio::test]
+async fn rows_are_deleted_by_what_they_hold() {
+    let (_daemon, api) = with_people(&ON_REQUEST).await;
+    let path = "/catalog/datasets/people/delete";
+    let body = |predicate: &str, dry_run: bool| json!({ "where": predicate, "reason": "asked", "dry_run": dry_run });
+    let counted = api.post(path, &body("name LIKE '%a%'", true)).await.ok();
+    assert_eq!(
+        (counted["matched"].as_u64(), counted["tombstoned"].as_u64()),
+        (Some(3), Some(0))
+    );
+    assert_eq!(api.cell("SELECT count(*) FROM people").await, 4);
+    let done = api.post(path, &body("name LIKE '%a%'", false)).await.ok();
+    assert_eq!(done["tombstoned"], 3);
+    assert_eq!(api.cell("SELECT name FROM people").await, "edsger");
+    assert_eq!(
+        api.post(path, &body("name LIKE '%a%'", false)).await.ok()["matched"],
+        0
+    );
+    for wrong in ["1 = 1; DROP TABLE people", "nobody = 3", "name LIKE", ""] {
+        let answer = api.post(path, &body(wrong, false)).await;
+        assert_eq!(answer.status, 400, "{wrong}: {}", answer.text());
+    }
+    let kept = "id,name\n1,x\n";
+    api.ingest("dataset=keyless&mode=create", "text/csv", kept)
+        .await
+        .ok();
+    api.post("/catalog/datasets/keyless/delete", &body("id = 1", false))
+        .await
+        .problem(422);
+    let auditor = api.with_role("auditor").await;
+    auditor.post(path, &body("id = 3", true)).await.problem(403);
+}
+
+#[tokio::test]
+async fn hashed_keys_stand_nowhere_in_the_journal_and_are_found_by_history() {
+    let (daemon, api) = with_people(&ON_REQUEST).await;
+    let csv = "ssn,name\n123-45-6789,ada\n987-65-4321,grace\n";
+    api.ingest("dataset=secret&mode=create&key=ssn", "text/csv", csv)
+        .await
+        .ok();
+    api.patch(
+        "/catalog/datasets/secret",
+        &json!({ "journal_keys": "hashed" }),
+    )
+    .await
+    .ok();
+    let index = json!({ "name": "idx", "source": "secret", "key": "ssn", "text": "{name}", "backend": "hnsw" });
+    api.post("/vectors/index?wait=true", &index).await.ok();
+    let keys = ["123-45-6789", "000-00-0000"];
+    let done = api.tombstone("secret", &keys, "asked").await.ok();
+    assert_eq!(
+        (&done["tombstoned"], &done["missing"]),
+        (&json!(1), &json!(["000-00-0000"]))
+    );
+    let search = json!({ "index": "idx", "query": "grace", "k": 5 });
+    let hits = api.post("/vectors/search", &search).await.ok();
+    assert_eq!(hits["hits"].as_array().unwrap().len(), 1);
+    let history = list(
+        &api.get("/journal/history/123-45-6789?dataset=secret")
+            .await
+            .ok(),
+    );
+    assert_eq!(history.len(), 1);
+    assert_eq!(history[0]["kind"], "RowsTombstoned");
+    erase(&api, "secret").await;
+    let after = report(&api, "secret", "123-45-6789").await;
+    assert_eq!(after["erased"], true, "{after:#}");
+    assert!(after["signed"]["receipt"]["row_key"].is_null());
+    let needles = [b"123-45-6789".to_vec(), b"000-00-0000".to_vec()];
+    assert_eq!(places_of(daemon.site(), &needles), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_restored_backup_shows_no_deleted_row() {
+    let ledger = tempfile::tempdir().unwrap();
+    let env = [
+        (
+            "LAKEHOUSE__ERASURE__LEDGER",
+            ledger.path().to_str().unwrap(),
+        ),
+        ("LAKEHOUSE__ERASURE__DELAY_S", "0"),
+    ];
+    let (daemon, api) = with_people(&env).await;
+    let csv = "ssn,name\n123-45-6789,ada\n987-65-4321,grace\n";
+    api.ingest("dataset=secret&mode=create&key=ssn", "text/csv", csv)
+        .await
+        .ok();
+    api.patch(
+        "/catalog/datasets/secret",
+        &json!({ "journal_keys": "hashed" }),
+    )
+    .await
+    .ok();
+    let (site, _) = daemon.sigterm();
+    let backup = tempfile::tempdir().unwrap();
+    let copy = |from: &Path, to: &Path| {
+        let mut command = Command::new("cp");
+        assert!(
+            command
+                .arg("-a")
+                .arg(from)
+                .arg(to)
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    copy(&site.data_dir(), &backup.path().join("data"));
+    let Ok(daemon) = site.start() else {
+        panic!("it starts again")
+    };
+    let api = daemon.admin();
+    api.tombstone("people", &["3"], "asked").await.ok();
+    api.tombstone("secret", &["123-45-6789"], "asked")
+        .await
+        .ok();
+    let (site, _) = daemon.sigterm();
+    fs::remove_dir_all(site.data_dir()).unwrap();
+    copy(&backup.path().join("data"), &site.data_dir());
+    let Ok(daemon) = site.start() else {
+        panic!("it starts on the backup")
+    };
+    let api = daemon.admin();
+    assert_eq!(api.cell("SELECT count(*) FROM people").await, 3);
+    assert!(
+        api.rows("SELECT * FROM people WHERE id = 3")
+            .await
+            .is_empty()
+    );
+    assert_eq!(api.cell("SELECT name FROM secret").await, "grace");
+    let history = list(&api.get("/journal/history/3?dataset=people").await.ok());
+    assert_eq!(
+        (&history[0]["actor"], &history[0]["data"]["reason"]),
+        (&json!("ledger"), &json!("asked"))
+    );
+    until("it is erased again", || async {
+        let report = report(&api, "people", "3").await;
+        (report["erased"] == true).then_some(())
+    })
+    .await;
+    assert_eq!(places_of(daemon.site(), &[b"edsger".to_vec()]), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_dropped_dataset_leaves_no_byte() {
+    let (daemon, api) = with_people(&AT_ONCE).await;
+    let index = json!({ "name": "idx", "source": "people", "key": "id", "text": "{name}", "backend": "hnsw" });
+    api.post("/vectors/index?wait=true", &index).await.ok();
+    let refused = api.delete("/catalog/datasets/people").await.problem(409);
+    assert!(
+        refused["detail"].as_str().unwrap().contains("idx"),
+        "{refused}"
+    );
+    api.delete("/catalog/datasets/people?cascade=true")
+        .await
+        .ok();
+    until("its bytes are gone", || async {
+        places_of(daemon.site(), &[b"edsger".to_vec()])
+            .is_empty()
+            .then_some(())
+    })
+    .await;
+}
+
+/// 24 letters that stand nowhere else, from a small generator of its own.
+fn canary(state: &mut u64) -> String {
+    let mut text = String::new();
+    for _ in 0..24 {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        text.push(char::from(
+            b'a' + u8::try_from((*state >> 33) % 26).unwrap(),
+        ));
+    }
+    text
+}
+
+/// A vector's first numbers as an index may hold them: f32 and f16, little-endian.
+fn packed(vector: &[Value]) -> Vec<Vec<u8>> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "they were f32 before they were JSON"
+    )]
+    let numbers: Vec<f32> = vector
+        .iter()
+        .take(8)
+        .map(|v| v.as_f64().unwrap() as f32)
+        .collect();
+    let single = numbers
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
+    let half = numbers
+        .iter()
+        .flat_map(|number| F16::from_f32(*number).to_le_bytes())
+        .collect();
+    vec![single, half]
+}
+
+/// G-02: 200 rows with canaries and known vectors through every feature, erased, then every byte looked at.
+#[tokio::test]
+async fn nothing_of_two_hundred_erased_rows_is_left_in_any_byte() {
+    let mut random = 20_261_122;
+    let words = [
+        "garden", "river", "music", "winter", "bread", "letter", "horse", "window",
+    ];
+    let mut csv = String::from("id,city,note\n");
+    let mut newer = String::from("id,city,note\n");
+    let mut needles = Vec::new();
+    for id in 0..2_000 {
+        let doomed = id % 10 == 3;
+        let mut note = format!(
+            "{} {} {}",
+            words[id % 8],
+            words[id / 8 % 8],
+            words[id / 64 % 8]
+        );
+        let mut city = format!("city{}", id % 50);
+        if doomed {
+            let (in_note, in_city) = (canary(&mut random), canary(&mut random));
+            write!(note, " {in_note}").unwrap();
+            city.clone_from(&in_city);
+            needles.extend([in_note.into_bytes(), in_city.into_bytes()]);
+            if id % 20 == 3 {
+                let later = canary(&mut random);
+                writeln!(newer, "{id},city,{note} {later}").unwrap();
+                needles.push(later.into_bytes());
+            }
+        }
+        writeln!(csv, "{id},{city},{note}").unwrap();
+    }
+    let (daemon, api) = with_people(&ON_REQUEST).await;
+    api.create("notes", &csv).await;
+    let first = api.seq().await;
+    let index = json!({ "name": "kb", "source": "notes", "key": "id", "text": "{note}", "backend": "hnsw" });
+    api.post("/vectors/index?wait=true", &index).await.ok();
+    api.ingest("dataset=notes&mode=upsert", "text/csv", newer)
+        .await
+        .ok();
+    api.post("/vectors/refresh/notes", &json!({})).await.ok();
+    api.post("/catalog/datasets/notes/compact", &json!({}))
+        .await
+        .ok();
+    for id in [3, 13, 23, 103, 203] {
+        let row = api
+            .get(&format!("/vectors/indexes/kb/rows/{id}"))
+            .await
+            .ok();
+        needles.extend(packed(row["vector"].as_array().unwrap()));
+    }
+    let export = api
+        .call(reqwest::Method::POST, "/query/sql")
+        .header("Accept", "text/csv");
+    export
+        .json(&json!({ "sql": "SELECT * FROM notes" }))
+        .send()
+        .await;
+    let sorted =
+        json!({ "sql": "SELECT city, count(*) FROM notes GROUP BY 1 ORDER BY 1", "as_of": first });
+    api.post("/query/sql", &sorted).await.ok();
+    let search = json!({ "index": "kb", "query": "garden music", "k": 2000, "columns": ["city"] });
+    api.post("/vectors/search", &search).await.ok();
+    assert!(
+        !places_of(daemon.site(), &needles).is_empty(),
+        "the scan can see"
+    );
+    let others = "SELECT sum(id), count(*), count(DISTINCT note) FROM notes WHERE id % 10 <> 3";
+    let untouched = api.rows(others).await;
+
+    let keys: Vec<String> = (0..2_000)
+        .filter(|id| id % 10 == 3)
+        .map(|id| id.to_string())
+        .collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let done = api.tombstone("notes", &keys, "asked").await.ok();
+    assert_eq!(done["tombstoned"], 200);
+    assert_eq!(
+        api.cell("SELECT count(*) FROM notes WHERE id % 10 = 3")
+            .await,
+        0
+    );
+    erase(&api, "notes").await;
+    assert_eq!(places_of(daemon.site(), &needles), [""; 0]);
+    assert_eq!(api.rows(others).await, untouched);
+    for key in ["3", "13", "1993"] {
+        let report = report(&api, "notes", key).await;
+        assert_eq!(report["erased"], true, "{report:#}");
+    }
+    let search = json!({ "index": "kb", "query": "garden music", "k": 2000 });
+    let hits = api.post("/vectors/search", &search).await.ok();
+    assert_eq!(hits["hits"].as_array().unwrap().len(), 1_800);
+    let daemon = daemon.crash_and_restart();
+    assert_eq!(places_of(daemon.site(), &needles), [""; 0]);
+    assert_eq!(daemon.admin().rows(others).await, untouched);
+    assert_eq!(
+        daemon
+            .admin()
+            .post("/journal/verify", &json!({}))
+            .await
+            .ok()["ok"],
+        true
+    );
+}
+
+/// G-04: kill -9 at any moment of an erasure; it always ends erased, and nothing else is lost.
+#[tokio::test]
+async fn an_erasure_that_is_killed_again_and_again_ends_erased() {
+    let rounds = crate::support::number_from_env("LAKEHOUSE_ERASURE_KILLS", 5);
+    let mut csv = String::from("id,note\n");
+    for id in 0..3_000 {
+        writeln!(csv, "{id},the garden of number {id} and canary{id}end").unwrap();
+    }
+    let (daemon, api) = with_people(&AT_ONCE).await;
+    api.create("notes", &csv).await;
+    let index = json!({ "name": "kb", "source": "notes", "key": "id", "text": "{note}", "backend": "hnsw" });
+    api.post("/vectors/index?wait=true", &index).await.ok();
+    let mut daemon = daemon;
+    for round in 0..rounds {
+        let key = (round * 17).to_string();
+        let api = daemon.admin();
+        api.tombstone("notes", &[&key], "asked").await.ok();
+        let pause = std::time::Duration::from_millis(round * 37 % 400);
+        tokio::time::sleep(pause).await;
+        daemon = daemon.crash_and_restart();
+        let api = daemon.admin();
+        let count = api.cell("SELECT count(*) FROM notes").await;
+        assert_eq!(count, 3_000 - (round + 1), "round {round}");
+    }
+    let api = daemon.admin();
+    let last = ((rounds - 1) * 17).to_string();
+    until("everything is erased", || async {
+        let report = report(&api, "notes", &last).await;
+        (report["erased"] == true).then_some(())
+    })
+    .await;
+    let needles: Vec<Vec<u8>> = (0..rounds)
+        .map(|round| format!("canary{}end", round * 17).into_bytes())
+        .collect();
+    assert_eq!(places_of(daemon.site(), &needles), [""; 0]);
+    assert_eq!(
+        api.post("/journal/verify", &json!({})).await.ok()["ok"],
+        true
+    );
+}
