@@ -42,6 +42,7 @@ use crate::{
         object_store::{Bucket, Buckets},
         receipts::SigningKey,
         row_keys,
+        sidecar::LakeSidecar,
         tables::LakeTables,
     },
     exit::{Exit, HELD, STUCK_JOURNAL},
@@ -207,6 +208,11 @@ async fn serve(
         Arc::clone(&query),
         Arc::clone(&key_hash),
     ));
+    let sidecar = LakeSidecar::new(
+        config.data_dir.join("staging"),
+        Arc::clone(&buckets),
+        Arc::clone(&key_hash),
+    );
     let ledger = match &config.erasure.ledger {
         Some(dir) => {
             let ledger = DirLedger::open(config.data_dir.join(dir))
@@ -222,7 +228,7 @@ async fn serve(
         clock: Arc::new(SystemClock),
         lookup: Arc::new(tables.clone()),
         compactor: Arc::new(tables.clone()),
-        sidecar: Arc::new(tables.clone()),
+        sidecar: Arc::new(sidecar),
         readers: Arc::clone(&query) as Arc<dyn Readers>,
         ledger,
         key_hash: Arc::clone(&key_hash),

@@ -1,6 +1,8 @@
 //! One adapter to the outside a file; each implements a port of the actors or serves one that does.
 
 pub mod buckets;
+pub mod compaction;
+mod data_file;
 pub mod egress;
 pub mod embedder;
 pub mod indexes;
@@ -12,6 +14,7 @@ pub mod object_store;
 pub mod postgres;
 pub mod receipts;
 pub mod row_keys;
+pub mod sidecar;
 pub mod tables;
 pub mod usearch;
 pub mod vectors;
