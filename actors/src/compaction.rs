@@ -82,10 +82,11 @@ impl CompactionDuty {
                     seq: snapshot.seq,
                 });
             }
-            let staged = self
+            let rewritten = self
                 .compactor
                 .rewrite(dataset, &files, Arc::clone(progress))
                 .await?;
+            let staged = rewritten.staged;
             must_keep_rows(&files, staged.rows())?;
             let command = CatalogCommand::CompactFiles(CompactFiles {
                 dataset: task.dataset.clone(),

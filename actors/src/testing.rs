@@ -16,8 +16,8 @@ use lakehouse_journal::{
     model::{
         bucket::BucketSpec,
         catalog::{
-            Backend, Column, DataFile, Dataset, FileDigest, FileEntry, Index, IndexConfig,
-            IndexSpec, IngestMode, SchemaDoc, TextSpec,
+            Backend, Column, DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index,
+            IndexConfig, IndexSpec, IngestMode, SchemaDoc, TextSpec,
         },
         event::DeletedRows,
     },
@@ -28,8 +28,8 @@ use parking_lot::Mutex;
 use crate::{
     Caller, IngestRequest, Ingested, Journal, Lake, LakeError, Parts, PortError, StartReport,
     ports::{
-        BucketStore, BuiltGeneration, Clock, Compactor, IndexBuilder, ObjectInfo, Progress,
-        ResolvedRows, RowLookup, StageFn, StageOptions, StagedTable,
+        BucketStore, BuiltGeneration, Clock, Compactor, IndexBuilder, KeyTest, ObjectInfo,
+        Progress, ResolvedRows, Rewritten, RowLookup, RowMap, StageFn, StageOptions, StagedTable,
     },
 };
 
@@ -132,6 +132,11 @@ impl StagedTable for FakeStaged {
         Ok(self.tables.positions(dataset, &self.rows))
     }
 
+    async fn rows_where(&self, test: KeyTest) -> Result<Vec<DeletionVector>, PortError> {
+        let passing = self.rows.iter().zip(0_u32..).filter(|(key, _)| test(key));
+        Ok(vec![passing.map(|(_, position)| position).collect()])
+    }
+
     async fn publish(&self, bucket: &str, dataset_id: &str) -> Result<Vec<FileEntry>, PortError> {
         let number = self.tables.next.fetch_add(1, Ordering::SeqCst);
         let key = format!("datasets/{dataset_id}/{number:08}.parquet");
@@ -173,7 +178,7 @@ impl Compactor for FakeCompactor {
         dataset: &Dataset,
         files: &[Arc<DataFile>],
         _: Arc<Progress>,
-    ) -> Result<Box<dyn StagedTable>, PortError> {
+    ) -> Result<Rewritten, PortError> {
         let some = Dataset {
             files: files.iter().cloned().collect(),
             ..dataset.clone()
@@ -183,12 +188,45 @@ impl Compactor for FakeCompactor {
         let content_hash = blake3::hash(rows.join("\n").as_bytes())
             .to_hex()
             .to_string();
-        Ok(Box::new(FakeStaged {
-            tables,
-            schema: dataset.schema.clone(),
-            rows,
+        let moved = FakeMoves(files.to_vec());
+        Ok(Rewritten {
+            staged: Box::new(FakeStaged {
+                tables,
+                schema: dataset.schema.clone(),
+                rows,
+                content_hash: content_hash.clone(),
+            }),
+            moved: Arc::new(moved),
             content_hash,
-        }))
+        })
+    }
+}
+
+/// Files that were put one after the other.
+struct FakeMoves(Vec<Arc<DataFile>>);
+
+#[async_trait]
+impl RowMap for FakeMoves {
+    async fn locate(&self, rows: &[DeletedRows]) -> Result<Vec<DeletionVector>, PortError> {
+        let mut to = 0;
+        let mut found = Vec::new();
+        for file in &self.0 {
+            for position in 0..u32::try_from(file.entry.rows).expect("few rows") {
+                if file.deleted.contains(position) {
+                    continue;
+                }
+                let wanted = |rows: &&DeletedRows| rows.file == file.entry.key;
+                if rows
+                    .iter()
+                    .filter(wanted)
+                    .any(|rows| rows.positions.contains(position))
+                {
+                    found.push(to);
+                }
+                to += 1;
+            }
+        }
+        Ok(vec![found.into_iter().collect()])
     }
 }
 

@@ -1,6 +1,8 @@
 //! One adapter to the outside a file; each implements a port of the actors or serves one that does.
 
 pub mod buckets;
+pub mod compaction;
+mod data_file;
 pub mod egress;
 pub mod embedder;
 pub mod indexes;

@@ -1,5 +1,5 @@
-//! The table ports on Parquet: staged rows of an ingest, rows found by key, files rewritten.
-//! Ingest, tombstones and compaction reach the files through this; only visible rows are read.
+//! The table ports on Parquet: staged rows of an ingest, and rows found by key. Ingest and tombstones
+//! reach the files through this; `compaction` and `sidecar` are ports of the same tables.
 
 use std::{
     io::Read,
@@ -18,11 +18,11 @@ use async_trait::async_trait;
 use futures::{Stream, StreamExt};
 use lakehouse_actors::{
     PortError,
-    ports::{Compactor, Progress, ResolvedRows, RowLookup, StageFn, StagedTable},
+    ports::{KeyTest, Progress, ResolvedRows, RowLookup, StageFn, StagedTable},
 };
 use lakehouse_journal::model::{
     ErrorKind,
-    catalog::{DataFile, Dataset, DeletionVector, FileEntry, SchemaDoc},
+    catalog::{Dataset, DeletionVector, FileEntry, SchemaDoc},
     event::DeletedRows,
 };
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
@@ -46,9 +46,9 @@ const KEYS_AT_A_TIME: usize = 100_000;
 /// The tables of the lake: staging, buckets, and the engine that reads them.
 #[derive(Clone)]
 pub struct LakeTables {
-    staging: PathBuf,
+    pub(super) staging: PathBuf,
     limits: IngestLimits,
-    buckets: Arc<Buckets>,
+    pub(super) buckets: Arc<Buckets>,
     query: Arc<QueryEngine>,
 }
 
@@ -180,17 +180,19 @@ impl Drop for Watched {
     }
 }
 
-struct LakeStaged {
+/// Files in staging.
+pub(super) struct LakeStaged {
     tables: LakeTables,
     schema: SchemaDoc,
     key: Vec<String>,
     staged: Staged,
-    /// The rows' keys, once they are loaded.
-    keys: parking_lot::Mutex<Arc<Vec<String>>>,
+    /// The rows' keys by file, once they are loaded.
+    keys: parking_lot::Mutex<Arc<Vec<Vec<String>>>>,
 }
 
 impl LakeStaged {
-    fn new(tables: LakeTables, staged: Staged, key: Vec<String>) -> Self {
+    /// The port on these files.
+    pub(super) fn new(tables: LakeTables, staged: Staged, key: Vec<String>) -> Self {
         Self {
             tables,
             schema: schema_doc(&staged.schema),
@@ -250,7 +252,7 @@ impl StagedTable for LakeStaged {
             let keys = tokio::task::spawn_blocking(move || read_keys(&path, &key))
                 .await
                 .map_err(|error| PortError::internal(error.to_string()))??;
-            all.extend(keys);
+            all.push(keys);
         }
         *self.keys.lock() = Arc::new(all);
         Ok(())
@@ -259,10 +261,27 @@ impl StagedTable for LakeStaged {
     async fn replaced_rows(&self, dataset: &Dataset) -> Result<Vec<DeletedRows>, PortError> {
         let keys = Arc::clone(&self.keys.lock());
         let mut deleted = Vec::new();
-        for chunk in keys.chunks(KEYS_AT_A_TIME) {
+        for chunk in keys.iter().flat_map(|keys| keys.chunks(KEYS_AT_A_TIME)) {
             deleted.extend(self.tables.resolve(dataset, chunk).await?.deleted);
         }
         Ok(merged(deleted))
+    }
+
+    async fn rows_where(&self, test: KeyTest) -> Result<Vec<DeletionVector>, PortError> {
+        let keys = Arc::clone(&self.keys.lock());
+        let files = self.staged.files.len();
+        let passing = move || {
+            let of_file = |keys: &Vec<String>| {
+                let rows = (0_u32..).zip(keys).filter(|(_, key)| test(key));
+                rows.map(|(position, _)| position).collect()
+            };
+            let mut passing: Vec<DeletionVector> = keys.iter().map(of_file).collect();
+            passing.resize(files, DeletionVector::default());
+            passing
+        };
+        tokio::task::spawn_blocking(passing)
+            .await
+            .map_err(|error| PortError::internal(error.to_string()))
     }
 
     async fn publish(&self, bucket: &str, dataset_id: &str) -> Result<Vec<FileEntry>, PortError> {
@@ -355,47 +374,6 @@ impl RowLookup for LakeTables {
     }
 }
 
-#[async_trait]
-impl Compactor for LakeTables {
-    async fn rewrite(
-        &self,
-        dataset: &Dataset,
-        files: &[Arc<DataFile>],
-        progress: Arc<Progress>,
-    ) -> Result<Box<dyn StagedTable>, PortError> {
-        let some = Dataset {
-            files: files.iter().cloned().collect(),
-            ..dataset.clone()
-        };
-        progress.total.store(some.row_count(), Ordering::Relaxed);
-        let schema = arrow_schema(&dataset.schema).map_err(|error| of_query(&error))?;
-        let rows = self
-            .query
-            .scan_rows(&Arc::new(some))
-            .await
-            .map_err(|error| of_query(&error))?;
-        let read_schema = Arc::clone(rows.schema());
-        let counted = rows.map(move |batch| {
-            let batch = batch.map_err(|error| of_query(&error))?;
-            progress
-                .done
-                .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-            Ok(batch)
-        });
-        let options = IngestOptions {
-            expected: Some(schema),
-            key: dataset.key.clone(),
-            ..IngestOptions::new(&self.staging)
-        };
-        let staged = stage_batches(read_schema, counted, options).await?;
-        Ok(Box::new(LakeStaged::new(
-            self.clone(),
-            staged,
-            dataset.key.clone(),
-        )))
-    }
-}
-
 /// Batches as staged rows: through the same door as an Arrow stream of a client.
 async fn stage_batches(
     schema: SchemaRef,
@@ -436,7 +414,7 @@ async fn stage_batches(
         .map_err(|error| of_ingest(&error))
 }
 
-/// The key column of a staged file, as text.
+/// The key column of a staged file, as text, by row: a key is never null.
 fn read_keys(path: &Path, key: &str) -> Result<Vec<String>, PortError> {
     let internal = |error: &dyn std::fmt::Display| PortError::internal(error.to_string());
     let file = std::fs::File::open(path).map_err(|error| internal(&error))?;
@@ -460,8 +438,34 @@ pub fn of_query(error: &QueryError) -> PortError {
     PortError::new(error.kind(), error.code(), error.to_string())
 }
 
+/// A failure of the staging directory as the actors speak of it.
+pub(super) fn of_staging(error: &std::io::Error) -> PortError {
+    if is_full(error) {
+        let text = "there is no room left where files are staged";
+        return PortError::new(ErrorKind::Unavailable, "disk_full", text);
+    }
+    PortError::internal(format!("the staging directory failed: {error}"))
+}
+
+/// Whether a lack of room is among the causes.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let kind = error.downcast_ref().map(std::io::Error::kind);
+    matches!(kind, Some(StorageFull | QuotaExceeded)) || error.source().is_some_and(is_full)
+}
+
+impl From<IngestError> for PortError {
+    fn from(error: IngestError) -> Self {
+        of_ingest(&error)
+    }
+}
+
 /// An ingest's failure as the actors speak of it.
-fn of_ingest(error: &IngestError) -> PortError {
+pub(super) fn of_ingest(error: &IngestError) -> PortError {
+    if is_full(error) {
+        let text = "there is no room left where files are staged";
+        return PortError::new(ErrorKind::Unavailable, "disk_full", text);
+    }
     let (kind, code) = match error.kind() {
         IngestErrorKind::Invalid => (ErrorKind::Invalid, "malformed_file"),
         IngestErrorKind::Conflict => (ErrorKind::Conflict, "schema_mismatch"),

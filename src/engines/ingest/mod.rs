@@ -22,6 +22,7 @@ mod json;
 mod keys;
 mod kinds;
 mod parallel;
+mod rewrite;
 mod schema;
 mod source;
 mod staging;
@@ -46,17 +47,29 @@ use arrow::datatypes::SchemaRef;
 
 pub use error::{ColumnDifference, IngestError, IngestErrorKind};
 pub use format::{FileFormat, UnknownFormatName};
+pub use rewrite::{Rewrite, Seen};
 pub use source::{BodyRefused, BodySender, ChannelReader};
 pub use staging::{Staged, StagedFile, StagingDir};
+pub use writer::Layout;
 
 use keys::KeyPlan;
 use parallel::{Pool, Threads};
 use source::{Received, Replay, Source};
-use writer::{Layout, Sink};
+use writer::Sink;
 
 /// Bytes of text that one thread parses at a time: what it makes of them stays in a cache of a few
 /// MiB (on 244 MiB of CSV, 2 cores: 1.75 s of processor time; 2.1 s with blocks of 4 MiB).
 const BLOCK_BYTES: usize = 1 << 20;
+
+/// Blocks in flight for each thread.
+const BLOCKS_A_THREAD: usize = 6;
+
+/// Threads of one ingest.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 8)
+}
 
 /// What a body is held to.
 #[derive(Clone, Debug)]
@@ -273,10 +286,8 @@ fn ingest_source(
     block_bytes: usize,
 ) -> Result<Staged, IngestError> {
     let format = format_of(&source, options)?;
-    let threads = std::thread::available_parallelism()
-        .map_or(2, usize::from)
-        .clamp(2, 8);
-    let threads = Threads::start(threads, threads * 6)?;
+    let threads = worker_threads();
+    let threads = Threads::start(threads, threads * BLOCKS_A_THREAD)?;
     let setup = Setup {
         expected: options.expected.clone(),
         key: options.key.clone(),

@@ -21,7 +21,7 @@ use super::parallel::panic_text;
 use super::schema::{
     check_expected, leaf_total, plain_schema, to_type, type_difference, type_name,
 };
-use super::writer::Sink;
+use super::writer::{Sink, Written};
 
 pub(super) use ipc_in::ingest_ipc;
 pub(super) use parquet_in::ingest_parquet;
@@ -47,7 +47,7 @@ fn guarded<T>(
 }
 
 /// Takes decoded batches of one foreign schema and pushes them in the schema of the dataset.
-struct Rewriter<'a> {
+pub(super) struct Rewriter<'a> {
     format: &'static str,
     setup: &'a Setup,
     schema: SchemaRef,
@@ -58,7 +58,11 @@ struct Rewriter<'a> {
 }
 
 impl<'a> Rewriter<'a> {
-    fn new(format: &'static str, found: &Schema, setup: &'a Setup) -> Result<Self, IngestError> {
+    pub fn new(
+        format: &'static str,
+        found: &Schema,
+        setup: &'a Setup,
+    ) -> Result<Self, IngestError> {
         if found.fields().is_empty() {
             return Err(IngestError::NoColumns);
         }
@@ -88,7 +92,7 @@ impl<'a> Rewriter<'a> {
         })
     }
 
-    fn push(&mut self, batch: &RecordBatch) -> Result<(), IngestError> {
+    pub fn push(&mut self, batch: &RecordBatch) -> Result<(), IngestError> {
         if self.setup.progress.is_cancelled() {
             return Err(IngestError::Cancelled);
         }
@@ -99,6 +103,11 @@ impl<'a> Rewriter<'a> {
             offset += length;
         }
         Ok(())
+    }
+
+    /// Waits until all that was pushed is in files, and gives them.
+    pub fn finish(self) -> Result<Written, IngestError> {
+        self.sink.finish()
     }
 
     /// Rows from `offset` on that hold about `PART_BYTES`: views and dictionaries grow when they

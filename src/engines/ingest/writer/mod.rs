@@ -29,7 +29,7 @@ use layout::{properties, sorting_columns};
 
 /// How large the parts of a file become.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub struct Layout {
     /// Rows of a row group at most.
     pub group_rows: usize,
     /// Arrow bytes of a row group, after which it is closed early.
