@@ -10,6 +10,7 @@ pub mod ingest;
 pub mod lance;
 pub mod object_store;
 pub mod postgres;
+pub mod sidecar;
 pub mod tables;
 pub mod usearch;
 pub mod vectors;

@@ -109,6 +109,37 @@ impl DurableLocal {
         Ok(outcome)
     }
 
+    /// Puts a written file in the place of an object, or where there is none: readers see the one or the
+    /// other whole, also after a power cut. For an object that says the same as the state and nothing of
+    /// its own; data is never overwritten. Blocks; the file is gone where it was staged.
+    ///
+    /// # Errors
+    /// As [`DurableLocal::put_file`], but never [`BucketError::Taken`]. The object is as it was then.
+    pub fn replace_file(&self, staged: &FsPath, key: &str) -> Result<(), BucketError> {
+        let target = self.file(key)?;
+        let mut source = File::open(staged)?;
+        source.sync_all()?;
+        if source.metadata()?.len() == 0 {
+            return Err(BucketError::Empty);
+        }
+        make_parent(&target)?;
+        if let Err(error) = fs::rename(staged, &target) {
+            if error.kind() != io::ErrorKind::CrossesDevices {
+                return Err(error.into());
+            }
+            let (mut file, path) = self.stage()?;
+            let replaced = io::copy(&mut source, &mut file)
+                .and_then(|_| file.sync_all())
+                .and_then(|()| fs::rename(&path, &target));
+            if let Err(error) = replaced {
+                fs::remove_file(&path)?;
+                return Err(error.into());
+            }
+            fs::remove_file(staged)?;
+        }
+        Ok(sync_parent(&target)?)
+    }
+
     /// The way in from another file system.
     fn copy_in(
         &self,

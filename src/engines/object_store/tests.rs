@@ -299,3 +299,48 @@ fn s3_addresses_are_read_in_both_forms() {
         assert!(matches!(error, BucketError::BadSpec { .. }), "{url}");
     }
 }
+
+#[test]
+fn an_object_is_replaced_whole_and_its_staged_file_is_gone() {
+    let (folder, store) = store();
+    let staged = folder.path().join("staged");
+    for text in ["first", "second, longer"] {
+        fs::write(&staged, text).unwrap();
+        store.replace_file(&staged, "datasets/a/list").unwrap();
+        assert_eq!(
+            fs::read_to_string(store.file("datasets/a/list").unwrap()).unwrap(),
+            text
+        );
+        assert!(!staged.exists());
+    }
+    fs::write(&staged, "").unwrap();
+    let empty = store.replace_file(&staged, "datasets/a/list").unwrap_err();
+    assert!(matches!(empty, BucketError::Empty));
+    let kept = fs::read_to_string(store.file("datasets/a/list").unwrap()).unwrap();
+    assert_eq!(kept, "second, longer");
+    assert_eq!(store.leftovers().unwrap().len(), 0);
+}
+
+#[test]
+fn an_object_is_replaced_by_a_file_of_another_file_system() {
+    // Where memory is a file system of its own; elsewhere the two are one, and it is a rename.
+    let memory = std::path::Path::new("/dev/shm");
+    let folder = if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
+    let other = tempfile::tempdir_in(folder).unwrap();
+    let (_folder, store) = store();
+    for text in ["first", "second"] {
+        let staged = other.path().join("staged");
+        fs::write(&staged, text).unwrap();
+        store.replace_file(&staged, "a/list").unwrap();
+        assert_eq!(
+            fs::read_to_string(store.file("a/list").unwrap()).unwrap(),
+            text
+        );
+        assert!(!staged.exists());
+    }
+    assert_eq!(store.leftovers().unwrap().len(), 0);
+}
