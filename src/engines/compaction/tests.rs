@@ -294,13 +294,13 @@ async fn values_of_every_kind_come_out_as_they_went_in() {
 
 /// Numbers that are none, text that is empty, lists that are not there, dictionaries.
 fn every_kind() -> RecordBatch {
+    use arrow::datatypes::{DataType, Field, Fields, Schema};
     let json = r#"
         {"half": 1, "text": "", "lists": [1, null], "points": {"x": 1.5, "tags": ["a"]}, "word": "b"}
         {"half": 2, "text": "a", "lists": [], "points": {"x": null, "tags": []}, "word": "a"}
         {"half": 3, "lists": [], "points": {"x": -0.0, "tags": null}, "word": "b"}
         {"half": null, "text": "long enough for a buffer of its own", "lists": [3], "word": null}
         {"half": 5, "text": "", "lists": null, "points": null, "word": "c"}"#;
-    use arrow::datatypes::{DataType, Field, Fields, Schema};
     let tags = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
     let x = Field::new("x", DataType::Float64, true);
     let points = Fields::from(vec![x, Field::new("tags", tags, true)]);
@@ -311,7 +311,7 @@ fn every_kind() -> RecordBatch {
         Field::new("text", DataType::LargeUtf8, true),
         Field::new("lists", numbers, true),
         Field::new("points", DataType::Struct(points), true),
-        Field::new("word", words, true),
+        Field::new("word", DataType::Utf8, true),
     ]));
     let reader = arrow::json::ReaderBuilder::new(Arc::clone(&schema)).build(json.as_bytes());
     let rows = reader.unwrap().next().unwrap().unwrap();
@@ -324,6 +324,11 @@ fn every_kind() -> RecordBatch {
         Some(f32::INFINITY),
     ];
     columns[0] = Arc::new(arrow::array::Float32Array::from(halves.to_vec()));
+    columns[4] = arrow::compute::cast(&columns[4], &words).unwrap();
+    let fields = schema.fields().iter().zip(&columns);
+    let fields =
+        fields.map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     RecordBatch::try_new(schema, columns).unwrap()
 }
 
