@@ -205,7 +205,8 @@ fn written_at(metadata: &Metadata) -> Option<Micros> {
 
 fn refuse_exposed(path: &Path, metadata: &Metadata, wanted: u32) -> Result<(), KeyringError> {
     let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 == 0 {
+    let of_others = mode & 0o077;
+    if of_others == 0 {
         return Ok(());
     }
     Err(KeyringError::Exposed {
