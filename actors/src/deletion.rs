@@ -172,9 +172,9 @@ impl Lake {
     }
 
     /// A row key as it stands in the journal from here on.
-    pub fn journal_key(&self, dataset: &Dataset, key: &String) -> String {
+    pub fn journal_key(&self, dataset: &Dataset, key: &str) -> String {
         match dataset.journal_keys {
-            JournalKeys::Clear => key.clone(),
+            JournalKeys::Clear => key.to_owned(),
             JournalKeys::Hashed => (self.inner.key_hash)(key),
         }
     }

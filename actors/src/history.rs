@@ -21,6 +21,22 @@ const STATES_MAX: usize = 8;
 #[derive(Default)]
 pub(crate) struct Past(Mutex<VecDeque<(Seq, Arc<CatalogState>)>>);
 
+impl Past {
+    fn find(&self, seq: Seq) -> Option<Arc<CatalogState>> {
+        let known = self.0.lock();
+        let found = known.iter().find(|(at, _)| *at == seq);
+        found.map(|(_, state)| Arc::clone(state))
+    }
+
+    fn keep(&self, seq: Seq, state: &Arc<CatalogState>) {
+        let mut known = self.0.lock();
+        if known.len() >= STATES_MAX {
+            known.pop_front();
+        }
+        known.push_back((seq, Arc::clone(state)));
+    }
+}
+
 impl Lake {
     /// The catalog's state after the event at `seq`.
     ///
@@ -32,22 +48,16 @@ impl Lake {
             let text = format!("the journal ends at {newest}, before {seq}");
             return Err(PortError::new(ErrorKind::Invalid, "as_of_in_the_future", text).into());
         }
-        let known = self.inner.past.0.lock();
-        if let Some((_, state)) = known.iter().find(|(at, _)| *at == seq) {
-            return Ok(Arc::clone(state));
+        if let Some(state) = self.inner.past.find(seq) {
+            return Ok(state);
         }
-        drop(known);
         let journal = self.journal().clone();
         let replayed = tokio::task::spawn_blocking(move || journal.replay_to(seq))
             .await
             .map_err(|error| PortError::internal(error.to_string()))?
             .map_err(|error| PortError::internal(error.to_string()))?;
         let state = Arc::new(replayed.catalog.state);
-        let mut known = self.inner.past.0.lock();
-        if known.len() >= STATES_MAX {
-            known.pop_front();
-        }
-        known.push_back((seq, Arc::clone(&state)));
+        self.inner.past.keep(seq, &state);
         Ok(state)
     }
 

@@ -185,8 +185,8 @@ impl DataSource for GuardedScan {
 
 /// A scan whose opener takes rows to be in order: only where their order is free it prunes for a LIMIT.
 fn ordered(scan: &dyn DataSource) -> Result<Arc<dyn DataSource>> {
-    match scan.with_preserve_order(true) {
-        Some(ordered) => Ok(ordered),
-        None => internal_err!("a scan that cannot be guarded"),
+    if let Some(ordered) = scan.with_preserve_order(true) {
+        return Ok(ordered);
     }
+    internal_err!("a scan that cannot be guarded")
 }

@@ -14,10 +14,12 @@ use datafusion::parquet::{
 };
 use futures::TryStreamExt;
 use lakehouse_journal::{
-    model::catalog::{
-        CatalogState, DataFile, Dataset, DeletionVector, FileEntry, RefreshPolicy, TombstoneBatch,
+    model::{
+        Aggregate, Meta,
+        catalog::{CatalogState, DataFile, Dataset, DatasetSpec, DeletionVector, FileEntry},
+        event::{CatalogEvent, DatasetCreated},
     },
-    record::Seq,
+    record::{Actor, Seq},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -148,32 +150,29 @@ impl Lake {
 
 /// A dataset without files.
 pub(crate) fn dataset(name: &str, schema: &Schema) -> Dataset {
-    Dataset {
-        id: name.to_owned(),
-        name: name.to_owned(),
-        schema: schema_doc(schema),
-        key: vec!["id".to_owned()],
-        bucket: "primary".to_owned(),
-        owner: String::new(),
-        description: String::new(),
-        tags: Vec::new(),
-        sensitivity: std::collections::BTreeMap::default(),
-        files: std::iter::empty().collect(),
-        files_seq: 1,
-        rows_seq: 1,
-        materialized_seq: 0,
-        contents: std::iter::empty::<(String, u64)>().collect(),
-        last_content: String::new(),
-        lineage: std::iter::empty().collect(),
-        tombstones: std::iter::empty::<(String, u64)>().collect(),
-        tombstone_batches: std::iter::empty::<(u64, TombstoneBatch)>().collect(),
-        created_at: 0,
-        updated_at: 0,
-        last_embedded_at: None,
-        embedding_stale_since: None,
-        embedding_refresh_policy: RefreshPolicy::Manual,
-        embedding: None,
-    }
+    let created = DatasetCreated {
+        dataset: name.to_owned(),
+        spec: DatasetSpec {
+            id: name.to_owned(),
+            schema: schema_doc(schema),
+            key: vec!["id".to_owned()],
+            bucket: "primary".to_owned(),
+            owner: String::new(),
+        },
+    };
+    let mut catalog = CatalogState::default();
+    let nobody = Actor {
+        name: String::new(),
+        role: String::new(),
+    };
+    let meta = Meta {
+        seq: 1,
+        at: 0,
+        actor: &nobody,
+    };
+    catalog.apply(meta, &CatalogEvent::from(created));
+    let made = catalog.datasets.remove(name).expect("it was made");
+    made.as_ref().clone()
 }
 
 /// Rows `first..first + count`: `id`, `grp` (id % 7), `name` (`n<id>`).

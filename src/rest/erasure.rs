@@ -320,16 +320,27 @@ impl<'a> Row<'a> {
         Ok((checked, state))
     }
 
-    /// Files in a directory of the daemon's own that were there before the deletion.
+    /// Files below a directory of the daemon's own that were there before the deletion.
     fn in_directory(&self, dir: &Path) -> (u64, PlaceState) {
         let (mut checked, mut state) = (0, PlaceState::Absent);
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            // What is gone by now is not there.
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                let (files, below) = self.in_directory(&entry.path());
+                checked += files;
+                state = worst(state, below);
+                continue;
+            }
             checked += 1;
-            let modified = entry.metadata().and_then(|data| data.modified()).ok();
-            let at = modified
+            let at = metadata
+                .modified()
+                .ok()
                 .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok())
                 .and_then(|since| Micros::try_from(since.as_micros()).ok());
-            if at.is_some_and(|at| self.is_older(at)) {
+            if at.is_none_or(|at| self.is_older(at)) {
                 state = PlaceState::Hidden;
             }
         }
@@ -401,7 +412,7 @@ impl<'a> Row<'a> {
             places,
             events,
             journal_seq: head.seq,
-            journal_head_hash: head.hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+            journal_head_hash: blake3::Hash::from_bytes(head.hash).to_hex().to_string(),
             issued_at: times::text(edge.lake.now()),
         };
         let receipt = serde_json::to_value(receipt).map_err(|error| Problem::internal(&error))?;

@@ -89,10 +89,7 @@ fn contents(path: &Path) -> Vec<Vec<u8>> {
 
 /// Files in which one of the needles stands.
 fn places_of(site: &Site, needles: &[Vec<u8>]) -> Vec<String> {
-    let finders: Vec<_> = needles
-        .iter()
-        .map(|needle| memchr::memmem::Finder::new(needle))
-        .collect();
+    let finders: Vec<_> = needles.iter().map(memchr::memmem::Finder::new).collect();
     let mut hits = Vec::new();
     for path in files(site.scratch()) {
         for content in contents(&path) {
@@ -126,7 +123,7 @@ async fn the_count_drops_at_once_and_after_compaction_the_files_do_not_hold_the_
     let history = list(&api.get("/journal/history/3?dataset=people").await.ok());
     assert_eq!(history.len(), 1);
     assert_eq!(history[0]["data"]["reason"], "asked to be forgotten");
-    assert_eq!(history[0]["actor"], "admin");
+    assert_eq!(history[0]["actor"]["name"], "admin");
     let sidecar = until("the list of deleted rows", || async {
         let found = files(daemon.site().scratch());
         found
@@ -486,7 +483,7 @@ async fn a_restored_backup_shows_no_deleted_row() {
     assert_eq!(api.cell("SELECT name FROM secret").await, "grace");
     let history = list(&api.get("/journal/history/3?dataset=people").await.ok());
     assert_eq!(
-        (&history[0]["actor"], &history[0]["data"]["reason"]),
+        (&history[0]["actor"]["name"], &history[0]["data"]["reason"]),
         (&json!("ledger"), &json!("asked"))
     );
     until("it is erased again", || async {

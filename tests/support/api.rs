@@ -11,7 +11,12 @@ use serde_json::{Value, json};
 use super::PATIENCE;
 
 /// Events that the daemon writes by itself, at times of its own.
-const DAEMON_EVENTS: [&str; 4] = [
+const DAEMON_EVENTS: [&str; 9] = [
+    "FilesScrubbed",
+    "FilesPurged",
+    "ObjectsDeleted",
+    "RowsErased",
+    "GenerationsRetired",
     "DaemonStarted",
     "TriggerFired",
     "CheckpointTaken",

@@ -59,6 +59,7 @@ macro_rules! events {
     ($( $(#[$owner_doc:meta])* $owner:ident($inner:ident) { $( $kind:ident = $schema:literal, )+ } )+) => {
         /// Anything that can have happened.
         #[derive(Debug, Clone, PartialEq)]
+        #[expect(clippy::large_enum_variant, reason = "an event is moved once or twice")]
         pub enum Event {
             $( $(#[$owner_doc])* $owner($inner), )+
         }

@@ -133,6 +133,7 @@ fn live(entry: FileEntry, deleted: DeletionVector) -> Arc<DataFile> {
         entry,
         added_seq: 1,
         deleted,
+        erased: DeletionVector::default(),
     })
 }
 

@@ -87,16 +87,18 @@ impl Aggregate for CatalogState {
                 job,
             })
         });
-        let erasures = self.datasets.values().filter_map(|dataset| {
-            self.owes_erasure(dataset).then(|| Work::EraseRows {
-                dataset: dataset.name.clone(),
-            })
-        });
-        let compactions = self.datasets.values().filter_map(|dataset| {
-            dataset.wants_compaction().then(|| Work::CompactFiles {
-                dataset: dataset.name.clone(),
-            })
-        });
+        let datasets = || self.datasets.values();
+        let name = |dataset: &std::sync::Arc<Dataset>| dataset.name.clone();
+        let erasures = datasets()
+            .filter(|dataset| self.owes_erasure(dataset))
+            .map(|dataset| Work::EraseRows {
+                dataset: name(dataset),
+            });
+        let compactions = datasets()
+            .filter(|dataset| dataset.wants_compaction())
+            .map(|dataset| Work::CompactFiles {
+                dataset: name(dataset),
+            });
         let doomed = (!self.doomed.is_empty()).then_some(Work::DeleteObjects);
         builds
             .chain(erasures)
