@@ -1,8 +1,8 @@
 //! The engine's Parquet scan, guarded: rows that an access plan leaves out stay out.
 //! `DataFusion` 54 prunes row groups for a LIMIT by their full row counts and rebuilds the access plan
 //! without its selections (`prune_by_limit`), which would bring deleted rows back. A scan opened here
-//! never takes that path. Where the rows lie scattered, a scan that reads everything is sifted instead
-//! (`sift`); everything else is the engine's own.
+//! never takes that path. Where the rows lie scattered, the scan is sifted (`sift`); everything else is
+//! the engine's own.
 
 use std::{any::Any, fmt, sync::Arc};
 
@@ -23,14 +23,14 @@ use datafusion::{
     },
 };
 
-use super::sift::{Sift, Sifted};
+use super::sift::{Sifted, may_be_sifted};
 
 /// A file scan whose files carry access plans.
 #[derive(Debug, Clone)]
 pub struct GuardedScan {
     inner: Arc<dyn DataSource>,
-    /// Whether it may be sifted: rows lie scattered, and nothing was pushed into the scan that makes
-    /// it leave out or reorder rows of its own.
+    /// Whether it may be sifted: rows lie scattered, and neither a limit nor an order was pushed into
+    /// the scan.
     siftable: bool,
 }
 
@@ -43,7 +43,7 @@ impl GuardedScan {
         })
     }
 
-    /// The same scan in another shape, which delivers the same rows in the same order.
+    /// The same scan in another shape.
     fn wrap(&self, inner: Arc<dyn DataSource>) -> Arc<dyn DataSource> {
         Arc::new(Self {
             inner,
@@ -51,7 +51,7 @@ impl GuardedScan {
         })
     }
 
-    /// A scan that may leave out rows or deliver them in another order.
+    /// The same scan with an order or a limit of its own.
     fn unsifted(inner: Arc<dyn DataSource>) -> Arc<dyn DataSource> {
         Arc::new(Self {
             inner,
@@ -59,15 +59,10 @@ impl GuardedScan {
         })
     }
 
-    /// The scan itself, when it delivers every row of its files, file after file: it has no filter
-    /// to prune by, no limit, and no order to follow.
-    fn whole(&self) -> Option<&FileScanConfig> {
+    /// The scan itself, when it is sifted.
+    fn siftable(&self) -> Option<&FileScanConfig> {
         let scan = self.inner.downcast_ref::<FileScanConfig>()?;
-        let whole = self.siftable
-            && scan.file_source.filter().is_none()
-            && scan.limit.is_none()
-            && !scan.partitioned_by_file_group;
-        whole.then_some(scan)
+        (self.siftable && may_be_sifted(scan)).then_some(scan)
     }
 }
 
@@ -81,15 +76,15 @@ impl DataSource for GuardedScan {
     }
 
     fn open_with_args(&self, args: OpenArgs) -> Result<SendableRecordBatchStream> {
-        if let Some(scan) = self.whole() {
-            let Some((scan, sift)) = Sift::plan(scan, args.partition) else {
-                return internal_err!("a file that does not say where its rows lie");
-            };
+        if let Some(scan) = self.siftable() {
             // Each partition reads its own files, as all partitions of this scan do.
-            let rows = ordered(&scan)?.open(args.partition, args.context)?;
-            return Ok(Sifted::stream(rows, sift));
+            return Sifted::open(scan, args.partition, args.context);
         }
-        ordered(self.inner.as_ref())?.open_with_args(args)
+        // The opener prunes for a LIMIT only where the order of rows is free.
+        let Some(guarded) = self.inner.with_preserve_order(true) else {
+            return internal_err!("a scan that cannot be guarded");
+        };
+        guarded.open_with_args(args)
     }
 
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,7 +149,7 @@ impl DataSource for GuardedScan {
         let pushed = self.inner.try_pushdown_filters(filters, config)?;
         Ok(FilterPushdownPropagation {
             filters: pushed.filters,
-            updated_node: pushed.updated_node.map(Self::unsifted),
+            updated_node: pushed.updated_node.map(|inner| self.wrap(inner)),
         })
     }
 
@@ -176,17 +171,9 @@ impl DataSource for GuardedScan {
     }
 
     fn create_sibling_state(&self, config: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {
-        if self.whole().is_some() {
+        if self.siftable().is_some() {
             return None;
         }
         self.inner.create_sibling_state(config)
-    }
-}
-
-/// A scan whose opener takes rows to be in order: only where their order is free it prunes for a LIMIT.
-fn ordered(scan: &dyn DataSource) -> Result<Arc<dyn DataSource>> {
-    match scan.with_preserve_order(true) {
-        Some(ordered) => Ok(ordered),
-        None => internal_err!("a scan that cannot be guarded"),
     }
 }
