@@ -76,8 +76,10 @@ impl DataSource for GuardedScan {
     }
 
     fn open_with_args(&self, args: OpenArgs) -> Result<SendableRecordBatchStream> {
-        if let Some(scan) = self.siftable() {
-            // Each partition reads its own files, as all partitions of this scan do.
+        // With a state that partitions share, they share files; without, each reads its own.
+        if let Some(scan) = self.siftable()
+            && args.sibling_state.is_none()
+        {
             return Sifted::open(scan, args.partition, args.context);
         }
         // The opener prunes for a LIMIT only where the order of rows is free.
