@@ -32,14 +32,18 @@ pub struct GuardedScan {
     /// Whether it may be sifted: rows lie scattered, and neither a limit nor an order was pushed into
     /// the scan.
     siftable: bool,
+    /// Whether rows are to come as they lie in the files.
+    ordered: bool,
 }
 
 impl GuardedScan {
-    /// The plan node for `scan`. `scattered` says whether rows that are gone lie scattered.
-    pub fn plan(scan: FileScanConfig, scattered: bool) -> Arc<DataSourceExec> {
+    /// The plan node for `scan`. `scattered` says whether rows that are gone lie scattered, `ordered`
+    /// whether the others are to come as they lie in the files.
+    pub fn plan(scan: FileScanConfig, scattered: bool, ordered: bool) -> Arc<DataSourceExec> {
         DataSourceExec::from_data_source(Self {
             inner: Arc::new(scan),
             siftable: scattered,
+            ordered,
         })
     }
 
@@ -48,14 +52,16 @@ impl GuardedScan {
         Arc::new(Self {
             inner,
             siftable: self.siftable,
+            ordered: self.ordered,
         })
     }
 
     /// The same scan with an order or a limit of its own.
-    fn unsifted(inner: Arc<dyn DataSource>) -> Arc<dyn DataSource> {
+    fn unsifted(&self, inner: Arc<dyn DataSource>) -> Arc<dyn DataSource> {
         Arc::new(Self {
             inner,
             siftable: false,
+            ordered: self.ordered,
         })
     }
 
@@ -80,7 +86,7 @@ impl DataSource for GuardedScan {
         if let Some(scan) = self.siftable()
             && args.sibling_state.is_none()
         {
-            return Sifted::open(scan, args.partition, args.context);
+            return Sifted::open(scan, args.partition, args.context, self.ordered);
         }
         // The opener prunes for a LIMIT only where the order of rows is free.
         let Some(guarded) = self.inner.with_preserve_order(true) else {
@@ -124,7 +130,9 @@ impl DataSource for GuardedScan {
     }
 
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn DataSource>> {
-        self.inner.with_fetch(limit).map(Self::unsifted)
+        self.inner
+            .with_fetch(limit)
+            .map(|inner| self.unsifted(inner))
     }
 
     fn fetch(&self) -> Option<usize> {
@@ -159,17 +167,25 @@ impl DataSource for GuardedScan {
         &self,
         order: &[PhysicalSortExpr],
     ) -> Result<SortOrderPushdownResult<Arc<dyn DataSource>>> {
-        Ok(self.inner.try_pushdown_sort(order)?.map(Self::unsifted))
+        Ok(self
+            .inner
+            .try_pushdown_sort(order)?
+            .map(|inner| self.unsifted(inner)))
     }
 
     fn with_preserve_order(&self, preserve_order: bool) -> Option<Arc<dyn DataSource>> {
-        self.inner
-            .with_preserve_order(preserve_order)
-            .map(|inner| self.wrap(inner))
+        let inner = self.inner.with_preserve_order(preserve_order)?;
+        Some(Arc::new(Self {
+            inner,
+            siftable: self.siftable,
+            ordered: self.ordered || preserve_order,
+        }))
     }
 
     fn with_new_state(&self, state: Arc<dyn Any + Send + Sync>) -> Option<Arc<dyn DataSource>> {
-        self.inner.with_new_state(state).map(Self::unsifted)
+        self.inner
+            .with_new_state(state)
+            .map(|inner| self.unsifted(inner))
     }
 
     fn create_sibling_state(&self, config: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {
