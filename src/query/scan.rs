@@ -1,8 +1,8 @@
 //! The engine's Parquet scan, guarded: rows that an access plan leaves out stay out.
 //! `DataFusion` 54 prunes row groups for a LIMIT by their full row counts and rebuilds the access plan
 //! without its selections (`prune_by_limit`), which would bring deleted rows back. A scan opened here
-//! never takes that path. Where the rows lie scattered, a scan that reads everything is sifted instead
-//! (`sift`); everything else is the engine's own.
+//! never takes that path. Where the rows lie scattered, the scan is sifted (`sift`); everything else is
+//! the engine's own.
 
 use std::{any::Any, fmt, sync::Arc};
 
@@ -23,51 +23,52 @@ use datafusion::{
     },
 };
 
-use super::sift::{Sift, Sifted};
+use super::sift::{Sifted, may_be_sifted};
 
 /// A file scan whose files carry access plans.
 #[derive(Debug, Clone)]
 pub struct GuardedScan {
     inner: Arc<dyn DataSource>,
-    /// Whether it may be sifted: rows lie scattered, and nothing was pushed into the scan that makes
-    /// it leave out or reorder rows of its own.
+    /// Whether it may be sifted: rows lie scattered, and neither a limit nor an order was pushed into
+    /// the scan.
     siftable: bool,
+    /// Whether rows are to come as they lie in the files.
+    ordered: bool,
 }
 
 impl GuardedScan {
-    /// The plan node for `scan`. `scattered` says whether rows that are gone lie scattered.
-    pub fn plan(scan: FileScanConfig, scattered: bool) -> Arc<DataSourceExec> {
+    /// The plan node for `scan`. `scattered` says whether rows that are gone lie scattered, `ordered`
+    /// whether the others are to come as they lie in the files.
+    pub fn plan(scan: FileScanConfig, scattered: bool, ordered: bool) -> Arc<DataSourceExec> {
         DataSourceExec::from_data_source(Self {
             inner: Arc::new(scan),
             siftable: scattered,
+            ordered,
         })
     }
 
-    /// The same scan in another shape, which delivers the same rows in the same order.
+    /// The same scan in another shape.
     fn wrap(&self, inner: Arc<dyn DataSource>) -> Arc<dyn DataSource> {
         Arc::new(Self {
             inner,
             siftable: self.siftable,
+            ordered: self.ordered,
         })
     }
 
-    /// A scan that may leave out rows or deliver them in another order.
-    fn unsifted(inner: Arc<dyn DataSource>) -> Arc<dyn DataSource> {
+    /// The same scan with an order or a limit of its own.
+    fn unsifted(&self, inner: Arc<dyn DataSource>) -> Arc<dyn DataSource> {
         Arc::new(Self {
             inner,
             siftable: false,
+            ordered: self.ordered,
         })
     }
 
-    /// The scan itself, when it delivers every row of its files, file after file: it has no filter
-    /// to prune by, no limit, and no order to follow.
-    fn whole(&self) -> Option<&FileScanConfig> {
+    /// The scan itself, when it is sifted.
+    fn siftable(&self) -> Option<&FileScanConfig> {
         let scan = self.inner.downcast_ref::<FileScanConfig>()?;
-        let whole = self.siftable
-            && scan.file_source.filter().is_none()
-            && scan.limit.is_none()
-            && !scan.partitioned_by_file_group;
-        whole.then_some(scan)
+        (self.siftable && may_be_sifted(scan)).then_some(scan)
     }
 }
 
@@ -81,15 +82,17 @@ impl DataSource for GuardedScan {
     }
 
     fn open_with_args(&self, args: OpenArgs) -> Result<SendableRecordBatchStream> {
-        if let Some(scan) = self.whole() {
-            let Some((scan, sift)) = Sift::plan(scan, args.partition) else {
-                return internal_err!("a file that does not say where its rows lie");
-            };
-            // Each partition reads its own files, as all partitions of this scan do.
-            let rows = ordered(&scan)?.open(args.partition, args.context)?;
-            return Ok(Sifted::stream(rows, sift));
+        // With a state that partitions share, they share files; without, each reads its own.
+        if let Some(scan) = self.siftable()
+            && args.sibling_state.is_none()
+        {
+            return Sifted::open(scan, args.partition, args.context, self.ordered);
         }
-        ordered(self.inner.as_ref())?.open_with_args(args)
+        // The opener prunes for a LIMIT only where the order of rows is free.
+        let Some(guarded) = self.inner.with_preserve_order(true) else {
+            return internal_err!("a scan that cannot be guarded");
+        };
+        guarded.open_with_args(args)
     }
 
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -127,7 +130,9 @@ impl DataSource for GuardedScan {
     }
 
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn DataSource>> {
-        self.inner.with_fetch(limit).map(Self::unsifted)
+        self.inner
+            .with_fetch(limit)
+            .map(|inner| self.unsifted(inner))
     }
 
     fn fetch(&self) -> Option<usize> {
@@ -154,7 +159,7 @@ impl DataSource for GuardedScan {
         let pushed = self.inner.try_pushdown_filters(filters, config)?;
         Ok(FilterPushdownPropagation {
             filters: pushed.filters,
-            updated_node: pushed.updated_node.map(Self::unsifted),
+            updated_node: pushed.updated_node.map(|inner| self.wrap(inner)),
         })
     }
 
@@ -162,31 +167,31 @@ impl DataSource for GuardedScan {
         &self,
         order: &[PhysicalSortExpr],
     ) -> Result<SortOrderPushdownResult<Arc<dyn DataSource>>> {
-        Ok(self.inner.try_pushdown_sort(order)?.map(Self::unsifted))
+        Ok(self
+            .inner
+            .try_pushdown_sort(order)?
+            .map(|inner| self.unsifted(inner)))
     }
 
     fn with_preserve_order(&self, preserve_order: bool) -> Option<Arc<dyn DataSource>> {
-        self.inner
-            .with_preserve_order(preserve_order)
-            .map(|inner| self.wrap(inner))
+        let inner = self.inner.with_preserve_order(preserve_order)?;
+        Some(Arc::new(Self {
+            inner,
+            siftable: self.siftable,
+            ordered: self.ordered || preserve_order,
+        }))
     }
 
     fn with_new_state(&self, state: Arc<dyn Any + Send + Sync>) -> Option<Arc<dyn DataSource>> {
-        self.inner.with_new_state(state).map(Self::unsifted)
+        self.inner
+            .with_new_state(state)
+            .map(|inner| self.unsifted(inner))
     }
 
     fn create_sibling_state(&self, config: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {
-        if self.whole().is_some() {
+        if self.siftable().is_some() {
             return None;
         }
         self.inner.create_sibling_state(config)
     }
-}
-
-/// A scan whose opener takes rows to be in order: only where their order is free it prunes for a LIMIT.
-fn ordered(scan: &dyn DataSource) -> Result<Arc<dyn DataSource>> {
-    if let Some(ordered) = scan.with_preserve_order(true) {
-        return Ok(ordered);
-    }
-    internal_err!("a scan that cannot be guarded")
 }

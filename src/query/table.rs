@@ -215,7 +215,8 @@ impl TableProvider for DatasetTable {
             .with_limit(limit)
             .build();
         Ok(if planned.guarded {
-            GuardedScan::plan(scan, planned.scattered)
+            // In one partition, rows come in the order of the files.
+            GuardedScan::plan(scan, planned.scattered, partitions == 1)
         } else {
             DataSourceExec::from_data_source(scan)
         })

@@ -121,6 +121,14 @@ pub(super) fn aggregate_sql(name: &str) -> String {
     )
 }
 
+/// The same under a condition that no statistics can answer: about nine rows in ten.
+pub(super) fn filtered_sql(name: &str) -> String {
+    format!(
+        "SELECT branch, count(*) AS sheets, sum(amount) AS amount, sum(hours) AS hours \
+         FROM {name} WHERE status = 'approved' GROUP BY branch ORDER BY branch"
+    )
+}
+
 /// The totals as the daemon shows them: decimals are texts.
 fn as_rows(totals: &Totals) -> Value {
     let decimal = |hundredths: u64| format!("{}.{:02}", hundredths / 100, hundredths % 100);

@@ -11,7 +11,7 @@ use super::{
         plain::Plain,
         report::{Limit, Report, Series, ms, number, print, progress},
     },
-    lake::{Lake, aggregate_sql, count_sql},
+    lake::{Lake, aggregate_sql, count_sql, filtered_sql},
     table::random_keys,
 };
 use crate::cli::output;
@@ -42,6 +42,8 @@ struct Found {
     call: Series,
     count: Compared,
     aggregate: Compared,
+    /// Shown, and held to nothing.
+    filtered: Compared,
     /// Seconds.
     compaction: Series,
     rewrite: Series,
@@ -78,6 +80,8 @@ pub(super) fn measure(
             AGGREGATES,
             &mut found.aggregate,
         )?;
+        let filtered = &mut found.filtered;
+        compare(lake, &plain, &name, filtered_sql, AGGREGATES, filtered)?;
         // Who comes first changes, as the disk may still be busy with what came before.
         for ours in [round % 2 == 0, round % 2 == 1] {
             if ours {
@@ -161,6 +165,7 @@ fn summarise(lake: &Lake, found: &Found, report: &mut Report) -> Result<(), Benc
     let lines = [
         line("COUNT(*)", &found.count),
         line("aggregate", &found.aggregate),
+        line("aggregate WHERE", &found.filtered),
     ];
     let headers = [
         "ms",
@@ -189,6 +194,7 @@ fn summarise(lake: &Lake, found: &Found, report: &mut Report) -> Result<(), Benc
     report.set("call", json!({ "keys": keys, "ms": found.call.json() }));
     report.set("count", found.count.json());
     report.set("aggregate", found.aggregate.json());
+    report.set("aggregate_where", found.filtered.json());
     let figures = json!({
         "ours_s": found.compaction.json(), "plain_s": found.rewrite.json(),
         "ratio": compaction / rewrite,
