@@ -1,11 +1,14 @@
 //! Compactions of real files in a bucket of a temporary directory: what comes out, where rows went, and
 //! what is left behind when it fails.
 
+mod contents;
+mod moves;
+
 use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, Int64Array, RecordBatch, StringArray},
-    compute::{concat_batches, take},
+    compute::concat_batches,
     datatypes::{Int64Type, SchemaRef},
     ipc::writer::StreamWriter,
 };
@@ -15,7 +18,6 @@ use lakehouse_journal::model::{
     catalog::{DeletionVector, FileEntry},
     event::DeletedRows,
 };
-use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -267,73 +269,6 @@ async fn when_every_row_is_deleted_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn values_of_every_kind_come_out_as_they_went_in() {
-    let world = World::new();
-    let rows = every_kind();
-    let backwards: Int64Array = (0..i64::try_from(rows.num_rows()).unwrap()).rev().collect();
-    let columns = rows
-        .columns()
-        .iter()
-        .map(|column| take(column, &backwards, None).unwrap());
-    let other = RecordBatch::try_new(rows.schema(), columns.collect()).unwrap();
-    let before = world.dataset(&[], &[(rows, &[1]), (other, &[])]).await;
-    let (after, _) = world.compact(&before, Sizes::default()).await;
-    same_rows(&world.rows(&before).await, &world.rows(&after).await);
-    let schema = schema_of(&after);
-    let file = OpenFile::open(&world.tables.buckets, &after.files[0], &schema);
-    let rows: Vec<RecordBatch> = file
-        .await
-        .unwrap()
-        .live_rows()
-        .unwrap()
-        .try_collect()
-        .await
-        .unwrap();
-    assert!(rows[0]["lists"].is_null(3), "no list is not an empty list");
-    assert!(!rows[0]["lists"].is_null(1));
-}
-
-/// Numbers that are none, text that is empty, lists that are not there, dictionaries.
-fn every_kind() -> RecordBatch {
-    use arrow::datatypes::{DataType, Field, Fields, Schema};
-    let json = r#"
-        {"half": 1, "text": "", "lists": [1, null], "points": {"x": 1.5, "tags": ["a"]}, "word": "b"}
-        {"half": 2, "text": "a", "lists": [], "points": {"x": null, "tags": []}, "word": "a"}
-        {"half": 3, "lists": [], "points": {"x": -0.0, "tags": null}, "word": "b"}
-        {"half": null, "text": "long enough for a buffer of its own", "lists": [3], "word": null}
-        {"half": 5, "text": "", "lists": null, "points": null, "word": "c"}"#;
-    let tags = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
-    let x = Field::new("x", DataType::Float64, true);
-    let points = Fields::from(vec![x, Field::new("tags", tags, true)]);
-    let numbers = DataType::List(Arc::new(Field::new_list_field(DataType::Int32, true)));
-    let words = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("half", DataType::Float32, true),
-        Field::new("text", DataType::LargeUtf8, true),
-        Field::new("lists", numbers, true),
-        Field::new("points", DataType::Struct(points), true),
-        Field::new("word", DataType::Utf8, true),
-    ]));
-    let reader = arrow::json::ReaderBuilder::new(Arc::clone(&schema)).build(json.as_bytes());
-    let rows = reader.unwrap().next().unwrap().unwrap();
-    let mut columns = rows.columns().to_vec();
-    let halves = [
-        Some(f32::NAN),
-        Some(-0.0),
-        Some(0.0),
-        None,
-        Some(f32::INFINITY),
-    ];
-    columns[0] = Arc::new(arrow::array::Float32Array::from(halves.to_vec()));
-    columns[4] = arrow::compute::cast(&columns[4], &words).unwrap();
-    let fields = schema.fields().iter().zip(&columns);
-    let fields =
-        fields.map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true));
-    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    RecordBatch::try_new(schema, columns).unwrap()
-}
-
-#[tokio::test]
 async fn a_damaged_file_stops_it_and_nothing_is_left_in_staging() {
     let world = World::new();
     let ids: Vec<i64> = (0..300_000).collect();
@@ -467,154 +402,6 @@ fn asked(dataset: &Dataset, positions: &[Vec<u32>]) -> Vec<DeletedRows> {
             positions: positions.iter().copied().collect(),
         })
         .collect()
-}
-
-/// One file: its keys, whether they are sorted, what is deleted before and while it is rewritten.
-#[derive(Debug, Clone)]
-struct Part {
-    ids: Vec<i64>,
-    before: Vec<u32>,
-    meanwhile: Vec<u32>,
-}
-
-fn parts() -> impl Strategy<Value = Vec<Part>> {
-    let all = Just((0..120_i64).collect::<Vec<_>>()).prop_shuffle();
-    let sizes = prop::collection::vec(1..40_usize, 1..5);
-    let rows = || prop::collection::vec(0..40_u32, 0..25);
-    let deleted = prop::collection::vec((rows(), rows(), prop::bool::weighted(0.8)), 5);
-    (all, sizes, deleted).prop_map(|(all, sizes, deleted)| {
-        let mut all = all.into_iter();
-        let part = |(size, (before, meanwhile, sorted)): (usize, (Vec<u32>, Vec<u32>, bool))| {
-            let mut ids: Vec<i64> = all.by_ref().take(size).collect();
-            if sorted {
-                ids.sort_unstable();
-            }
-            let rows = u32::try_from(ids.len()).unwrap();
-            let inside = |rows_of: Vec<u32>| rows_of.into_iter().filter(|at| *at < rows).collect();
-            Part {
-                before: inside(before),
-                meanwhile: inside(meanwhile),
-                ids,
-            }
-        };
-        let parts = sizes.into_iter().zip(deleted).map(part);
-        parts.filter(|part| !part.ids.is_empty()).collect()
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
-
-    #[test]
-    fn a_row_is_found_where_it_went_and_one_that_was_left_out_is_nowhere(
-        parts in parts(),
-        one_at_a_time in any::<bool>(),
-    ) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let sizes = Sizes {
-            merge_bytes: if one_at_a_time { 1 } else { MERGE_BYTES },
-            ..small()
-        };
-        runtime.block_on(follow(&parts, sizes));
-    }
-}
-
-async fn follow(parts: &[Part], sizes: Sizes) {
-    let world = World::new();
-    let files: Vec<Rows<'_>> = parts
-        .iter()
-        .map(|part| (people(&part.ids), part.before.as_slice()))
-        .collect();
-    let before = world.dataset(&["id"], &files).await;
-    let (after, rewritten) = world.compact(&before, sizes).await;
-    let meanwhile: Vec<_> = parts.iter().map(|part| part.meanwhile.clone()).collect();
-    let found = rewritten
-        .moved
-        .locate(&asked(&before, &meanwhile))
-        .await
-        .unwrap();
-    assert_eq!(found.len(), after.files.len());
-    let mut hidden = after.clone();
-    let files = after.files.iter().zip(found);
-    hidden.files = files
-        .map(|(file, rows)| live(file.entry.clone(), rows))
-        .collect();
-    let expected: Vec<i64> = parts.iter().flat_map(left).collect();
-    let mut seen = world.ids(&hidden).await;
-    let merged = before
-        .files
-        .iter()
-        .all(|file| file.entry.sorted_by_key || file.live_rows() == 0);
-    if merged {
-        let mut expected = expected;
-        expected.sort_unstable();
-        if sizes.merge_bytes > 1 {
-            assert!(seen.is_sorted(), "{seen:?}");
-        }
-        seen.sort_unstable();
-        assert_eq!(seen, expected);
-    } else {
-        assert_eq!(seen, expected);
-    }
-}
-
-/// The rows of a file that nobody deleted.
-fn left(part: &Part) -> impl Iterator<Item = i64> {
-    let gone = |at: u32| part.before.contains(&at) || part.meanwhile.contains(&at);
-    (0..)
-        .zip(&part.ids)
-        .filter(move |(at, _)| !gone(*at))
-        .map(|(_, id)| *id)
-}
-
-#[test]
-fn the_sum_of_rows_knows_null_from_empty_and_one_zero_from_the_other_but_no_order() {
-    let sum = |rows: &RecordBatch| {
-        let content = Content::new(rows.schema_ref()).unwrap();
-        content.add(rows).unwrap();
-        content.sum()
-    };
-    let text = |values: &[Option<&str>]| {
-        let column: ArrayRef = Arc::new(StringArray::from(values.to_vec()));
-        RecordBatch::try_from_iter_with_nullable([("a", column, true)]).unwrap()
-    };
-    let number = |value: f64| {
-        let column: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![value]));
-        RecordBatch::try_from_iter_with_nullable([("a", column, true)]).unwrap()
-    };
-    assert_eq!(
-        sum(&text(&[Some("a"), None])),
-        sum(&text(&[None, Some("a")]))
-    );
-    let different = [
-        text(&[Some("a"), None]),
-        text(&[Some("a"), Some("")]),
-        text(&[Some("a"), Some("a")]),
-        text(&[None, None]),
-        number(0.0),
-        number(-0.0),
-        number(f64::NAN),
-        number(-f64::NAN),
-    ];
-    for (at, left) in different.iter().enumerate() {
-        for right in &different[at + 1..] {
-            assert_ne!(sum(left), sum(right));
-        }
-    }
-}
-
-#[test]
-fn a_dictionary_has_the_sum_of_its_values() {
-    let rows = every_kind();
-    let words: ArrayRef = Arc::clone(&rows["word"]);
-    let plain = arrow::compute::cast(&words, &arrow::datatypes::DataType::Utf8View).unwrap();
-    let sum = |column: ArrayRef| {
-        let rows = RecordBatch::try_from_iter_with_nullable([("a", column, true)]).unwrap();
-        let content = Content::new(rows.schema_ref()).unwrap();
-        content.add(&rows).unwrap();
-        content.sum()
-    };
-    assert_eq!(sum(words), sum(plain));
 }
 
 #[test]
