@@ -174,7 +174,7 @@ async fn whole(
             descending: None,
         },
     );
-    for columns in ["id", "name, id, grp", "id + 0 AS id, grp"] {
+    for columns in ["id", "id, name, grp", "id + 0 AS id, grp"] {
         let batches = lake.batches(&format!("SELECT {columns} FROM t")).await;
         let mut seen = ids(&batches);
         if partitions > 1 {
@@ -185,6 +185,16 @@ async fn whole(
     let descending = ids(&lake.batches("SELECT id FROM t ORDER BY id DESC").await);
     let reversed: Vec<i64> = left.iter().rev().copied().collect();
     prop_assert_eq!(descending, reversed);
+    let sql = "SELECT id FROM t ORDER BY name, id LIMIT 7";
+    let mut by_name = left.clone();
+    by_name.sort_by_key(|id| format!("n{id}"));
+    by_name.truncate(7);
+    prop_assert_eq!(ids(&lake.batches(sql).await), by_name, "{}", sql);
+    let sql = "SELECT t.id FROM t JOIN t AS other ON t.id = other.id WHERE other.grp = 3";
+    let mut joined = ids(&lake.batches(sql).await);
+    joined.sort_unstable();
+    let threes: Vec<i64> = left.iter().copied().filter(|id| id % 7 == 3).collect();
+    prop_assert_eq!(joined, threes, "{}", sql);
     let sums = lake
         .rows("SELECT grp, count(*), sum(id) FROM t GROUP BY grp ORDER BY grp")
         .await;
