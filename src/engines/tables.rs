@@ -2,6 +2,7 @@
 //! reach the files through this; `compaction` and `sidecar` are ports of the same tables.
 
 use std::{
+    collections::BTreeSet,
     io::Read,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
@@ -36,7 +37,7 @@ use super::{
     object_store::Buckets,
     postgres::{PostgresError, PostgresSource, ReadOptions, Relation},
 };
-use crate::query::{QueryEngine, QueryError, arrow_schema, schema_doc};
+use crate::query::{QueryEngine, QueryError, arrow_schema, lookup::spelled, schema_doc};
 
 /// Batches that wait for the writer before their source does.
 const BATCHES_WAITING: usize = 8;
@@ -348,11 +349,20 @@ impl RowLookup for LakeTables {
         let Some(column) = dataset.key.first() else {
             return Ok(ResolvedRows::default());
         };
+        // Rows are named as their column spells them: indexes and lists know them by that name.
+        let spelled = spelled(dataset, column, keys).map_err(|error| of_query(&error))?;
+        let names: BTreeSet<&String> = spelled.iter().flatten().collect();
+        let names: Vec<String> = names.into_iter().cloned().collect();
         let found = self
             .query
-            .resolve_keys(&Arc::new(dataset.clone()), column, keys)
+            .resolve_keys(&Arc::new(dataset.clone()), column, &names)
             .await
             .map_err(|error| of_query(&error))?;
+        let lost: BTreeSet<&String> = found.missing.iter().collect();
+        let is_missing = |name: &Option<String>| name.as_ref().is_none_or(|n| lost.contains(n));
+        let missing = keys.iter().zip(&spelled);
+        let missing = missing.filter(|(_, name)| is_missing(name));
+        let missing = missing.map(|(key, _)| key.clone()).collect();
         let mut by_file = std::collections::BTreeMap::<String, Vec<u32>>::new();
         let mut rows = Vec::with_capacity(found.found.len());
         for (key, positions) in found.found {
@@ -373,7 +383,7 @@ impl RowLookup for LakeTables {
                     positions: positions.into_iter().collect(),
                 })
                 .collect(),
-            missing: found.missing,
+            missing,
         })
     }
 }

@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use arrow::{
     array::{ArrayRef, RecordBatch},
     compute::concat_batches,
+    datatypes::{Field, Schema},
 };
 use datafusion::{
     common::DataFusionError,
@@ -163,23 +164,19 @@ impl QueryEngine {
     }
 }
 
-impl QueryEngine {
-    /// Reads every visible row whole, file after file in the order of their rows, for work of the
-    /// daemon itself; there is no deadline.
-    ///
-    /// # Errors
-    /// Whatever a query fails with.
-    pub async fn scan_rows(&self, dataset: &Arc<Dataset>) -> Result<QueryStream, QueryError> {
-        self.session(SessionTables::of_dataset(dataset))
-            .with_timeout(NO_DEADLINE)
-            .with_partitions(1)
-            .execute(
-                &format!("SELECT * FROM {}", quoted_name(dataset)),
-                Vec::new(),
-                None,
-            )
-            .await
-    }
+/// Keys as a column's own text has them: `007` of a column of integers is `7`. Nothing for a key that
+/// is no value of the column.
+///
+/// # Errors
+/// [`QueryError::ColumnNotFound`]; [`QueryError::Invalid`] for a column that cannot be looked up.
+pub fn spelled(
+    dataset: &Dataset,
+    key_column: &str,
+    keys: &[String],
+) -> Result<Vec<Option<String>>, QueryError> {
+    let schema = arrow_schema(&dataset.schema)?;
+    let field = key_field(dataset, &schema, key_column)?;
+    keys::spelled(field.data_type(), keys)
 }
 
 fn quoted(name: &str) -> String {
@@ -192,13 +189,20 @@ fn quoted_name(dataset: &Dataset) -> String {
 
 fn key_set(dataset: &Dataset, column: &str, keys: &[String]) -> Result<KeySet, QueryError> {
     let schema = arrow_schema(&dataset.schema)?;
-    let field = schema.field_with_name(column).map_err(|_| {
+    KeySet::new(key_field(dataset, &schema, column)?.data_type(), keys)
+}
+
+fn key_field<'a>(
+    dataset: &Dataset,
+    schema: &'a Schema,
+    column: &str,
+) -> Result<&'a Field, QueryError> {
+    schema.field_with_name(column).map_err(|_| {
         QueryError::ColumnNotFound(format!(
             "dataset `{}` has no column `{column}`",
             dataset.name
         ))
-    })?;
-    KeySet::new(field.data_type(), keys)
+    })
 }
 
 /// A snapshot with the found rows only, to be read as any other.

@@ -21,7 +21,10 @@ use super::{
     problem::Problem,
     times,
 };
-use crate::engines::receipts::{ErasureReceipt, PlaceChecked, PlaceState, RECEIPT_VERSION};
+use crate::{
+    engines::receipts::{ErasureReceipt, PlaceChecked, PlaceState, RECEIPT_VERSION},
+    query::lookup::spelled,
+};
 
 /// Events of a row or a dataset that are read at a time.
 const PAGE: usize = 1_000;
@@ -74,6 +77,7 @@ pub async fn show(
             .err()
             .map_or_else(|| Problem::not_found("dataset", &name), Problem::from)
     })?;
+    let key = spelled_key(dataset, key)?;
     let row = Row::of(&edge, dataset, &key);
     let places = row.places(&edge, &catalog).await?;
     let absent = places.iter().all(|place| place.state == PlaceState::Absent);
@@ -97,6 +101,17 @@ pub async fn show(
         answer["signed"] = receipt;
     }
     Ok(HttpResponse::Ok().json(answer))
+}
+
+/// The key as its column spells it; one that is no value of the column stays as it is.
+fn spelled_key(dataset: &Dataset, key: String) -> Result<String, Problem> {
+    let Some(column) = dataset.key.first() else {
+        return Ok(key);
+    };
+    let keys = [key];
+    let spelled = spelled(dataset, column, &keys)?.pop().flatten();
+    let [key] = keys;
+    Ok(spelled.unwrap_or(key))
 }
 
 /// A row that is asked about.

@@ -352,6 +352,36 @@ async fn an_erased_key_is_refused_when_it_comes_again_unless_admitted() {
 }
 
 #[tokio::test]
+async fn a_key_spelled_otherwise_names_the_same_row_everywhere() {
+    let (_daemon, api) = with_people(&ON_REQUEST).await;
+    let index = json!({ "name": "idx", "source": "people", "key": "id", "text": "{name} garden", "backend": "hnsw" });
+    api.post("/vectors/index?wait=true", &index).await.ok();
+    let done = api
+        .tombstone("people", &["003", "3", "x"], "asked")
+        .await
+        .ok();
+    assert_eq!(
+        (&done["tombstoned"], &done["missing"]),
+        (&json!(1), &json!(["x"]))
+    );
+    let search = json!({ "index": "idx", "query": "garden", "k": 9 });
+    let hits = api.post("/vectors/search", &search).await.ok();
+    assert_eq!(hits["hits"].as_array().unwrap().len(), 3, "{hits}");
+    assert_eq!(api.cell("SELECT count(*) FROM people").await, 3);
+    let again = api
+        .ingest(
+            "dataset=people&mode=upsert",
+            "text/csv",
+            "id,name\n3,edsger\n",
+        )
+        .await
+        .ok();
+    assert_eq!(again["erased_skipped"], 1);
+    erase(&api, "people").await;
+    assert_eq!(report(&api, "people", "0003").await["erased"], true);
+}
+
+#[tokio::test]
 async fn rows_are_deleted_by_what_they_hold() {
     let (_daemon, api) = with_people(&ON_REQUEST).await;
     let path = "/catalog/datasets/people/delete";

@@ -53,6 +53,10 @@ impl World {
             rows: keys.len() as u64,
         };
         dataset.tombstone_batches.insert(seq, batch);
+        for file in &mut dataset.files {
+            let file = Arc::make_mut(file);
+            file.erased = file.deleted.clone();
+        }
         dataset
     }
 

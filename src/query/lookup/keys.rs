@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, StringArray},
+    array::{Array, ArrayRef, AsArray, StringArray},
     compute::{CastOptions, cast, cast_with_options},
     datatypes::DataType,
     row::{Row, RowConverter, Rows, SortField},
@@ -25,6 +25,25 @@ pub(super) struct KeySet {
     slot_of_key: Vec<Option<u32>>,
     /// The first key of each slot.
     first_key: Vec<usize>,
+}
+
+/// Keys as the text that a column of this type has for them; nothing for what is no value of it.
+pub(super) fn spelled(
+    data_type: &DataType,
+    keys: &[String],
+) -> Result<Vec<Option<String>>, QueryError> {
+    let failed = |error: arrow::error::ArrowError| {
+        QueryError::Invalid(format!("the key column cannot be looked up: {error}"))
+    };
+    let lenient = CastOptions {
+        safe: true,
+        ..CastOptions::default()
+    };
+    let texts: ArrayRef = Arc::new(keys.iter().map(Some).collect::<StringArray>());
+    let values = cast_with_options(&texts, data_type, &lenient).map_err(failed)?;
+    let texts = cast(&values, &DataType::Utf8).map_err(failed)?;
+    let texts = texts.as_string::<i32>().iter();
+    Ok(texts.map(|text| text.map(str::to_owned)).collect())
 }
 
 impl KeySet {

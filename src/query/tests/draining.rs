@@ -117,7 +117,11 @@ fn new_queries_are_neither_waited_for_nor_delayed_nor_ended() {
         }
         drop(new);
         let worker = lake.state.datasets.get("big").unwrap();
-        let mut scan = lake.engine.scan_rows(worker).await.unwrap();
+        let mut scan = lake
+            .engine
+            .scan_columns(worker, &["id".to_owned()])
+            .await
+            .unwrap();
         assert_eq!(counts(lake.engine.drain(u64::MAX, LONG).await), (0, 0));
         assert!(scan.next().await.unwrap().is_ok());
     });
