@@ -93,10 +93,21 @@ fn make_dirs(config: &Config) -> anyhow::Result<()> {
         std::fs::create_dir_all(&dir)
             .with_context(|| format!("cannot make `{}`", dir.display()))?;
     }
-    // What an interrupted ingest or build left is nobody's any more.
-    let staging = config.data_dir.join("staging");
-    for entry in std::fs::read_dir(&staging)? {
-        std::fs::remove_dir_all(entry?.path())?;
+    // What an interrupted ingest, build or query left is nobody's any more, and may hold any row.
+    for part in ["staging", "tmp"] {
+        empty(&config.data_dir.join(part))?;
+    }
+    Ok(())
+}
+
+fn empty(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
     }
     Ok(())
 }

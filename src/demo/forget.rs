@@ -8,9 +8,12 @@ use super::{
     answers::{self, SEARCHES},
     load::KNOWLEDGE,
 };
-use crate::cli::{
-    client::{Client, items},
-    output,
+use crate::{
+    cli::{
+        client::{Client, items},
+        output,
+    },
+    engines::receipts,
 };
 
 /// The event of a tombstone.
@@ -88,6 +91,31 @@ impl Forgotten {
             self.seq, self.reason
         );
         Err(DemoError::wrong(doing, found))
+    }
+
+    /// Has the row's bytes erased, checks every place and the receipt, and says so in one line.
+    pub(super) async fn erase(&self, client: &Client) -> Result<String, DemoError> {
+        let doing = format!("erasure of {}", self.what);
+        let path = ["compliance", "erasure", self.dataset];
+        client.post(&path, &json!({})).await.doing(&doing)?;
+        let path = ["compliance", "erasure", self.dataset, self.key.as_str()];
+        let report = client.get(&path, &[]).await.doing(&doing)?;
+        if report["erased"] != true {
+            return Err(DemoError::wrong(doing, report.to_string()));
+        }
+        let key = client
+            .get(&["compliance", "key"], &[])
+            .await
+            .doing(&doing)?;
+        let document = report["signed"].to_string();
+        let verified = receipts::verify(document.as_bytes(), key["public_key"].as_str())
+            .map_err(|error| DemoError::wrong(doing, error.to_string()))?;
+        Ok(format!(
+            "{}: absent from {} places; the receipt verifies under key {}",
+            self.what,
+            items(&report["places"]).len(),
+            verified.key.key_id
+        ))
     }
 
     /// One line, for a person.

@@ -1,4 +1,4 @@
-//! The ten steps, in order. Each begins with its title, checks what it claims and ends with what it
+//! The steps, in order. Each begins with its title, checks what it claims and ends with what it
 //! showed; the work itself is in the files beside this one.
 
 use std::time::Instant;
@@ -48,6 +48,7 @@ pub(super) async fn play(
     let forgotten = forget(&client, script).await?;
     history(&client, &forgotten, script).await?;
     let (daemon, client) = crash(daemon, &client, &forgotten, place, script).await?;
+    erase(&client, &forgotten, script).await?;
     verify(&client, script).await?;
     Ok(daemon)
 }
@@ -238,6 +239,19 @@ async fn crash(
     }
     script.end(&format!("{} answers are the same as before", after.count()));
     Ok((daemon, client))
+}
+
+async fn erase(
+    client: &Client,
+    forgotten: &[Forgotten],
+    script: &mut Script,
+) -> Result<(), DemoError> {
+    script.begin("Take the deleted rows out of every byte, with a signed receipt");
+    for row in forgotten {
+        say(&row.erase(client).await?);
+    }
+    script.end("files and indexes were written anew without them; anybody can check the receipts");
+    Ok(())
 }
 
 async fn verify(client: &Client, script: &mut Script) -> Result<(), DemoError> {

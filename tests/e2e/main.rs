@@ -21,6 +21,7 @@ mod idempotency;
 mod ingest;
 mod ingest_refused;
 mod journal;
+mod model;
 mod openapi;
 mod process;
 mod query;

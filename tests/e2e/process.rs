@@ -123,3 +123,20 @@ fn an_unknown_key_in_the_file_is_an_error_that_names_it() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("time_out_s"), "{said}");
 }
+
+#[tokio::test]
+async fn what_an_interrupted_work_left_is_gone_at_the_start_and_hinders_nothing() {
+    let site = Daemon::start().kill9();
+    for part in ["staging", "tmp"] {
+        let dir = site.data_dir().join(part);
+        std::fs::write(dir.join("half-a-file"), "row").unwrap();
+        std::fs::create_dir_all(dir.join("half-a-folder/below")).unwrap();
+    }
+    let Ok(daemon) = site.start() else {
+        panic!("it does not start over leftovers")
+    };
+    for part in ["staging", "tmp"] {
+        let dir = daemon.site().data_dir().join(part);
+        assert!(!dir.join("half-a-file").exists() && !dir.join("half-a-folder").exists());
+    }
+}
