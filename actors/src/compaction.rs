@@ -96,10 +96,13 @@ impl CompactionDuty {
                 let (change, seq) = (None, snapshot.seq);
                 return Ok(Compacted { change, seq });
             }
-            let rewritten = self
+            let rewriting = self
                 .compactor
-                .rewrite(dataset, &files, Arc::clone(progress))
-                .await?;
+                .rewrite(dataset, &files, Arc::clone(progress));
+            let rewritten = match rewriting.await {
+                Err(_) if self.lake.has_moved_on(dataset) => continue,
+                rewritten => rewritten?,
+            };
             must_keep_rows(&files, rewritten.staged.rows())?;
             let added = rewritten
                 .staged

@@ -69,11 +69,11 @@ impl Lake {
                 }
                 .into());
             }
-            let resolved = self
-                .inner
-                .lookup
-                .resolve(&not_erased(current), keys)
-                .await?;
+            let lookup = &self.inner.lookup;
+            let resolved = match lookup.resolve(&not_erased(current), keys).await {
+                Err(_) if self.has_moved_on(current) => continue,
+                resolved => resolved?,
+            };
             let named = |key: &String| self.journal_key(current, key);
             let command = CatalogCommand::TombstoneRows(TombstoneRows {
                 dataset: dataset.to_owned(),
@@ -95,6 +95,14 @@ impl Lake {
         }
         let text = format!("dataset `{dataset}` changes too fast; try again");
         Err(PortError::new(ErrorKind::Conflict, "dataset_busy", text).into())
+    }
+
+    /// Whether files of a dataset were exchanged since it was read: an old one may be gone by now, so
+    /// that it could not be read is no failure of its bucket.
+    pub(crate) fn has_moved_on(&self, read: &Dataset) -> bool {
+        let catalog = self.catalog();
+        let now = catalog.state.datasets.get(&read.name);
+        now.is_none_or(|now| now.id != read.id || now.files_seq > read.files_seq)
     }
 
     /// Lists the deletion at `seq` in the ledger. A ledger that fails does not undo the deletion: what

@@ -158,7 +158,10 @@ impl ErasureDuty {
             let dataset = snapshot.state.dataset(name)?;
             let holds = dataset.all_files().find(|file| !file.erased.is_empty());
             let Some(file) = holds else { return Ok(files) };
-            let scrub = self.without_erased(dataset, file, progress).await?;
+            let scrub = match self.without_erased(dataset, file, progress).await {
+                Err(_) if self.lake.has_moved_on(dataset) => continue,
+                scrub => scrub?,
+            };
             let added = scrub.added.clone();
             let command = CatalogCommand::ScrubFiles(ScrubFiles {
                 dataset: name.to_owned(),

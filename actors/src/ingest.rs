@@ -151,7 +151,12 @@ impl IngestDuty {
             let snapshot = self.lake.catalog();
             let current = snapshot.state.datasets.get(&dataset);
             let deleted = match current {
-                Some(current) if plan.replaces_rows(mode) => staged.replaced_rows(current).await?,
+                Some(current) if plan.replaces_rows(mode) => {
+                    match staged.replaced_rows(current).await {
+                        Err(_) if self.lake.has_moved_on(current) => continue,
+                        replaced => replaced?,
+                    }
+                }
                 _ => Vec::new(),
             };
             let mut added = added.clone();
