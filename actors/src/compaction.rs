@@ -154,6 +154,7 @@ impl CompactionDuty {
                 retired: since.files,
                 content_hash: rewritten.content_hash.clone(),
             });
+            let _leave = self.lake.inner.gates.pass(&read.name).await;
             match self.lake.ask_catalog(command, caller.clone()).await {
                 Err(LakeError::Refused(ModelError::Stale { .. })) => {}
                 other => return other.map(Some),

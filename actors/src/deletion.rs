@@ -59,7 +59,8 @@ impl Lake {
             // It is a hash of the request, keys and all, which somebody could guess.
             *fingerprint = self.key_hash(fingerprint);
         }
-        for _ in 0..STALE_RETRIES {
+        for attempt in 0..STALE_RETRIES {
+            let _right_of_way = self.inner.gates.insist(dataset, attempt).await;
             let snapshot = self.catalog();
             let current = snapshot.state.dataset(dataset)?;
             if current.key.is_empty() {

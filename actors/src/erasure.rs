@@ -167,6 +167,7 @@ impl ErasureDuty {
                 dataset: name.to_owned(),
                 scrubs: vec![scrub],
             });
+            let _leave = self.lake.inner.gates.pass(name).await;
             match self.lake.ask_catalog(command, daemon()).await {
                 // Somebody else took the file out meanwhile.
                 Ok(committed) if committed.events.is_empty() => {

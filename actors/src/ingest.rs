@@ -10,7 +10,7 @@ use lakehouse_journal::model::{
         CatalogCommand, CommitFiles, CreateDataset, Dataset, DatasetSpec, ErasedKeys, FileEntry,
         IngestMode, Source,
     },
-    event::CatalogEvent,
+    event::{CatalogEvent, DeletedRows},
 };
 use tokio::sync::oneshot;
 
@@ -147,17 +147,14 @@ impl IngestDuty {
             }
             staged.publish(&plan.bucket, &plan.dataset_id).await?
         };
-        for _ in 0..STALE_RETRIES {
+        for attempt in 0..STALE_RETRIES {
+            let gates = &self.lake.inner.gates;
+            let right_of_way = gates.insist(&dataset, attempt).await;
             let snapshot = self.lake.catalog();
             let current = snapshot.state.datasets.get(&dataset);
-            let deleted = match current {
-                Some(current) if plan.replaces_rows(mode) => {
-                    match staged.replaced_rows(current).await {
-                        Err(_) if self.lake.has_moved_on(current) => continue,
-                        replaced => replaced?,
-                    }
-                }
-                _ => Vec::new(),
+            let replacing = current.filter(|_| plan.replaces_rows(mode));
+            let Some(deleted) = self.replaced(replacing, staged.as_ref()).await? else {
+                continue;
             };
             let mut added = added.clone();
             let erased_skipped = match current {
@@ -181,6 +178,10 @@ impl IngestDuty {
                 elapsed_ms: u64::try_from((self.lake.now() - started) / 1000).unwrap_or(0),
                 erased_skipped,
             };
+            let _leave = match right_of_way {
+                Some(leave) => leave,
+                None => gates.pass(&dataset).await,
+            };
             match self
                 .lake
                 .ask_catalog(plan.command(commit, &caller), caller.clone())
@@ -196,6 +197,22 @@ impl IngestDuty {
             format!("dataset `{dataset}` changes too fast; try again"),
         )
         .into())
+    }
+
+    /// Rows of the dataset that the staged ones replace; nothing when its files were exchanged while
+    /// they were read.
+    async fn replaced(
+        &self,
+        current: Option<&Arc<Dataset>>,
+        staged: &dyn StagedTable,
+    ) -> Result<Option<Vec<DeletedRows>>, LakeError> {
+        let Some(current) = current else {
+            return Ok(Some(Vec::new()));
+        };
+        match staged.replaced_rows(current).await {
+            Err(_) if self.lake.has_moved_on(current) => Ok(None),
+            replaced => Ok(Some(replaced?)),
+        }
     }
 
     fn has_erased_keys(&self, dataset: &str) -> bool {

@@ -31,6 +31,7 @@ use crate::{
     compaction::{Compacted, CompactionDuty, CompactionTask},
     erasure::{Erased, ErasureDuty, ErasureTask},
     error::LakeError,
+    gate::Gates,
     history::Past,
     housekeeping::{Chore, HousekeepingDuty},
     indexing::IndexingDuty,
@@ -88,6 +89,7 @@ pub(crate) struct Inner {
     pub ledger: Option<Arc<dyn DeletionLedger>>,
     pub erasure_delay: Duration,
     pub claims: Claims,
+    pub gates: Gates,
     pub past: Past,
     pub workers: std::sync::OnceLock<Workers>,
 }

@@ -5,6 +5,7 @@ mod compaction;
 mod deletion;
 mod erasure;
 mod error;
+mod gate;
 mod history;
 mod housekeeping;
 mod indexing;

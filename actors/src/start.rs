@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use crate::{
     compaction::CompactionDuty,
     erasure::ErasureDuty,
+    gate::Gates,
     history::Past,
     housekeeping::HousekeepingDuty,
     indexing::IndexingDuty,
@@ -157,6 +158,7 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
             ledger: parts.ledger.clone(),
             erasure_delay: parts.erasure_delay,
             claims: Claims::default(),
+            gates: Gates::default(),
             past: Past::default(),
             workers: OnceLock::new(),
         }),
