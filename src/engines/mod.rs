@@ -10,6 +10,7 @@ pub mod ingest;
 pub mod keyring;
 pub mod lance;
 pub mod ledger;
+pub mod leftovers;
 pub mod object_store;
 pub mod postgres;
 pub mod receipts;

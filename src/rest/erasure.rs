@@ -2,7 +2,7 @@
 //! looked at now, with a signed receipt when it is in none of them. Decides nothing: the erasure
 //! worker takes rows out, this only looks.
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{path::Path, sync::Arc};
 
 use actix_web::{HttpResponse, web};
 use lakehouse_journal::{
@@ -22,6 +22,7 @@ use super::{
     times,
 };
 use crate::{
+    engines::leftovers::written_below,
     engines::receipts::{ErasureReceipt, PlaceChecked, PlaceState, RECEIPT_VERSION},
     query::lookup::spelled,
 };
@@ -337,29 +338,14 @@ impl<'a> Row<'a> {
 
     /// Files below a directory of the daemon's own that were there before the deletion.
     fn in_directory(&self, dir: &Path) -> (u64, PlaceState) {
-        let (mut checked, mut state) = (0, PlaceState::Absent);
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            // What is gone by now is not there.
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            if metadata.is_dir() {
-                let (files, below) = self.in_directory(&entry.path());
-                checked += files;
-                state = worst(state, below);
-                continue;
-            }
-            checked += 1;
-            let at = metadata
-                .modified()
-                .ok()
-                .and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok())
-                .and_then(|since| Micros::try_from(since.as_micros()).ok());
-            if at.is_none_or(|at| self.is_older(at)) {
-                state = PlaceState::Hidden;
-            }
-        }
-        (checked, state)
+        let written = written_below(dir);
+        let older = |at: &Option<Micros>| at.is_none_or(|at| self.is_older(at));
+        let state = if written.iter().any(older) {
+            PlaceState::Hidden
+        } else {
+            PlaceState::Absent
+        };
+        (written.len() as u64, state)
     }
 
     fn is_older(&self, at: Micros) -> bool {

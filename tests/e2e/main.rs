@@ -14,6 +14,7 @@ mod catalog;
 mod command_line;
 mod compliance;
 mod delete;
+mod erased_bytes;
 mod erasure;
 mod health;
 mod history;

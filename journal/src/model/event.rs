@@ -4,6 +4,8 @@
 //! again, and no row content. A new optional field is `#[serde(default)]`; any other change is a
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
+mod subjects;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -560,71 +562,4 @@ pub struct OwnerHash {
     pub seq: Seq,
     /// blake3 (hex) of the canonical state.
     pub hash: String,
-}
-
-impl Event {
-    /// Whose state it changes.
-    pub fn owner(&self) -> OwnerId {
-        match self {
-            Self::Catalog(_) => OwnerId::Catalog,
-            Self::Bucket(event) => OwnerId::Bucket(event.bucket().to_owned()),
-            Self::Access(_) => OwnerId::Access,
-            Self::Scheduler(_) => OwnerId::Scheduler,
-        }
-    }
-
-    /// What it is about: `dataset:people`, `row:people:17`, `index:kb`; the key of the history.
-    pub fn subjects(&self) -> Vec<String> {
-        match self {
-            Self::Catalog(event) => event.subjects(),
-            Self::Bucket(event) => vec![format!("bucket:{}", event.bucket())],
-            Self::Access(AccessEvent::TokenIssued(e)) => {
-                vec![format!("token:{}", e.id), format!("token:{}", e.name)]
-            }
-            Self::Access(AccessEvent::TokenRevoked(e)) => vec![format!("token:{}", e.id)],
-            Self::Scheduler(SchedulerEvent::TriggerFired(e)) => {
-                vec![format!("trigger:{}", e.trigger)]
-            }
-            Self::Scheduler(SchedulerEvent::DaemonStarted(_)) => vec!["daemon".to_owned()],
-            Self::Scheduler(SchedulerEvent::CheckpointTaken(_)) => vec!["checkpoint".to_owned()],
-        }
-    }
-}
-
-impl CatalogEvent {
-    fn subjects(&self) -> Vec<String> {
-        let dataset = |name: &str| format!("dataset:{name}");
-        let index = |name: &str| format!("index:{name}");
-        match self {
-            Self::DatasetCreated(e) => vec![dataset(&e.dataset)],
-            Self::FilesCommitted(e) => vec![dataset(&e.dataset)],
-            Self::FilesCompacted(e) => vec![dataset(&e.dataset)],
-            Self::FilesScrubbed(e) => vec![dataset(&e.dataset)],
-            Self::FilesPurged(e) => vec![dataset(&e.dataset)],
-            Self::ObjectsDeleted(_) => vec!["objects".to_owned()],
-            Self::RowsErased(e) => vec![dataset(&e.dataset)],
-            Self::DatasetPatched(e) => vec![dataset(&e.dataset)],
-            Self::DatasetDropped(e) => vec![dataset(&e.dataset)],
-            Self::RowsTombstoned(e) => std::iter::once(dataset(&e.dataset))
-                .chain(e.rows.iter().map(|key| format!("row:{}:{key}", e.dataset)))
-                .collect(),
-            Self::IndexDefined(e) => vec![index(&e.index), dataset(&e.spec.source)],
-            Self::GenerationRequested(e) => vec![index(&e.index)],
-            Self::GenerationBuilt(e) => vec![index(&e.index)],
-            Self::GenerationFailed(e) => vec![index(&e.index)],
-            Self::IndexPromoted(e) => vec![index(&e.index)],
-            Self::GenerationsRetired(e) => vec![index(&e.index)],
-            Self::IndexDropped(e) => vec![index(&e.index)],
-        }
-    }
-}
-
-impl BucketEvent {
-    fn bucket(&self) -> &str {
-        match self {
-            Self::BucketRegistered(e) => &e.bucket,
-            Self::BucketUnregistered(e) => &e.bucket,
-            Self::OrphansCollected(e) => &e.bucket,
-        }
-    }
 }

@@ -6,6 +6,7 @@ mod command;
 mod decide;
 mod deletion;
 mod past;
+mod rules;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -14,8 +15,8 @@ pub use command::{
     CatalogCommand, CommitFiles, CommitGeneration, CompactFiles, CreateDataset, DefineIndex,
     DropDataset, FailGeneration, PatchDataset, RewrittenFile, ScrubFiles, TombstoneRows,
 };
-pub use decide::SMALL_FILE_BYTES;
 pub use deletion::DeletionVector;
+pub use rules::SMALL_FILE_BYTES;
 pub use state::{
     CatalogState, DataFile, Dataset, Doomed, Generation, HASHED_KEY_PREFIX, Index, LineageEntry,
     RetainedFile, Scrubbed, Tombstone, TombstoneBatch,

@@ -173,7 +173,7 @@ impl World {
                 let mut upsert = commit("d", IngestMode::Append, &new, seq);
                 upsert.deleted = vec![DeletedRows {
                     file: old,
-                    positions: [u32::try_from(u64::from(*row) % rows.max(1)).unwrap()]
+                    positions: [u32::try_from(u64::from(*row) % rows.max(1)).expect("few rows")]
                         .into_iter()
                         .collect(),
                 }];
@@ -184,7 +184,7 @@ impl World {
                 if rows == 0 {
                     return;
                 }
-                let position = u32::try_from(u64::from(*row) % rows).unwrap();
+                let position = u32::try_from(u64::from(*row) % rows).expect("few rows");
                 let row = self.files[&file][position as usize];
                 // Like a lookup by key: wherever a copy of the row lies.
                 let copies: Vec<DeletedRows> = self
@@ -196,7 +196,7 @@ impl World {
                             .position(|known| *known == row)?;
                         Some(DeletedRows {
                             file: other.entry.key.clone(),
-                            positions: [u32::try_from(at).unwrap()].into_iter().collect(),
+                            positions: [u32::try_from(at).expect("few rows")].into_iter().collect(),
                         })
                     })
                     .collect();
@@ -250,7 +250,7 @@ impl World {
                 .collect::<Vec<_>>()
                 .into_iter();
             for entry in &scrub.added {
-                let rows = usize::try_from(entry.rows).unwrap();
+                let rows = usize::try_from(entry.rows).expect("few rows");
                 self.files
                     .insert(entry.key.clone(), left.by_ref().take(rows).collect());
             }

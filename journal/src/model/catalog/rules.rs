@@ -1,0 +1,149 @@
+//! What a dataset allows, and what it asks for: the rules that several decisions share.
+
+use super::{Dataset, IngestMode};
+use crate::{
+    model::{ModelError, error::near_names, event::DeletedRows},
+    record::Seq,
+};
+
+/// What a small file is, unless the policy says: 64 MiB.
+pub const SMALL_FILE_BYTES: u64 = 64 << 20;
+
+impl Dataset {
+    /// Whether a commit of this content would change nothing.
+    pub fn already_has(&self, mode: IngestMode, content_hash: &str) -> bool {
+        match mode {
+            IngestMode::Create => false,
+            IngestMode::Append => self.contents.contains_key(content_hash),
+            IngestMode::Upsert | IngestMode::Replace => {
+                self.last_content == content_hash && self.tombstone_batches.is_empty()
+            }
+        }
+    }
+
+    pub(super) fn must_be_as_read(&self, read_seq: Seq) -> Result<(), ModelError> {
+        if self.files_seq > read_seq {
+            let (dataset, now_seq) = (self.name.clone(), self.files_seq);
+            return Err(ModelError::Stale {
+                dataset,
+                read_seq,
+                now_seq,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a file holds rows that were deleted for good.
+    pub fn holds_erased_rows(&self) -> bool {
+        self.all_files().any(|file| !file.erased.is_empty())
+    }
+
+    /// Whether the policy says that its files are to be merged now.
+    pub(super) fn wants_compaction(&self) -> bool {
+        let policy = &self.compaction;
+        let small = policy.small_file_bytes.unwrap_or(SMALL_FILE_BYTES);
+        let small_files = self
+            .files
+            .iter()
+            .filter(|file| file.entry.bytes < small)
+            .count() as u64;
+        let many = policy
+            .small_files
+            .is_some_and(|most| small_files > 1 && small_files >= most);
+        let share = policy.deleted_per_mille.is_some_and(|most| {
+            let rows: u64 = self.files.iter().map(|file| file.entry.rows).sum();
+            let deleted: u64 = self.files.iter().map(|file| file.deleted.len()).sum();
+            deleted > 0 && deleted * 1_000 >= rows * most
+        });
+        many || share
+    }
+
+    pub(super) fn must_know_tombstones(&self, read_seq: Seq) -> Result<(), ModelError> {
+        if self.last_tombstone_seq() > read_seq {
+            return Err(ModelError::Stale {
+                dataset: self.name.clone(),
+                read_seq,
+                now_seq: self.last_tombstone_seq(),
+            });
+        }
+        Ok(())
+    }
+
+    /// A row that is deleted is hidden in an index by its key, so the index must know rows by it.
+    pub(super) fn must_be_key(&self, column: &str) -> Result<(), ModelError> {
+        if self.key.is_empty() || self.key == [column] {
+            return Ok(());
+        }
+        Err(ModelError::Impossible {
+            what: "key",
+            reason: format!(
+                "dataset `{}` names its rows by `{}`, and an index over it must do so too",
+                self.name,
+                self.key.join("`, `")
+            ),
+        })
+    }
+
+    pub(super) fn must_have_column(&self, name: &str) -> Result<(), ModelError> {
+        let names: Vec<String> = self.schema.columns.iter().map(|c| c.name.clone()).collect();
+        if names.iter().any(|column| column == name) {
+            return Ok(());
+        }
+        let near = near_names(name, names.iter());
+        Err(ModelError::NotFound {
+            what: "column",
+            name: name.to_owned(),
+            near,
+        })
+    }
+
+    pub(super) fn must_have_text(&self, text: &super::TextSpec) -> Result<(), ModelError> {
+        let columns = text.columns().map_err(|reason| ModelError::Impossible {
+            what: "text",
+            reason,
+        })?;
+        columns
+            .iter()
+            .try_for_each(|column| self.must_have_column(column))
+    }
+
+    /// Those of `rows` that are not deleted for good already.
+    pub(super) fn still_there(&self, rows: &DeletedRows) -> Option<DeletedRows> {
+        let file = self.all_files().find(|file| file.entry.key == rows.file)?;
+        let positions = rows.positions.without(&file.erased);
+        (!positions.is_empty()).then(|| DeletedRows {
+            file: rows.file.clone(),
+            positions,
+        })
+    }
+}
+
+impl super::TextSpec {
+    /// The columns that the text is made of, in order.
+    ///
+    /// # Errors
+    /// Says so when a template has an open brace or names no column.
+    pub fn columns(&self) -> Result<Vec<String>, String> {
+        let template = match self {
+            Self::Columns(columns) if columns.is_empty() => {
+                return Err("it names no column".to_owned());
+            }
+            Self::Columns(columns) => return Ok(columns.clone()),
+            Self::Template(template) => template,
+        };
+        let mut columns = Vec::new();
+        let mut rest = template.as_str();
+        while let Some(open) = rest.find('{') {
+            let after = &rest[open + 1..];
+            let close = after
+                .find('}')
+                .ok_or_else(|| format!("`{template}` has an open brace"))?;
+            columns.push(after[..close].to_owned());
+            rest = &after[close + 1..];
+        }
+        if columns.is_empty() {
+            return Err(format!("`{template}` names no column in braces"));
+        }
+        Ok(columns)
+    }
+}
