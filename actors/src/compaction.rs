@@ -88,6 +88,9 @@ impl CompactionDuty {
         caller: &Caller,
         progress: &Arc<Progress>,
     ) -> Result<Compacted, LakeError> {
+        if self.lake.is_repeated(caller) {
+            return self.answer_again(name, caller).await;
+        }
         for _ in 0..REWRITES_MAX {
             let snapshot = self.lake.catalog();
             let dataset = snapshot.state.dataset(name)?;
@@ -104,12 +107,18 @@ impl CompactionDuty {
                 rewritten => rewritten?,
             };
             must_keep_rows(&files, rewritten.staged.rows())?;
+            let _publishing = self.lake.inner.publishing.pass(&dataset.id).await;
             let added = rewritten
                 .staged
                 .publish(&dataset.bucket, &dataset.id)
                 .await?;
             match self.swap(dataset, &files, &rewritten, &added, caller).await {
-                Ok(Some(committed)) => return Ok(compacted(&committed)),
+                Ok(Some(committed)) => {
+                    if committed.repeated {
+                        discard(self.store.as_ref(), &added).await;
+                    }
+                    return Ok(compacted(&committed));
+                }
                 Ok(None) => discard(self.store.as_ref(), &added).await,
                 Err(error) => {
                     if error.is_definite() {
@@ -121,6 +130,19 @@ impl CompactionDuty {
         }
         let text = format!("dataset `{name}` changes too fast; try again");
         Err(PortError::new(ErrorKind::Conflict, "dataset_busy", text).into())
+    }
+
+    /// What the catalog answered to a request with this key before; it looks at no file.
+    async fn answer_again(&self, name: &str, caller: &Caller) -> Result<Compacted, LakeError> {
+        let command = CatalogCommand::CompactFiles(CompactFiles {
+            dataset: name.to_owned(),
+            read_seq: 0,
+            added: Vec::new(),
+            retired: Vec::new(),
+            content_hash: String::new(),
+        });
+        let committed = self.lake.ask_catalog(command, caller.clone()).await?;
+        Ok(compacted(&committed))
     }
 
     /// Asks for the swap, with the rows that were deleted since; nothing when a file is gone.

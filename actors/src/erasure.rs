@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
         ErrorKind,
-        catalog::{CatalogCommand, CatalogState, DataFile, Dataset, ScrubFiles},
+        catalog::{CatalogCommand, DataFile, Dataset, ScrubFiles},
         event::Scrub,
     },
-    record::{Micros, Seq},
+    record::Seq,
 };
 use tokio::sync::oneshot;
 
@@ -29,8 +29,6 @@ use crate::{
 const ROUNDS_MAX: usize = 10;
 /// Between two looks at whether a generation is there.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The clocks of this machine and of a bucket may differ by this much.
-const CLOCK_SLACK: Micros = 2_000_000;
 
 /// That nothing is left of rows deleted for good.
 #[derive(Debug, Clone)]
@@ -63,8 +61,6 @@ pub(crate) struct ErasureDuty {
     pub readers: Arc<dyn Readers>,
     /// How long a query may go on reading what is to be deleted.
     pub query_deadline: Duration,
-    /// When this process began: older objects without an event are nobody's.
-    pub started: Micros,
 }
 
 #[async_trait]
@@ -158,6 +154,7 @@ impl ErasureDuty {
             let dataset = snapshot.state.dataset(name)?;
             let holds = dataset.all_files().find(|file| !file.erased.is_empty());
             let Some(file) = holds else { return Ok(files) };
+            let _publishing = self.lake.inner.publishing.pass(&dataset.id).await;
             let scrub = match self.without_erased(dataset, file, progress).await {
                 Err(_) if self.lake.has_moved_on(dataset) => continue,
                 scrub => scrub?,
@@ -309,35 +306,15 @@ impl ErasureDuty {
         Ok(())
     }
 
-    /// Deletes objects of the dataset that an earlier process wrote and never committed: no event
-    /// will ever point at them, and they may hold any row.
+    /// Deletes objects that were written for the dataset and never committed: no event will ever point
+    /// at them, and they may hold any row. Writes that are under way are waited for.
     async fn sweep_leftovers(&self, name: &str) -> Result<u64, LakeError> {
-        let snapshot = self.lake.catalog();
-        let dataset = snapshot.state.dataset(name)?;
-        let folder = format!("datasets/{}/", dataset.id);
-        let mut swept = 0;
-        for bucket in self.lake.buckets().into_keys() {
-            let listed = self.store.list(&bucket, &folder).await?;
-            // Read after the listing: what was committed meanwhile is in it.
-            let now = self.lake.catalog();
-            for object in listed {
-                let ours = object.modified >= self.started - CLOCK_SLACK;
-                if !ours && !is_known(&now.state, name, &bucket, &object.key) {
-                    self.store.delete(&bucket, &object.key).await?;
-                    swept += 1;
-                }
-            }
+        let id = self.lake.catalog().state.dataset(name)?.id.clone();
+        let _nobody_publishes = self.lake.inner.publishing.alone(&id).await;
+        let left = self.lake.leftovers(self.store.as_ref(), name).await?;
+        for (bucket, key) in &left.objects {
+            self.store.delete(bucket, key).await?;
         }
-        Ok(swept)
+        Ok(left.objects.len() as u64)
     }
-}
-
-/// Whether an event points at an object of the dataset.
-fn is_known(state: &CatalogState, dataset: &str, bucket: &str, key: &str) -> bool {
-    let Some(dataset) = state.datasets.get(dataset) else {
-        return true;
-    };
-    key == dataset.sidecar_key()
-        || state.doomed.contains_key(&format!("{bucket}/{key}"))
-        || dataset.all_files().any(|file| file.entry.key == key)
 }

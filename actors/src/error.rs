@@ -37,7 +37,11 @@ impl PortError {
 impl LakeError {
     /// Whether nothing has come of the request for certain, and never will.
     pub fn is_definite(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::JournalUnavailable)
+        // A port fails before the owner is asked.
+        matches!(
+            self,
+            Self::Refused(_) | Self::Port(_) | Self::JournalUnavailable
+        )
     }
 }
 

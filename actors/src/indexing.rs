@@ -18,7 +18,7 @@ use crate::{
     error::{LakeError, PortError},
     lake::Lake,
     owner::Caller,
-    ports::IndexBuilder,
+    ports::{BucketStore, IndexBuilder},
     worker::Duty,
 };
 
@@ -29,6 +29,7 @@ const ATTEMPTS_MAX: u32 = 5;
 pub(crate) struct IndexingDuty {
     pub lake: Lake,
     pub builder: Arc<dyn IndexBuilder>,
+    pub store: Arc<dyn BucketStore>,
     /// What is being built, so that the same work asked for twice is done once.
     pub underway: Arc<Mutex<BTreeSet<Work>>>,
 }
@@ -72,6 +73,13 @@ impl Duty for IndexingDuty {
         let shown = self.lake.jobs().open(&job, "index_build", &index);
         shown.runs();
         let caller = Caller::daemon("indexing");
+        let bucket = self
+            .lake
+            .catalog()
+            .state
+            .indexes
+            .get(&index)
+            .map_or_else(String::new, |index| index.spec.bucket.clone());
         let mut attempt = 0;
         let outcome = loop {
             attempt += 1;
@@ -97,7 +105,18 @@ impl Duty for IndexingDuty {
             CatalogCommand::FailGeneration(failed) => Some(failed.error.clone()),
             _ => None,
         };
-        match (self.lake.ask_catalog(command, caller).await, failure) {
+        let built = match &command {
+            CatalogCommand::CommitGeneration(commit) => Some(commit.prefix.clone()),
+            _ => None,
+        };
+        let answer = self.lake.ask_catalog(command, caller).await;
+        if let (Some(prefix), Ok(committed)) = (built, &answer)
+            && committed.events.is_empty()
+        {
+            // The index was dropped, or asked for again: nobody will ever point at these files.
+            self.discard(&bucket, &prefix).await;
+        }
+        match (answer, failure) {
             (Ok(_), None) => shown.done(Some(serde_json::json!({ "generation": generation }))),
             (Ok(_), Some(error)) => shown.failed(error),
             // Still pending in the state: it is built again.
@@ -107,6 +126,19 @@ impl Duty for IndexingDuty {
 }
 
 impl IndexingDuty {
+    async fn discard(&self, bucket: &str, prefix: &str) {
+        let folder = format!("{}/", prefix.trim_end_matches('/'));
+        let removed = async {
+            for object in self.store.list(bucket, &folder).await? {
+                self.store.delete(bucket, &object.key).await?;
+            }
+            Ok::<(), PortError>(())
+        };
+        if let Err(error) = removed.await {
+            tracing::warn!(bucket, %error, "an unused generation stays until the sweep");
+        }
+    }
+
     async fn build(
         &self,
         index: &str,

@@ -12,14 +12,16 @@ use lakehouse_journal::model::{
     },
     event::{CatalogEvent, DeletedRows},
 };
+use lakehouse_journal::record::Micros;
 use tokio::sync::oneshot;
 
 use crate::{
+    compaction::discard,
     error::{LakeError, PortError},
     jobs::Job,
     lake::Lake,
     owner::{Caller, Committed},
-    ports::{StageFn, StageOptions, StagedTable},
+    ports::{BucketStore, StageFn, StageOptions, StagedTable},
     worker::Duty,
 };
 
@@ -76,6 +78,7 @@ pub(crate) struct IngestTask {
 /// The worker's duty.
 pub(crate) struct IngestDuty {
     pub lake: Lake,
+    pub store: Arc<dyn BucketStore>,
 }
 
 #[async_trait]
@@ -136,36 +139,70 @@ impl IngestDuty {
             committed,
         };
         let caller = with_content(caller, &source.content_hash);
-        let added = if self.is_repeated(&caller) {
-            // The owner answers from its memory and looks at no file.
-            Vec::new()
-        } else if self.already_has(&dataset, mode, &source) {
-            return Ok(summary(self.lake.nothing_done()));
-        } else {
-            if plan.replaces_rows(mode) || self.has_erased_keys(&dataset) {
-                staged.load_keys().await?;
-            }
-            staged.publish(&plan.bucket, &plan.dataset_id).await?
+        let prepared = Prepared {
+            dataset: &dataset,
+            mode,
+            source: &source,
+            staged: staged.as_ref(),
+            caller: &caller,
+            started,
         };
+        if self.lake.is_repeated(&caller) {
+            // The owner answers from its memory and looks at no file.
+            return self.commit(&plan, &prepared, &[]).await.map(summary);
+        }
+        if self.already_has(&dataset, mode, &source) {
+            return Ok(summary(self.lake.nothing_done()));
+        }
+        if plan.replaces_rows(mode) || self.has_erased_keys(&dataset) {
+            staged.load_keys().await?;
+        }
+        let _publishing = self.lake.inner.publishing.pass(&plan.dataset_id).await;
+        let added = staged.publish(&plan.bucket, &plan.dataset_id).await?;
+        let result = self.commit(&plan, &prepared, &added).await;
+        let unused = match &result {
+            Ok(committed) => committed.repeated || committed.events.is_empty(),
+            Err(error) => error.is_definite(),
+        };
+        if unused {
+            discard(self.store.as_ref(), &added).await;
+        }
+        result.map(summary)
+    }
+
+    /// Asks for the commit of published files, and again when the dataset changed meanwhile.
+    async fn commit(
+        &self,
+        plan: &Plan,
+        prepared: &Prepared<'_>,
+        published: &[FileEntry],
+    ) -> Result<Committed, LakeError> {
+        let Prepared {
+            dataset,
+            mode,
+            source,
+            staged,
+            caller,
+            started,
+        } = *prepared;
         for attempt in 0..STALE_RETRIES {
             let gates = &self.lake.inner.gates;
-            let right_of_way = gates.insist(&dataset, attempt).await;
+            let right_of_way = gates.insist(dataset, attempt).await;
             let snapshot = self.lake.catalog();
-            let current = snapshot.state.datasets.get(&dataset);
-            let replacing = current.filter(|_| plan.replaces_rows(mode));
-            let Some(deleted) = self.replaced(replacing, staged.as_ref()).await? else {
+            let current = snapshot.state.datasets.get(dataset);
+            let replacing = current.filter(|_| plan.replaces_rows(mode) && !published.is_empty());
+            let Some(deleted) = self.replaced(replacing, staged).await? else {
                 continue;
             };
-            let mut added = added.clone();
+            let mut added = published.to_vec();
             let erased_skipped = match current {
-                Some(current) => {
-                    self.refuse_erased(current, staged.as_ref(), &mut added)
-                        .await?
+                Some(current) if !added.is_empty() => {
+                    self.refuse_erased(current, staged, &mut added).await?
                 }
-                None => 0,
+                _ => 0,
             };
             let commit = CommitFiles {
-                dataset: dataset.clone(),
+                dataset: dataset.to_owned(),
                 mode,
                 read_seq: snapshot.seq,
                 added,
@@ -180,15 +217,12 @@ impl IngestDuty {
             };
             let _leave = match right_of_way {
                 Some(leave) => leave,
-                None => gates.pass(&dataset).await,
+                None => gates.pass(dataset).await,
             };
-            match self
-                .lake
-                .ask_catalog(plan.command(commit, &caller), caller.clone())
-                .await
-            {
+            let command = plan.command(commit, caller);
+            match self.lake.ask_catalog(command, caller.clone()).await {
                 Err(LakeError::Refused(ModelError::Stale { .. })) => {}
-                other => return other.map(summary),
+                other => return other,
             }
         }
         Err(PortError::new(
@@ -254,7 +288,7 @@ impl IngestDuty {
         }
         if request.mode == IngestMode::Create {
             let exists = snapshot.state.datasets.contains_key(&request.dataset);
-            if exists && !self.is_repeated(&request.caller) {
+            if exists && !self.lake.is_repeated(&request.caller) {
                 let name = request.dataset.clone();
                 return Err(ModelError::Exists {
                     what: "dataset",
@@ -289,13 +323,6 @@ impl IngestDuty {
         })
     }
 
-    /// Whether the catalog has already carried out a request with this key.
-    fn is_repeated(&self, caller: &Caller) -> bool {
-        let snapshot = self.lake.catalog();
-        let key = caller.idempotency.as_ref().map(|(key, _)| key);
-        key.is_some_and(|key| snapshot.remembered(key).is_some())
-    }
-
     async fn stage(
         &self,
         stage: StageFn,
@@ -315,6 +342,17 @@ impl IngestDuty {
             .get(dataset)
             .is_some_and(|dataset| dataset.already_has(mode, &source.content_hash))
     }
+}
+
+/// Staged rows on their way into a dataset.
+#[derive(Clone, Copy)]
+struct Prepared<'a> {
+    dataset: &'a str,
+    mode: IngestMode,
+    source: &'a Source,
+    staged: &'a dyn StagedTable,
+    caller: &'a Caller,
+    started: Micros,
 }
 
 /// Rows that the commit did not let in.

@@ -89,7 +89,10 @@ pub(crate) struct Inner {
     pub ledger: Option<Arc<dyn DeletionLedger>>,
     pub erasure_delay: Duration,
     pub claims: Claims,
+    /// Who may exchange files of a dataset, by its name.
     pub gates: Gates,
+    /// Who has objects in a dataset's folder that are not committed yet, by its id.
+    pub publishing: Gates,
     pub past: Past,
     pub workers: std::sync::OnceLock<Workers>,
 }
@@ -203,6 +206,12 @@ impl Lake {
     /// Whether an actor has failed for good.
     pub fn degraded(&self) -> bool {
         self.inner.tree.degraded()
+    }
+
+    /// Whether the catalog has already carried out a request with this key.
+    pub fn is_repeated(&self, caller: &Caller) -> bool {
+        let key = caller.idempotency.as_ref().map(|(key, _)| key);
+        key.is_some_and(|key| self.catalog().remembered(key).is_some())
     }
 
     /// Asks the catalog for a mutation.

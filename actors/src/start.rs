@@ -159,6 +159,7 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
             erasure_delay: parts.erasure_delay,
             claims: Claims::default(),
             gates: Gates::default(),
+            publishing: Gates::default(),
             past: Past::default(),
             workers: OnceLock::new(),
         }),
@@ -182,12 +183,21 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
 fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) -> Workers {
     let parts = starter.parts;
     Workers {
-        ingest: starter.worker("ingest", IngestDuty { lake: lake.clone() }, 2, 64),
+        ingest: starter.worker(
+            "ingest",
+            IngestDuty {
+                lake: lake.clone(),
+                store: Arc::clone(&parts.buckets),
+            },
+            2,
+            64,
+        ),
         indexing: starter.worker(
             "indexing",
             IndexingDuty {
                 lake: lake.clone(),
                 builder: Arc::clone(&parts.builder),
+                store: Arc::clone(&parts.buckets),
                 underway: Arc::new(Mutex::new(BTreeSet::new())),
             },
             1,
@@ -214,7 +224,6 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
                 sidecar: Arc::clone(&parts.sidecar),
                 readers: Arc::clone(&parts.readers),
                 query_deadline: parts.query_deadline,
-                started: parts.clock.now(),
             },
             2,
             64,

@@ -151,39 +151,36 @@ impl Journal {
     /// # Errors
     /// As [`Journal::replay`].
     pub fn replay_to(&self, seq: Seq) -> Result<LakeState, RebuildError> {
-        let (mut lake, from) = self
+        let (lake, from) = self
             .load_snapshot()
             .filter(|(_, at)| *at <= seq)
             .unwrap_or_default();
-        let mut failed = None;
-        self.reader.for_each(from, &mut |record| {
-            if record.seq > seq {
-                return ControlFlow::Break(());
-            }
-            match lake.apply(&record) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(lake),
-        }
+        self.replay_between(lake, from, seq)
+            .map(|replayed| replayed.lake)
     }
 
     /// Brings a state that holds everything up to `seq` up to date. Blocking.
     ///
     /// # Errors
     /// As [`Journal::replay`].
-    pub fn replay_from(&self, mut lake: LakeState, seq: Seq) -> Result<Replayed, RebuildError> {
+    pub fn replay_from(&self, lake: LakeState, seq: Seq) -> Result<Replayed, RebuildError> {
+        self.replay_between(lake, seq, Seq::MAX)
+    }
+
+    /// Applies the records after `from` up to `last` to a state that holds everything up to `from`.
+    fn replay_between(
+        &self,
+        mut lake: LakeState,
+        from: Seq,
+        last: Seq,
+    ) -> Result<Replayed, RebuildError> {
         let mut failed = None;
         let mut records = 0;
-        let end = self
-            .reader
-            .for_each(seq, &mut |record| match lake.apply(&record) {
+        let end = self.reader.for_each(from, &mut |record| {
+            if record.seq > last {
+                return ControlFlow::Break(());
+            }
+            match lake.apply(&record) {
                 Ok(()) => {
                     records += 1;
                     ControlFlow::Continue(())
@@ -192,7 +189,8 @@ impl Journal {
                     failed = Some(error);
                     ControlFlow::Break(())
                 }
-            })?;
+            }
+        })?;
         match failed {
             Some(error) => Err(error.into()),
             None => Ok(Replayed {

@@ -26,7 +26,7 @@ use self::build::text_column;
 use super::{
     buckets::of_bucket,
     embedder::StaticEmbedder,
-    object_store::Buckets,
+    object_store::{Buckets, DurableLocal},
     tables::of_query,
     usearch::HnswIndex,
     vectors::{self, Found, HnswConfig, Quantization, VectorError, Visible},
@@ -246,16 +246,19 @@ impl LakeIndexes {
         })
     }
 
-    fn local_dir(&self, bucket: &str, prefix: &str) -> Result<PathBuf, PortError> {
+    fn local_bucket(&self, bucket: &str) -> Result<Arc<DurableLocal>, PortError> {
         let opened = self
             .buckets
             .get(bucket)
             .map_err(|error| of_bucket(bucket, &error))?;
-        let local = opened.local.ok_or_else(|| {
+        opened.local.ok_or_else(|| {
             let text = format!("bucket `{bucket}` is no directory; indexes are mapped from files");
             PortError::new(ErrorKind::Unprocessable, "unsupported", text)
-        })?;
-        local
+        })
+    }
+
+    fn local_dir(&self, bucket: &str, prefix: &str) -> Result<PathBuf, PortError> {
+        self.local_bucket(bucket)?
             .file(prefix)
             .map_err(|error| of_bucket(bucket, &error))
     }

@@ -162,7 +162,7 @@ impl<'a> Row<'a> {
         let footers = worst(live_state, kept_state);
         let (objects, doomed) = self.doomed(catalog);
         let (generations, in_generations) = self.in_generations(edge, catalog);
-        let (leftovers, in_leftovers) = self.leftovers(edge, catalog).await?;
+        let (leftovers, in_leftovers) = self.leftovers(edge).await?;
         let data = &edge.config.data_dir;
         let (staged, in_staging) = self.in_directory(&data.join("staging"));
         let (spilled, in_spill) = self.in_directory(&data.join("tmp").join("spill"));
@@ -307,33 +307,16 @@ impl<'a> Row<'a> {
         (checked, state)
     }
 
-    /// Objects in the dataset's folder that no event points at.
-    async fn leftovers(
-        &self,
-        edge: &Edge,
-        catalog: &Fold<CatalogState>,
-    ) -> Result<(u64, PlaceState), Problem> {
-        use lakehouse_actors::ports::BucketStore;
-        let folder = format!("datasets/{}/", self.dataset.id);
-        let (mut checked, mut state) = (0, PlaceState::Absent);
-        for bucket in edge.lake.buckets().into_keys() {
-            for object in edge.store.list(&bucket, &folder).await? {
-                checked += 1;
-                let known = object.key == self.dataset.sidecar_key()
-                    || catalog
-                        .state
-                        .doomed
-                        .contains_key(&format!("{bucket}/{}", object.key))
-                    || self
-                        .dataset
-                        .all_files()
-                        .any(|file| file.entry.key == object.key);
-                if !known && self.is_older(object.modified) {
-                    state = PlaceState::Hidden;
-                }
-            }
-        }
-        Ok((checked, state))
+    /// Objects in the folders of the dataset and its indexes that no event points at.
+    async fn leftovers(&self, edge: &Edge) -> Result<(u64, PlaceState), Problem> {
+        let store = edge.store.as_ref();
+        let left = edge.lake.leftovers(store, &self.dataset.name).await?;
+        let state = if left.objects.is_empty() {
+            PlaceState::Absent
+        } else {
+            PlaceState::Hidden
+        };
+        Ok((left.looked_at, state))
     }
 
     /// Files below a directory of the daemon's own that were there before the deletion.

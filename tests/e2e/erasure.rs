@@ -520,6 +520,43 @@ async fn a_restored_backup_shows_no_deleted_row() {
 }
 
 #[tokio::test]
+async fn what_a_killed_write_left_in_the_folders_is_told_and_erased() {
+    let (daemon, api) = with_people(&ON_REQUEST).await;
+    let index = json!({ "name": "idx", "source": "people", "key": "id", "text": "{name}", "backend": "hnsw" });
+    api.post("/vectors/index?wait=true", &index).await.ok();
+    api.tombstone("people", &["3"], "asked").await.ok();
+    erase(&api, "people").await;
+    assert_eq!(report(&api, "people", "3").await["erased"], true);
+    let id = api.get("/catalog/datasets/people").await.ok()["id"].clone();
+    let bucket = daemon.site().data_dir().join("buckets/primary");
+    for folder in [
+        format!("datasets/{}", id.as_str().unwrap()),
+        "vectors/idx/9-0123".to_owned(),
+    ] {
+        fs::create_dir_all(bucket.join(&folder)).unwrap();
+        fs::write(bucket.join(&folder).join("left"), "edsger").unwrap();
+        assert_eq!(
+            report(&api, "people", "3").await["erased"],
+            false,
+            "{folder}"
+        );
+        erase(&api, "people").await;
+        assert_eq!(
+            places_of(daemon.site(), &[b"edsger".to_vec()]),
+            [""; 0],
+            "{folder}"
+        );
+        assert_eq!(
+            report(&api, "people", "3").await["erased"],
+            true,
+            "{folder}"
+        );
+    }
+    let search = json!({ "index": "idx", "query": "ada", "k": 3 });
+    api.post("/vectors/search", &search).await.ok();
+}
+
+#[tokio::test]
 async fn a_dropped_dataset_leaves_no_byte() {
     let (daemon, api) = with_people(&AT_ONCE).await;
     let index = json!({ "name": "idx", "source": "people", "key": "id", "text": "{name}", "backend": "hnsw" });

@@ -91,6 +91,12 @@ async fn every_kind_of_mutation_keeps_the_promise() {
         ),
         (
             Method::POST,
+            "/catalog/datasets/people/delete",
+            json!({ "where": "name LIKE 'grace%'", "reason": "once" }),
+        ),
+        (Method::POST, "/catalog/datasets/people/compact", json!({})),
+        (
+            Method::POST,
             "/auth/tokens",
             json!({ "name": "once", "role": "analyst" }),
         ),
@@ -114,6 +120,9 @@ async fn every_kind_of_mutation_keeps_the_promise() {
             again["journal_seq"], first["journal_seq"],
             "{method} {path}: {first} then {again}"
         );
+        for counted in ["tombstoned", "matched", "rows", "files"] {
+            assert_eq!(again[counted], first[counted], "{method} {path}: {counted}");
+        }
         let events = api.witness(seq).await.1;
         assert!(
             events.is_empty(),

@@ -110,6 +110,8 @@ async fn random_queries_are_answered_as_the_rows_say_whatever_goes_on() {
     let env = [
         ("LAKEHOUSE__ERASURE__DELAY_S", "0"),
         ("LAKEHOUSE__ERASURE__QUERY_DEADLINE_S", "5"),
+        // Old files go while queries run, too.
+        ("LAKEHOUSE__STORAGE__RETENTION_S", "2"),
     ];
     let daemon = Daemon::start_with(&env);
     let api = daemon.admin();

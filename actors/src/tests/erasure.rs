@@ -8,7 +8,7 @@ use lakehouse_journal::model::catalog::{
     IngestMode, JournalKeys, PatchDataset,
 };
 
-use super::{people, until};
+use super::{mutate_by, people, until};
 use crate::{
     Chore,
     testing::{TestDisk, TestLake, caller, index_spec},
@@ -187,6 +187,69 @@ async fn an_index_that_held_the_row_is_built_anew_and_its_files_go() {
     assert!(live(2));
     assert_eq!(lake.lake.catalog().state.indexes["kb"].generations.len(), 1);
     assert!(!lies_somewhere(&lake, "b"));
+}
+
+#[actix::test]
+async fn what_no_event_points_at_is_swept_with_the_erasure_whatever_the_clock_says() {
+    let lake = people().await;
+    mutate_by(&lake, "bucket:primary", 0).await;
+    delete(&lake, &["b"]).await;
+    let id = lake.lake.catalog().state.datasets["people"].id.clone();
+    for (number, modified) in [i64::MIN, 0, i64::MAX].into_iter().enumerate() {
+        let object = ("primary".to_owned(), format!("datasets/{id}/left-{number}"));
+        let bytes = (b"b".to_vec(), modified);
+        lake.disk.buckets.objects.lock().insert(object, bytes);
+    }
+    lake.lake.erase("people").await.expect("erased");
+    assert!(!lies_somewhere(&lake, "b"));
+    assert_eq!(lake.rows("people"), ["a", "c"]);
+}
+
+#[actix::test]
+async fn a_refused_ingest_leaves_no_object() {
+    let lake = people().await;
+    let before = lake.disk.buckets.objects.lock().len();
+    let create = lake.ingest("people", IngestMode::Create, &["x"], caller());
+    create.await.expect_err("it is there already");
+    let mut stage = lake.stage(&["x"]);
+    stage = Box::new(move |mut options| {
+        let mut other = crate::testing::schema();
+        other.fingerprint = "another".to_owned();
+        options.expected = Some(other);
+        stage(options)
+    });
+    let request = crate::IngestRequest {
+        dataset: "people".to_owned(),
+        mode: IngestMode::Append,
+        key: None,
+        bucket: None,
+        source_kind: "file".to_owned(),
+        source_name: "test".to_owned(),
+        stage,
+        job: lake.lake.jobs().open("refused", "ingest", "people"),
+        caller: caller(),
+    };
+    lake.lake.ingest(request).await.expect_err("another schema");
+    assert_eq!(lake.disk.buckets.objects.lock().len(), before);
+}
+
+#[actix::test]
+async fn a_repeated_compaction_answers_the_same_and_writes_nothing() {
+    let lake = people().await;
+    lake.ingest("people", IngestMode::Append, &["d"], caller())
+        .await
+        .expect("appended");
+    let keyed = crate::Caller {
+        idempotency: Some(("once".to_owned(), "compact".to_owned())),
+        ..caller()
+    };
+    let first = lake.lake.compact("people", keyed.clone()).await;
+    let first = first.expect("merged");
+    let objects = lake.disk.buckets.objects.lock().len();
+    let again = lake.lake.compact("people", keyed).await.expect("answered");
+    assert_eq!((again.seq, again.change), (first.seq, first.change));
+    assert!(again.change.is_some());
+    assert_eq!(lake.disk.buckets.objects.lock().len(), objects);
 }
 
 #[actix::test]

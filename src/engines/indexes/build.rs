@@ -123,14 +123,7 @@ impl LakeIndexes {
         dir: &Path,
         files: &[vectors::FileDigest],
     ) -> Result<(), PortError> {
-        let opened = self
-            .buckets
-            .get(bucket)
-            .map_err(|error| of_bucket(bucket, &error))?;
-        let local = opened.local.ok_or_else(|| {
-            let text = format!("bucket `{bucket}` is no directory; indexes are mapped from files");
-            PortError::new(ErrorKind::Unprocessable, "unsupported", text)
-        })?;
+        let local = self.local_bucket(bucket)?;
         let moves: Vec<(PathBuf, String)> = files
             .iter()
             .map(|file| (dir.join(&file.name), format!("{prefix}/{}", file.name)))

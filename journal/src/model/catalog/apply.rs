@@ -279,6 +279,7 @@ impl CatalogState {
                 rows: event.rows.len() as u64,
             };
             dataset.tombstone_batches.insert(meta.seq, batch);
+            dataset.note_materialized(meta.seq);
             dataset.updated_at = meta.at;
         });
     }

@@ -1,5 +1,6 @@
 //! What the catalog lets happen. One function a command; reads state and command only.
 
+use super::rules::same_rows;
 use super::{
     CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
     DataFile, Dataset, DefineIndex, DropDataset, ErasedKeys, FailGeneration, FileEntry, Index,
@@ -229,6 +230,7 @@ impl CatalogState {
                 now_seq: dataset.files_seq.max(dataset.last_tombstone_seq()),
             });
         }
+        must_keep_rows(dataset, command)?;
         let retired = command.retired.iter().map(|file| file.key.clone());
         Ok(vec![
             FilesCompacted {
@@ -254,6 +256,9 @@ impl CatalogState {
             .collect();
         if scrubs.is_empty() {
             return Ok(Vec::new());
+        }
+        for scrub in &scrubs {
+            dataset.must_keep_others(scrub)?;
         }
         let dataset = command.dataset.clone();
         Ok(vec![FilesScrubbed { dataset, scrubs }.into()])
@@ -514,6 +519,23 @@ impl CatalogState {
             .into(),
         ])
     }
+}
+
+/// A compaction changes no visible row, so none may come or go.
+fn must_keep_rows(dataset: &Dataset, command: &CompactFiles) -> Result<(), ModelError> {
+    let is_retired = |file: &&std::sync::Arc<DataFile>| {
+        let key = &file.entry.key;
+        command.retired.iter().any(|retired| retired.key == *key)
+    };
+    let retired = dataset.files.iter().filter(is_retired);
+    let before: u64 = retired.map(|file| file.live_rows()).sum();
+    let visible = |entry: &FileEntry| {
+        let mut gone = entry.superseded.clone();
+        gone.add(&entry.erased);
+        entry.rows - gone.len()
+    };
+    let after: u64 = command.added.iter().map(visible).sum();
+    same_rows("compaction", before, after)
 }
 
 fn change(dataset: &Dataset, command: &CompactFiles) -> CompactionChange {

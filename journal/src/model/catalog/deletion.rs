@@ -38,12 +38,6 @@ impl DeletionVector {
         Self(&self.0 - &other.0)
     }
 
-    /// The positions of `self` that are in `other` too.
-    #[must_use]
-    pub fn within(&self, other: &Self) -> Self {
-        Self(&self.0 & &other.0)
-    }
-
     /// Where these rows lie once the rows of `removed` are out of the file; rows of `removed`
     /// themselves are nowhere.
     #[must_use]

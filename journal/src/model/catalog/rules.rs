@@ -2,12 +2,27 @@
 
 use super::{Dataset, IngestMode};
 use crate::{
-    model::{ModelError, error::near_names, event::DeletedRows},
+    model::{
+        ModelError,
+        error::near_names,
+        event::{DeletedRows, Scrub},
+    },
     record::Seq,
 };
 
 /// What a small file is, unless the policy says: 64 MiB.
 pub const SMALL_FILE_BYTES: u64 = 64 << 20;
+
+/// Refuses a rewrite that would lose rows, or bring some.
+pub(super) fn same_rows(what: &'static str, before: u64, after: u64) -> Result<(), ModelError> {
+    if before == after {
+        return Ok(());
+    }
+    Err(ModelError::Impossible {
+        what,
+        reason: format!("it would make {after} rows out of {before}"),
+    })
+}
 
 impl Dataset {
     /// Whether a commit of this content would change nothing.
@@ -82,6 +97,18 @@ impl Dataset {
                 self.key.join("`, `")
             ),
         })
+    }
+
+    /// A scrub takes rows out that were deleted for good, and no others.
+    pub(super) fn must_keep_others(&self, scrub: &Scrub) -> Result<(), ModelError> {
+        let Some(old) = self.all_files().find(|file| file.entry.key == scrub.file) else {
+            return Ok(());
+        };
+        let others = scrub.removed.without(&old.erased).len();
+        same_rows("erasure", 0, others)?;
+        let left = old.entry.rows - scrub.removed.len();
+        let written: u64 = scrub.added.iter().map(|entry| entry.rows).sum();
+        same_rows("erasure", left, written)
     }
 
     pub(super) fn must_have_column(&self, name: &str) -> Result<(), ModelError> {

@@ -208,12 +208,6 @@ impl Dataset {
         format!("datasets/{}/{}_tombstones.parquet", self.id, self.name)
     }
 
-    /// Whether a row of this key was deleted for good. `hashed` is the key's keyed hash.
-    pub fn is_tombstoned(&self, key: &str, hashed: impl FnOnce(&str) -> String) -> bool {
-        self.tombstones.contains_key(key)
-            || (self.has_hashed_keys() && self.tombstones.contains_key(&hashed(key)))
-    }
-
     /// Whether some keys of deleted rows are known as hashes only.
     pub fn has_hashed_keys(&self) -> bool {
         self.journal_keys == JournalKeys::Hashed

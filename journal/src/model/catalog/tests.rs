@@ -385,6 +385,51 @@ fn an_index_needs_columns_that_are_there() {
     }
 }
 
+#[test]
+fn a_rewrite_that_would_lose_or_bring_rows_is_refused() {
+    let mut given = people();
+    let seq = given.seq();
+    given = given.and(&tombstone("people", "f1", 3, seq));
+    let refused = |given: &mut Given, command: &CatalogCommand| {
+        let refused = given.when(command);
+        assert!(
+            matches!(refused, Err(ModelError::Impossible { .. })),
+            "{refused:?}"
+        );
+    };
+    for rows in [8, 10] {
+        let mut compact = past::compact(&given.state, "people", "f9");
+        if let CatalogCommand::CompactFiles(compact) = &mut compact {
+            compact.added[0].rows = rows;
+        }
+        refused(&mut given, &compact);
+    }
+    let mut short = past::scrub(&given.state, "people", 1);
+    if let CatalogCommand::ScrubFiles(scrub) = &mut short {
+        scrub.scrubs[0].added.pop();
+    }
+    refused(&mut given, &short);
+    let mut other = past::scrub(&given.state, "people", 1);
+    if let CatalogCommand::ScrubFiles(scrub) = &mut other {
+        scrub.scrubs[0].removed = [4].into_iter().collect();
+    }
+    refused(&mut given, &other);
+    let scrub = past::scrub(&given.state, "people", 1);
+    given.and(&scrub);
+}
+
+#[test]
+fn a_deletion_in_kept_files_only_is_in_no_live_file() {
+    let mut given = people();
+    let replace = commit("people", IngestMode::Replace, "f2", given.seq());
+    given = given.and(&CatalogCommand::CommitFiles(replace));
+    let seq = given.seq();
+    given = given.and(&tombstone("people", "f1", 3, seq));
+    let dataset = &given.state.datasets["people"];
+    assert_eq!(dataset.materialized_seq, dataset.last_tombstone_seq());
+    assert!(given.state.owes_erasure(dataset), "the kept file holds it");
+}
+
 /// A step of a random life of a lake; what is refused is no step.
 #[derive(Debug, Clone)]
 enum Step {
