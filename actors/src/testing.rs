@@ -205,7 +205,7 @@ impl Compactor for FakeCompactor {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let some = Dataset {
-            files: files.iter().cloned().collect(),
+            files: files.to_vec(),
             ..dataset.clone()
         };
         let rows = self.0.visible(&some);

@@ -93,7 +93,7 @@ impl QueryEngine {
             column: key_column.to_owned(),
             set: Arc::clone(&set),
         });
-        let files: Vec<Arc<DataFile>> = dataset.files.iter().cloned().collect();
+        let files: Vec<Arc<DataFile>> = dataset.files.clone();
         let parallel = self.template().config().target_partitions();
         let found: Vec<Vec<(u32, u32)>> = futures::stream::iter(files)
             .map(|file| {

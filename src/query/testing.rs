@@ -68,7 +68,7 @@ impl Lake {
         let mut dataset = dataset(name, &schema);
         for (batch, deleted) in files {
             let file = self.file(name, batch, group_rows, dataset.files.len());
-            dataset.files.push_back(Arc::new(DataFile {
+            dataset.files.push(Arc::new(DataFile {
                 entry: file,
                 added_seq: 1,
                 deleted: deleted.iter().copied().collect::<DeletionVector>(),

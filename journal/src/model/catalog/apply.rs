@@ -159,12 +159,12 @@ impl CatalogState {
             description: String::new(),
             tags: Vec::new(),
             sensitivity: std::collections::BTreeMap::new(),
-            files: imbl::Vector::new(),
+            files: Vec::new(),
             files_seq: meta.seq,
             rows_seq: meta.seq,
             materialized_seq: 0,
             erased_seq: 0,
-            retained: imbl::Vector::new(),
+            retained: Vec::new(),
             scrubbed: imbl::OrdMap::new(),
             history_from: meta.seq,
             erased_keys: ErasedKeys::default(),
@@ -192,7 +192,7 @@ impl CatalogState {
             dataset.retire(meta, &event.retired);
             delete_rows(dataset, &event.deleted);
             for entry in &event.added {
-                dataset.files.push_back(Arc::new(new_file(entry, meta.seq)));
+                dataset.files.push(Arc::new(new_file(entry, meta.seq)));
             }
             if let Some(schema) = &event.schema {
                 dataset.schema = schema.clone();
@@ -224,7 +224,7 @@ impl CatalogState {
         self.change_dataset(&event.dataset, |dataset| {
             dataset.retire(meta, &event.retired);
             for entry in &event.added {
-                dataset.files.push_back(Arc::new(new_file(entry, meta.seq)));
+                dataset.files.push(Arc::new(new_file(entry, meta.seq)));
             }
             dataset.files_seq = meta.seq;
             dataset.note_materialized(meta.seq);
@@ -349,7 +349,7 @@ impl Dataset {
             return;
         }
         for file in self.files.iter().filter(|f| keys.contains(&f.entry.key)) {
-            self.retained.push_back(Arc::new(RetainedFile {
+            self.retained.push(Arc::new(RetainedFile {
                 file: file.as_ref().clone(),
                 retired_seq: meta.seq,
                 retired_at: meta.at,

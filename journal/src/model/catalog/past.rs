@@ -14,7 +14,7 @@ impl Dataset {
     /// # Errors
     /// The oldest position that can be queried, when files of `then` are no longer kept.
     pub fn as_it_was(&self, then: &Self) -> Result<Self, Seq> {
-        let mut files = imbl::Vector::new();
+        let mut files = Vec::new();
         for file in &then.files {
             self.follow(&file.entry.key, file.deleted.clone(), &mut files)
                 .ok_or(self.history_from)?;
@@ -35,11 +35,11 @@ impl Dataset {
         &self,
         key: &str,
         mut deleted: DeletionVector,
-        into: &mut imbl::Vector<Arc<DataFile>>,
+        into: &mut Vec<Arc<DataFile>>,
     ) -> Option<()> {
         if let Some(file) = self.all_files().find(|file| file.entry.key == key) {
             deleted.add(&file.erased);
-            into.push_back(Arc::new(DataFile {
+            into.push(Arc::new(DataFile {
                 entry: file.entry.clone(),
                 added_seq: file.added_seq,
                 deleted,

@@ -59,7 +59,7 @@ pub struct Dataset {
     /// Classes of columns; what is absent is internal.
     pub sensitivity: BTreeMap<String, Sensitivity>,
     /// Live files, in the order they were added.
-    pub files: Vector<Arc<DataFile>>,
+    pub files: Vec<Arc<DataFile>>,
     /// Position of the last change of files.
     pub files_seq: Seq,
     /// Position of the last change of rows by an ingest.
@@ -69,7 +69,7 @@ pub struct Dataset {
     /// Rows deleted for good up to here are in no place at all.
     pub erased_seq: Seq,
     /// Files that are no longer part of it and are kept for queries of the past.
-    pub retained: Vector<Arc<RetainedFile>>,
+    pub retained: Vec<Arc<RetainedFile>>,
     /// Files that were rewritten without erased rows: what stands for them.
     pub scrubbed: OrdMap<String, Scrubbed>,
     /// The oldest position that can be queried.
