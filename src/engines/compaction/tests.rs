@@ -94,7 +94,7 @@ impl World {
     }
 
     async fn compact(&self, before: &Dataset, sizes: Sizes) -> (Dataset, Rewritten) {
-        let files: Vec<_> = before.files.to_vec();
+        let files: Vec<_> = before.files.clone();
         let rewritten = rewrite(&self.tables, before, &files, Arc::default(), sizes);
         let rewritten = rewritten.await.unwrap();
         let entries = rewritten.staged.publish("primary", "d").await.unwrap();
@@ -294,7 +294,7 @@ async fn a_damaged_file_stops_it_and_nothing_is_left_in_staging() {
 }
 
 async fn failed(world: &World, dataset: &Dataset, progress: Arc<Progress>) -> PortError {
-    let files: Vec<_> = dataset.files.to_vec();
+    let files: Vec<_> = dataset.files.clone();
     match world.tables.rewrite(dataset, &files, progress).await {
         Ok(done) => panic!("{} rows are rewritten", done.staged.rows()),
         Err(error) => error,
@@ -322,7 +322,7 @@ async fn files_that_are_not_what_was_read_are_refused() {
         schema: arrow_schema(&before.schema).unwrap(),
         read: schema_of(&before),
         key: before.key.clone(),
-        files: before.files.to_vec(),
+        files: before.files.clone(),
         rows: 3,
         progress: Arc::default(),
         stopped: Arc::default(),
@@ -378,7 +378,7 @@ async fn staged_rows_are_found_by_a_test_of_their_keys_file_by_file() {
     let before = world
         .dataset(&["id"], &[(people(&(0..20).collect::<Vec<_>>()), &[])])
         .await;
-    let files: Vec<_> = before.files.to_vec();
+    let files: Vec<_> = before.files.clone();
     let rewritten = rewrite(&world.tables, &before, &files, Arc::default(), small());
     let staged = rewritten.await.unwrap().staged;
     staged.load_keys().await.unwrap();
