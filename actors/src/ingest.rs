@@ -21,7 +21,7 @@ use crate::{
     jobs::Job,
     lake::Lake,
     owner::{Caller, Committed},
-    ports::{BucketStore, StageFn, StageOptions, StagedTable},
+    ports::{BucketStore, Since, StageFn, StageOptions, StagedTable},
     worker::Duty,
 };
 
@@ -42,12 +42,27 @@ pub struct IngestRequest {
     pub source_kind: String,
     /// Where the rows come from, without any secret.
     pub source_name: String,
+    /// Take only rows in whose value of this column is newer than at the last read of this source.
+    pub since: Option<String>,
     /// Reads them.
     pub stage: StageFn,
     /// Shows how far it is.
     pub job: Arc<Job>,
     /// Who asks.
     pub caller: Caller,
+}
+
+impl IngestRequest {
+    /// Where a read of newer rows begins. Without a key, rows that are read twice would be there twice.
+    fn since(&self, dataset: Option<&Arc<Dataset>>, keyed: bool) -> Option<Since> {
+        let column = self.since.clone()?;
+        let value = dataset.and_then(|dataset| dataset.watermark(&self.source_name, &column));
+        Some(Since {
+            value: value.map(str::to_owned),
+            inclusive: keyed && self.mode != IngestMode::Replace,
+            column,
+        })
+    }
 }
 
 /// What an ingest did.
@@ -67,6 +82,10 @@ pub struct Ingested {
     pub schema_fingerprint: String,
     /// Rows that were not let in because their keys were deleted for good before.
     pub erased_skipped: u64,
+    /// How far the source was read, when only its newer rows were asked for.
+    pub watermark: Option<SourceWatermark>,
+    /// What the caller should know of the source's values.
+    pub notes: Vec<String>,
 }
 
 /// A request with the way back.
@@ -118,6 +137,7 @@ impl IngestDuty {
         let options = StageOptions {
             expected: plan.expected.clone(),
             key: plan.key.clone(),
+            since: plan.since.clone(),
             progress: Arc::clone(&job.progress),
         };
         let staged = self.stage(stage, options).await?;
@@ -128,6 +148,11 @@ impl IngestDuty {
             kind: source_kind,
             name: source_name,
             content_hash: staged.content_hash().to_owned(),
+            watermark: plan.since.as_ref().map(|since| SourceWatermark {
+                column: since.column.clone(),
+                from: since.value.clone(),
+                value: staged.watermark().map(str::to_owned),
+            }),
         };
         let summary = |committed: Committed| Ingested {
             rows: staged.rows(),
@@ -136,6 +161,8 @@ impl IngestDuty {
             columns: staged.schema().columns.len(),
             schema_fingerprint: staged.schema().fingerprint.clone(),
             erased_skipped: skipped(&committed),
+            watermark: source.watermark.clone(),
+            notes: staged.notes().to_vec(),
             committed,
         };
         let caller = with_content(caller, &source.content_hash);
@@ -305,6 +332,7 @@ impl IngestDuty {
                     .unwrap_or_else(|| self.lake.primary().to_owned()),
                 key: request.key.clone().unwrap_or_default(),
                 expected: None,
+                since: request.since(None, request.key.is_some()),
                 create: true,
             });
         }
@@ -319,6 +347,7 @@ impl IngestDuty {
                 .unwrap_or_else(|| dataset.bucket.clone()),
             key: dataset.key.clone(),
             expected: keeps_schema.then(|| dataset.schema.clone()),
+            since: request.since(keeps_schema.then_some(dataset), !dataset.key.is_empty()),
             create: false,
         })
     }
@@ -369,6 +398,7 @@ struct Plan {
     bucket: String,
     key: Vec<String>,
     expected: Option<lakehouse_journal::model::catalog::SchemaDoc>,
+    since: Option<Since>,
     create: bool,
 }
 

@@ -57,8 +57,21 @@ pub struct StageOptions {
     pub expected: Option<SchemaDoc>,
     /// Key columns.
     pub key: Vec<String>,
+    /// Only the rows that are newer than this, of a source that can tell.
+    pub since: Option<Since>,
     /// Watched by the job.
     pub progress: Arc<Progress>,
+}
+
+/// Where a read of newer rows begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Since {
+    /// The column that grows.
+    pub column: String,
+    /// Its highest value when it was last read; nothing reads everything.
+    pub value: Option<String>,
+    /// Whether rows of just that value are read again: a clock's time may have got more rows since.
+    pub inclusive: bool,
 }
 
 /// Rows that lie in files of our own, durable, but in no bucket yet. Dropped = removed.
@@ -74,6 +87,14 @@ pub trait StagedTable: Send + Sync {
     fn source_bytes(&self) -> u64;
     /// blake3 (hex) of the source as received.
     fn content_hash(&self) -> &str;
+    /// How far the source was read, as it writes it, when only its newer rows were asked for.
+    fn watermark(&self) -> Option<&str> {
+        None
+    }
+    /// What whoever asked should know: columns that are carried as text, values that became null.
+    fn notes(&self) -> &[String] {
+        &[]
+    }
     /// Reads the rows' keys, for `replaced_rows`; the files are out of reach once published.
     ///
     /// # Errors
@@ -216,6 +237,10 @@ pub trait Readers: Send + Sync {
     /// Waits until no query reads a snapshot of the catalog older than `before`; those that still do
     /// at the deadline are ended. New queries read newer snapshots and do not matter.
     async fn drain(&self, before: Seq, deadline: Duration);
+
+    /// Lets go of what is kept in memory of an object that is deleted: a footer has bounds, and bounds
+    /// are values of rows.
+    fn forget(&self, bucket: &str, key: &str);
 }
 
 /// A generation that is built and durable in its bucket.

@@ -1,5 +1,7 @@
-//! `lakehouse ingest`: files as streamed request bodies, with a bar for each.
+//! `lakehouse ingest`: files as streamed request bodies, with a bar for each; or a database (`database`).
 //! A file is never held whole. Several files go into one dataset, one request each.
+
+mod database;
 
 use std::{
     ffi::OsStr,
@@ -20,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::ReaderStream;
 
 use super::{CliError, Connection, client::Client, output};
+use database::DatabaseArgs;
 
 /// Bytes read from a file at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -32,8 +35,10 @@ pub(super) struct IngestArgs {
     #[command(flatten)]
     connection: Connection,
     /// CSV, NDJSON, JSON, Parquet or Arrow files, plain or with .gz or .zst; `-` is standard input
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "db", value_name = "FILE")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    database: DatabaseArgs,
     /// The dataset that takes them
     #[arg(long, value_name = "NAME")]
     dataset: String,
@@ -50,7 +55,7 @@ pub(super) struct IngestArgs {
     /// The bucket that takes the data
     #[arg(long, value_name = "NAME")]
     bucket: Option<String>,
-    /// Print the answers of POST /ingest/file, one a line
+    /// Print the answers of the daemon, one a line
     #[arg(long)]
     json: bool,
 }
@@ -151,6 +156,9 @@ impl IngestArgs {
     pub(super) async fn run(self) -> Result<(), CliError> {
         let kinds = self.kinds()?;
         let client = self.connection.client()?;
+        if self.database.db.is_some() {
+            return self.database.run(&self, &client).await;
+        }
         let mut mode = self.mode;
         for (file, kind) in self.files.iter().zip(kinds) {
             let answer = self.send(&client, file, kind, mode).await?;

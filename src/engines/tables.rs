@@ -35,7 +35,7 @@ use super::{
         Staged, StagedFile,
     },
     object_store::Buckets,
-    postgres::{PostgresError, PostgresSource, ReadOptions, Relation},
+    postgres::{PostgresError, PostgresSource, ReadOptions, Relation, Watermark},
 };
 use crate::query::{QueryEngine, QueryError, arrow_schema, lookup::spelled, schema_doc};
 
@@ -116,6 +116,14 @@ impl LakeTables {
         let tables = self.clone();
         Box::new(move |options| {
             let key = options.key.clone();
+            let read = ReadOptions {
+                since: options.since.map(|since| Watermark {
+                    column: since.column,
+                    value: since.value,
+                    inclusive: since.inclusive,
+                }),
+                ..read
+            };
             let expected = options.expected.as_ref().map(arrow_schema).transpose();
             let ingest = IngestOptions {
                 expected: expected.map_err(|error| of_query(&error))?,
@@ -123,12 +131,13 @@ impl LakeTables {
                 limits: tables.limits.clone(),
                 ..IngestOptions::new(&tables.staging)
             };
-            let staged = tokio::runtime::Handle::current().block_on(async {
+            let (staged, mut notes, end) = tokio::runtime::Handle::current().block_on(async {
                 let rows = source
                     .read(relation, read)
                     .await
                     .map_err(|error| of_postgres(&error))?;
                 let schema = Arc::clone(&rows.schema);
+                let (notes, end) = (rows.notes.clone(), rows.ending());
                 let progress = options.progress;
                 let batches = rows.map(move |batch| {
                     let batch = batch.map_err(|error| of_postgres(&error))?;
@@ -136,9 +145,16 @@ impl LakeTables {
                     progress.done.fetch_add(bytes, Ordering::Relaxed);
                     Ok(batch)
                 });
-                stage_batches(schema, batches, ingest).await
+                let staged = stage_batches(schema, batches, ingest).await?;
+                Ok::<_, PortError>((staged, notes, end))
             })?;
-            Ok(Box::new(LakeStaged::new(tables, staged, key)) as Box<dyn StagedTable>)
+            let mut staged = LakeStaged::new(tables, staged, key);
+            if let Some(end) = end.get() {
+                notes.extend(end.notes.iter().cloned());
+                staged.watermark.clone_from(&end.watermark_after);
+            }
+            staged.notes = notes;
+            Ok(Box::new(staged) as Box<dyn StagedTable>)
         })
     }
 }
@@ -187,6 +203,10 @@ pub(super) struct LakeStaged {
     schema: SchemaDoc,
     key: Vec<String>,
     staged: Staged,
+    /// How far the source was read, when it was asked for newer rows.
+    watermark: Option<String>,
+    /// What the caller should know of the source's values.
+    notes: Vec<String>,
     /// The rows' keys by file, once they are loaded.
     keys: parking_lot::Mutex<Arc<Vec<Vec<String>>>>,
 }
@@ -199,6 +219,8 @@ impl LakeStaged {
             schema: schema_doc(&staged.schema),
             key,
             staged,
+            watermark: None,
+            notes: Vec::new(),
             keys: parking_lot::Mutex::default(),
         }
     }
@@ -242,6 +264,14 @@ impl StagedTable for LakeStaged {
 
     fn content_hash(&self) -> &str {
         &self.staged.source_blake3
+    }
+
+    fn watermark(&self) -> Option<&str> {
+        self.watermark.as_deref()
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     async fn load_keys(&self) -> Result<(), PortError> {

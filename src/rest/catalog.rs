@@ -412,6 +412,7 @@ fn lineage(dataset: &Dataset) -> Vec<Value> {
                 "mode": step.mode,
                 "rows": step.rows,
                 "content_hash": step.source.content_hash,
+                "watermark": step.source.watermark,
                 "at": times::text(step.at),
                 "journal_seq": step.journal_seq as Seq,
             })

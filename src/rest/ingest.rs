@@ -1,4 +1,7 @@
-//! Rows in: a file as the body of a request, streamed and never held whole, or a `PostgreSQL` table.
+//! Rows in: a file as the body of a request, streamed and never held whole, or a `PostgreSQL` table
+//! (`postgres`). Both answer the same.
+
+pub mod postgres;
 
 use std::{str::FromStr, sync::atomic::Ordering};
 
@@ -23,9 +26,7 @@ use super::{
     times,
 };
 use crate::engines::{
-    egress::EgressPolicy,
     ingest::{BodySender, ChannelReader, FileFormat},
-    postgres::{PostgresSource, ReadOptions, Relation},
     tables::FileSource,
 };
 
@@ -36,7 +37,7 @@ const CHUNKS_WAITING: usize = 64;
 pub fn routes(config: &mut web::ServiceConfig) {
     config
         .route("/ingest/file", web::post().to(file))
-        .route("/ingest/db", web::post().to(db));
+        .route("/ingest/db", web::post().to(postgres::db));
 }
 
 /// How a file is taken in.
@@ -85,6 +86,7 @@ pub async fn file(
         bucket: wanted_bucket(&request)?,
         source_kind: "file".to_owned(),
         source_name: format.map_or("body", FileFormat::name).to_owned(),
+        since: None,
         stage: edge.tables.stage(source),
         job,
         caller: may.caller(&[]),
@@ -231,88 +233,14 @@ fn answer(edge: &Edge, dataset: &str, mode: IngestMode, done: &Ingested) -> serd
     if done.erased_skipped > 0 {
         answer["erased_skipped"] = json!(done.erased_skipped);
     }
+    if let Some(mark) = &done.watermark {
+        answer["watermark"] = json!({ "column": mark.column, "value": mark.value });
+    }
+    if !done.notes.is_empty() {
+        answer["notes"] = json!(done.notes);
+    }
     if let Some(since) = found.and_then(|dataset| dataset.embedding_stale_since) {
         answer["embedding_stale_since"] = json!(times::text(since));
     }
     answer
-}
-
-/// How a `PostgreSQL` table is taken in.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DbRequest {
-    dsn: Option<String>,
-    secret: Option<String>,
-    table: Option<String>,
-    query: Option<String>,
-    dataset: String,
-    key: Option<String>,
-    mode: Option<IngestMode>,
-    partitions: Option<usize>,
-    batch_rows: Option<usize>,
-}
-
-/// Takes a `PostgreSQL` table or query in, streamed by binary COPY in one snapshot.
-#[utoipa::path(post, path = "/ingest/db", tag = "ingest",
-    responses((status = 200, description = "as `/ingest/file`"), (status = 400, body = Problem),
-        (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
-pub async fn db(
-    edge: web::Data<Edge>,
-    may: May<Write>,
-    request: HttpRequest,
-    body: Body<DbRequest>,
-) -> Result<HttpResponse, Problem> {
-    let caller = may.caller(&body.bytes);
-    let asked = body.value;
-    if asked.secret.is_some() {
-        return Err(Problem::unsupported("a DSN by the handle of a secret"));
-    }
-    let dsn = asked
-        .dsn
-        .as_deref()
-        .ok_or_else(|| Problem::invalid("`dsn` is missing"))?;
-    let relation = match (&asked.table, &asked.query) {
-        (Some(table), None) => Relation::table(table)
-            .map_err(|error| Problem::of_kind(error.kind(), error.code(), error.to_string()))?,
-        (None, Some(sql)) => Relation::Query(sql.clone()),
-        _ => {
-            return Err(Problem::invalid(
-                "exactly one of `table` and `query` is needed",
-            ));
-        }
-    };
-    let policy = EgressPolicy {
-        allow: edge.config.egress.allow.clone(),
-        allow_loopback: edge.config.listens_on_loopback(),
-    };
-    let source = PostgresSource::parse(dsn, &policy)
-        .map_err(|error| Problem::of_kind(error.kind(), error.code(), error.to_string()))?;
-    let mut options = ReadOptions {
-        interval_as_text: true,
-        ..ReadOptions::default()
-    };
-    options.partitions = asked.partitions;
-    if let Some(rows) = asked.batch_rows {
-        options.batch_rows = rows;
-    }
-    let lineage = source.lineage(&relation);
-    let job = uuid::Uuid::new_v4().to_string();
-    let ingest = IngestRequest {
-        dataset: asked.dataset.clone(),
-        mode: asked.mode.unwrap_or(IngestMode::Create),
-        key: key_columns(asked.key.as_deref()),
-        bucket: wanted_bucket(&request)?,
-        source_kind: "postgres".to_owned(),
-        source_name: lineage,
-        stage: edge.tables.stage_postgres(source, relation, options),
-        job: edge.lake.jobs().open(&job, "ingest", &asked.dataset),
-        caller,
-    };
-    let mode = ingest.mode;
-    let lake = edge.lake.clone();
-    let ingested = tokio::spawn(async move { lake.ingest(ingest).await });
-    let done = ingested
-        .await
-        .map_err(|error| Problem::internal(&error))??;
-    Ok(HttpResponse::Ok().json(answer(&edge, &asked.dataset, mode, &done)))
 }

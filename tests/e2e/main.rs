@@ -10,6 +10,7 @@
 mod support;
 
 mod access;
+mod audit;
 mod catalog;
 mod command_line;
 mod compliance;
@@ -24,6 +25,7 @@ mod ingest_refused;
 mod journal;
 mod model;
 mod openapi;
+mod postgres;
 mod process;
 mod query;
 mod statements;

@@ -77,6 +77,14 @@ pub enum ModelError {
         /// Position of the dataset's last change of files.
         now_seq: Seq,
     },
+    /// Newer rows of a source were read from a place that is not the last one any more.
+    #[error("dataset `{dataset}` has rows of a later read by `{column}`; read again from there")]
+    WatermarkMoved {
+        /// The dataset.
+        dataset: String,
+        /// The column that is followed.
+        column: String,
+    },
     /// Others stand on it.
     #[error("{what} `{name}` is used by {}", .by.join(", "))]
     InUse {
@@ -107,6 +115,7 @@ impl ModelError {
             Self::Exists { .. }
             | Self::SchemaMismatch { .. }
             | Self::Stale { .. }
+            | Self::WatermarkMoved { .. }
             | Self::InUse { .. } => ErrorKind::Conflict,
             Self::BadName { .. } => ErrorKind::Invalid,
             Self::Impossible { .. } => ErrorKind::Unprocessable,
@@ -121,6 +130,7 @@ impl ModelError {
             Self::BadName { .. } => "bad_name".to_owned(),
             Self::SchemaMismatch { .. } => "schema_mismatch".to_owned(),
             Self::Stale { .. } => "stale".to_owned(),
+            Self::WatermarkMoved { .. } => "watermark_moved".to_owned(),
             Self::InUse { what, .. } => format!("{what}_in_use"),
             Self::Impossible { .. } => "impossible".to_owned(),
         }

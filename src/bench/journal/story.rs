@@ -231,6 +231,7 @@ fn committed(n: u64, dataset: &str, added: FileEntry) -> CatalogEvent {
             kind: "file".to_owned(),
             name: "csv".to_owned(),
             content_hash: hash(n, "content"),
+            watermark: None,
         },
         elapsed_ms: 120,
     }

@@ -47,6 +47,12 @@ pub struct ReadEnd {
 }
 
 impl RowStream {
+    /// Where the end is put, for whoever hands the stream on; to be believed only when the stream has
+    /// come to its end without an error.
+    pub fn ending(&self) -> Arc<OnceLock<ReadEnd>> {
+        Arc::clone(&self.end)
+    }
+
     /// What is known at the end; `None` before the stream has ended, and when it has failed.
     pub fn end(&self) -> Option<&ReadEnd> {
         self.end

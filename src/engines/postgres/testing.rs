@@ -1,5 +1,5 @@
 //! A real Postgres server for tests and measurements, out of the distribution's package.
-//! Called by tests only. The server listens on a free loopback port, keeps its data in a temporary
+//! Called by tests and by `lakehouse bench postgres`. The server listens on a free loopback port, keeps its data in a temporary
 //! directory, never runs as root, and is gone when its handle or the process is.
 
 use std::fmt::Write as _;
@@ -17,6 +17,24 @@ pub const USER: &str = "lakehouse_test";
 pub const PASSWORD: &str = "hunter2-never-shown";
 
 const START_PATIENCE: Duration = Duration::from_mins(1);
+
+/// Whether a server can be started on this machine.
+pub fn installed() -> bool {
+    find_bin().is_some()
+}
+
+/// SQL that makes the table `mixed`: 13 columns of whole and other numbers, text, times, a uuid, and
+/// nulls in two of them.
+pub fn mixed_table(rows: u64) -> String {
+    format!(
+        "CREATE TABLE mixed AS SELECT i::int8 AS id, (i % 1000)::int4 AS small, i * 0.5::float8 AS ratio, \
+         (i % 100000 / 100.0)::numeric(12,2) AS price, 'name ' || i AS name, md5(i::text) AS hash, i % 3 = 0 AS flag, \
+         date '2020-01-01' + i % 1000 AS day, timestamptz '2020-01-01Z' + i * interval '1 second' AS at, \
+         CASE WHEN i % 10 = 0 THEN NULL ELSE 'note ' || i % 77 END AS note, md5(i::text)::uuid AS key, \
+         (i % 7)::int2 AS tiny, CASE WHEN i % 5 = 0 THEN NULL ELSE i::float4 END AS maybe \
+         FROM generate_series(1, {rows}) AS i; ANALYZE mixed;"
+    )
+}
 
 /// A running server; dropping it stops it and removes its data.
 pub struct TestServer {

@@ -3,6 +3,7 @@
 
 mod apply;
 mod command;
+mod compaction;
 mod decide;
 mod deletion;
 mod past;
@@ -163,6 +164,22 @@ pub struct Source {
     pub name: String,
     /// blake3 (hex) of the bytes as received.
     pub content_hash: String,
+    /// How far it was read, when only its newer rows were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<SourceWatermark>,
+}
+
+/// How far a column of a source had come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceWatermark {
+    /// The column.
+    pub column: String,
+    /// Where this read began; nothing means at the first row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Where the next read begins, as the source writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
 }
 
 /// A new file of a dataset.

@@ -1,6 +1,6 @@
 //! What a dataset allows, and what it asks for: the rules that several decisions share.
 
-use super::{Dataset, IngestMode};
+use super::{Dataset, IngestMode, Source};
 use crate::{
     model::{
         ModelError,
@@ -82,6 +82,37 @@ impl Dataset {
             });
         }
         Ok(())
+    }
+
+    /// Rows that are newer than those read before are taken in once: of two reads that began at the
+    /// same place, the second has rows of the first.
+    pub(super) fn must_continue(&self, source: &Source) -> Result<(), ModelError> {
+        match &source.watermark {
+            Some(mark) if mark.from.as_deref() != self.watermark(&source.name, &mark.column) => {
+                Err(ModelError::WatermarkMoved {
+                    dataset: self.name.clone(),
+                    column: mark.column.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How far `column` of a source was read into this dataset; nothing when never, or when all rows
+    /// were replaced by those of another source since.
+    pub fn watermark(&self, source: &str, column: &str) -> Option<&str> {
+        for step in self.lineage.iter().rev() {
+            let mark = step.source.watermark.as_ref();
+            if step.source.name == source
+                && let Some(mark) = mark.filter(|mark| mark.column == column)
+            {
+                return mark.value.as_deref();
+            }
+            if step.mode == IngestMode::Replace {
+                return None;
+            }
+        }
+        None
     }
 
     /// A row that is deleted is hidden in an index by its key, so the index must know rows by it.

@@ -70,6 +70,7 @@ pub(super) fn commit(dataset: &str, mode: IngestMode, file: &str, read_seq: Seq)
             kind: "file".to_owned(),
             name: "csv".to_owned(),
             content_hash: file.to_owned(),
+            watermark: None,
         },
         rows: 10,
         batches: 1,

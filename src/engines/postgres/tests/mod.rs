@@ -3,7 +3,6 @@
 mod cases;
 mod failures;
 mod reads;
-mod speed;
 mod tls;
 mod types;
 
@@ -12,7 +11,7 @@ use arrow::compute::concat_batches;
 use futures::StreamExt as _;
 use lakehouse_journal::model::error::ErrorKind;
 
-use super::testing::{PASSWORD, TestServer};
+use super::testing::{PASSWORD, TestServer, mixed_table};
 use super::*;
 
 fn loopback() -> EgressPolicy {

@@ -5,18 +5,6 @@ use arrow::datatypes::{Int32Type, Int64Type};
 
 use super::*;
 
-/// 13 mixed columns, the way the reference figures have them.
-pub(super) fn mixed_table(rows: u32) -> String {
-    format!(
-        "CREATE TABLE mixed AS SELECT i::int8 AS id, (i % 1000)::int4 AS small, i * 0.5::float8 AS ratio, \
-         (i % 100000 / 100.0)::numeric(12,2) AS price, 'name ' || i AS name, md5(i::text) AS hash, i % 3 = 0 AS flag, \
-         date '2020-01-01' + i % 1000 AS day, timestamptz '2020-01-01Z' + i * interval '1 second' AS at, \
-         CASE WHEN i % 10 = 0 THEN NULL ELSE 'note ' || i % 77 END AS note, md5(i::text)::uuid AS key, \
-         (i % 7)::int2 AS tiny, CASE WHEN i % 5 = 0 THEN NULL ELSE i::float4 END AS maybe \
-         FROM generate_series(1, {rows}) AS i; ANALYZE mixed;"
-    )
-}
-
 fn sorted_by_id(rows: &RecordBatch) -> RecordBatch {
     let order = arrow::compute::sort_to_indices(rows.column(0), None, None).expect("sortable");
     let columns = rows
