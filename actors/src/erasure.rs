@@ -298,7 +298,9 @@ impl ErasureDuty {
     /// Deletes an object, or everything in a folder.
     async fn delete(&self, bucket: &str, key: &str) -> Result<(), PortError> {
         if !key.ends_with('/') {
-            return self.store.delete(bucket, key).await;
+            self.store.delete(bucket, key).await?;
+            self.readers.forget(bucket, key);
+            return Ok(());
         }
         for object in self.store.list(bucket, key).await? {
             self.store.delete(bucket, &object.key).await?;

@@ -272,6 +272,8 @@ struct NoReaders;
 #[async_trait]
 impl Readers for NoReaders {
     async fn drain(&self, _: Seq, _: Duration) {}
+
+    fn forget(&self, _: &str, _: &str) {}
 }
 
 /// Builds nothing, slowly enough to be killed.
@@ -494,6 +496,7 @@ impl TestLake {
             bucket: None,
             source_kind: "file".to_owned(),
             source_name: "test".to_owned(),
+            since: None,
             stage: self.stage(rows),
             job: self.lake.jobs().open(&job, "ingest", dataset),
             caller,

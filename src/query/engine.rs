@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use datafusion::{
     execution::{
         SessionState, SessionStateBuilder, SessionStateDefaults,
-        cache::cache_manager::CacheManagerConfig,
+        cache::cache_manager::{CacheManagerConfig, FileMetadataCache},
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool},
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
@@ -27,7 +27,7 @@ use super::{
     catalog::{CATALOG, DATASETS},
     facts::FactsCache,
     session::{QuerySession, SessionTables},
-    store::{LakeRegistry, LakeStore},
+    store::{LakeRegistry, LakeStore, lake_path},
 };
 use crate::engines::object_store::Buckets;
 
@@ -224,6 +224,12 @@ impl QueryEngine {
         &self.facts
     }
 
+    /// The footers of files that were read, by `<bucket>/<key>`.
+    pub(super) fn footers(&self) -> Arc<dyn FileMetadataCache> {
+        let runtime = Arc::clone(self.template.load().runtime_env());
+        runtime.cache_manager.get_file_metadata_cache()
+    }
+
     /// The queries that run.
     pub(super) fn active(&self) -> &Arc<ActiveQueries> {
         &self.active
@@ -296,5 +302,11 @@ fn template(config: &QueryConfig, env: Arc<RuntimeEnv>) -> SessionState {
 impl Readers for QueryEngine {
     async fn drain(&self, before: Seq, deadline: Duration) {
         Self::drain(self, before, deadline).await;
+    }
+
+    fn forget(&self, bucket: &str, key: &str) {
+        let path = lake_path(bucket, key);
+        self.footers().remove(&path);
+        self.facts.forget(&path);
     }
 }

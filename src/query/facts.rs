@@ -20,7 +20,7 @@ use datafusion::{
     },
 };
 use lakehouse_journal::model::catalog::{DataFile, DeletionVector};
-use object_store::{ObjectMeta, ObjectStore};
+use object_store::{ObjectMeta, ObjectStore, path::Path};
 use parking_lot::Mutex;
 
 use super::{
@@ -97,6 +97,29 @@ impl FactsCache {
             kept[0].clear();
         }
         kept[0].insert(name, statistics);
+    }
+
+    /// Lets go of what a file's footer said.
+    pub fn forget(&self, file: &Path) {
+        let start = format!("{file}#");
+        for kept in self.kept.lock().iter_mut() {
+            kept.retain(|name, _| !name.starts_with(&start));
+        }
+        let bucket_key = file.as_ref();
+        let mut plans = self.plans.lock();
+        plans
+            .by_file
+            .retain(|key, _| !bucket_key.ends_with(key.as_str()));
+    }
+
+    /// Whether anything is kept of what a file's footer said.
+    #[cfg(test)]
+    pub fn knows(&self, file: &Path) -> bool {
+        let start = format!("{file}#");
+        let kept = self.kept.lock();
+        kept.iter()
+            .flat_map(HashMap::keys)
+            .any(|name| name.starts_with(&start))
     }
 }
 

@@ -66,12 +66,33 @@ pub fn parse_query(sql: &str, limits: &GateLimits) -> Result<Statement, QueryErr
     check("tokens", tokens.len(), limits.tokens_max)?;
     Shape::default().measure(&tokens, limits)?;
     number_placeholders(&mut tokens)?;
+    let other = other_verb(&tokens);
     let statements = Parser::new(&dialect)
         .with_recursion_limit(PARSER_RECURSION_MAX)
         .with_tokens_with_locations(tokens)
         .parse_statements()
-        .map_err(|error| QueryError::Invalid(error.to_string()))?;
+        .map_err(|error| match other {
+            Some(verb) => QueryError::NotAllowed(format!("`{verb}` is none")),
+            None => QueryError::Invalid(error.to_string()),
+        })?;
     only_query(statements)
+}
+
+/// The word that a statement begins with when no query does: what the grammar does not know of such
+/// a statement matters to nobody, as it is not let in either way.
+fn other_verb(tokens: &[TokenWithSpan]) -> Option<String> {
+    let Token::Word(word) = &tokens.first()?.token else {
+        return None;
+    };
+    let query = [
+        Keyword::NoKeyword,
+        Keyword::SELECT,
+        Keyword::WITH,
+        Keyword::VALUES,
+        Keyword::TABLE,
+        Keyword::FROM,
+    ];
+    (!query.contains(&word.keyword)).then(|| word.value.to_ascii_uppercase())
 }
 
 fn check(what: &'static str, found: usize, limit: usize) -> Result<(), QueryError> {
@@ -404,6 +425,9 @@ mod tests {
             "PREPARE p AS SELECT 1",
             "EXECUTE p",
             "BEGIN",
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'x'",
+            "DROP EVERYTHING AT ONCE",
+            "GRANT",
             "WITH a AS (DELETE FROM t RETURNING *) SELECT * FROM a",
         ] {
             assert_eq!(refused(sql), "statement_not_allowed", "{sql}");

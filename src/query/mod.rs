@@ -28,6 +28,6 @@ pub use error::QueryError;
 pub use gate::GateLimits;
 pub use lookup::{KeyedRows, Position, Resolved};
 pub use output::{ByteStream, ColumnDoc, CsvOptions, JsonRows, arrow_ipc, csv, rows_json};
-pub use schema::{arrow_schema, schema_doc};
+pub use schema::{arrow_schema, schema_doc, wide_keys};
 pub use session::{Explained, QuerySession, QueryStream, SessionTables};
 pub use table::DatasetTable;

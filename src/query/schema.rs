@@ -47,9 +47,29 @@ pub fn arrow_schema(doc: &SchemaDoc) -> Result<SchemaRef, QueryError> {
     let bytes = BASE64_STANDARD
         .decode(doc.arrow_ipc.as_bytes())
         .map_err(|error| QueryError::Internal(format!("schema document: {error}")))?;
-    try_schema_from_flatbuffer_bytes(&bytes)
-        .map(Arc::new)
-        .map_err(|error| QueryError::Internal(format!("schema document: {error}")))
+    let schema = try_schema_from_flatbuffer_bytes(&bytes)
+        .map_err(|error| QueryError::Internal(format!("schema document: {error}")))?;
+    let fields = schema.fields().iter().map(|field| {
+        let field = field.as_ref().clone();
+        match field.data_type() {
+            DataType::Dictionary(key, values) => {
+                let data_type = DataType::Dictionary(wide_keys(key), values.clone());
+                field.with_data_type(data_type)
+            }
+            _ => field,
+        }
+    });
+    let fields: Vec<Field> = fields.collect();
+    Ok(Arc::new(Schema::new_with_metadata(fields, schema.metadata)))
+}
+
+/// What a dictionary is kept with: keys of 8 or 16 bits count the values of the batch that came in, and
+/// the rows of two files together may have more of them.
+pub fn wide_keys(key: &DataType) -> Box<DataType> {
+    Box::new(match key {
+        DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16 => DataType::Int32,
+        wide => wide.clone(),
+    })
 }
 
 /// A type in Arrow's words, the views as what they are views of.
@@ -115,6 +135,18 @@ mod tests {
         let doc = schema_doc(&wide());
         assert_eq!(arrow_schema(&doc).unwrap().as_ref(), &wide());
         assert_eq!(doc.columns[2].data_type, "Decimal128(12, 2)");
+    }
+
+    #[test]
+    fn a_dictionary_of_an_older_schema_gets_keys_for_the_values_of_all_files() {
+        let words = |key| DataType::Dictionary(Box::new(key), Box::new(DataType::Utf8));
+        let schema = |key| Schema::new(vec![Field::new("word", words(key), true)]);
+        for narrow in [DataType::Int8, DataType::UInt16] {
+            let read = arrow_schema(&schema_doc(&schema(narrow))).unwrap();
+            assert_eq!(read.as_ref(), &schema(DataType::Int32));
+        }
+        let read = arrow_schema(&schema_doc(&schema(DataType::Int64))).unwrap();
+        assert_eq!(read.as_ref(), &schema(DataType::Int64));
     }
 
     #[test]

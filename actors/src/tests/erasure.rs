@@ -225,6 +225,7 @@ async fn a_refused_ingest_leaves_no_object() {
         bucket: None,
         source_kind: "file".to_owned(),
         source_name: "test".to_owned(),
+        since: None,
         stage,
         job: lake.lake.jobs().open("refused", "ingest", "people"),
         caller: caller(),

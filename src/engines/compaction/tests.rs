@@ -73,6 +73,7 @@ impl World {
         let options = StageOptions {
             expected: None,
             key: key.iter().map(ToString::to_string).collect(),
+            since: None,
             progress: Arc::default(),
         };
         tokio::task::spawn_blocking(move || stage(options))

@@ -9,6 +9,8 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 
+use crate::query::wide_keys;
+
 use super::error::{ColumnDifference, IngestError};
 
 /// A type as people write it.
@@ -140,7 +142,7 @@ fn plain_type(data_type: &DataType) -> Option<DataType> {
             DataType::Struct(fields.iter().map(item).collect::<Option<Vec<_>>>()?.into())
         }
         DataType::Dictionary(key, value) if !value.is_nested() => {
-            DataType::Dictionary(key.clone(), Box::new(plain_type(value)?))
+            DataType::Dictionary(wide_keys(key), Box::new(plain_type(value)?))
         }
         DataType::Struct(_)
         | DataType::Dictionary(..)

@@ -4,7 +4,9 @@
 use futures::StreamExt;
 
 use super::*;
-use crate::query::{CsvOptions, Drained, QuerySession, QueryStream, arrow_ipc, csv};
+use crate::query::{
+    CsvOptions, Drained, QuerySession, QueryStream, arrow_ipc, csv, store::lake_path,
+};
 
 /// Long enough that a test which waits for it has failed.
 const LONG: Duration = Duration::from_mins(2);
@@ -240,5 +242,23 @@ fn a_file_that_goes_while_it_is_scanned_is_the_end_of_the_snapshot_too() {
         let error = rows.next().await.unwrap().unwrap_err();
         assert_eq!(error.code(), "snapshot_expired", "{error:?}");
         assert!(none_runs(&lake).await);
+    });
+}
+
+#[test]
+fn of_a_deleted_object_nothing_is_kept_in_memory() {
+    on(async {
+        let lake = big();
+        let all = "SELECT count(*), max(name) FROM big WHERE id > 7";
+        code_of(lake.session(), all).await;
+        let file = &lake.state.datasets["big"].files[0].entry;
+        let path = lake_path(&file.bucket, &file.key);
+        let kept = || {
+            let footer = lake.engine.footers().contains_key(&path);
+            (footer, lake.engine.facts().knows(&path))
+        };
+        assert_eq!(kept(), (true, true), "the test sees what is kept");
+        lakehouse_actors::ports::Readers::forget(&lake.engine, &file.bucket, &file.key);
+        assert_eq!(kept(), (false, false));
     });
 }

@@ -35,6 +35,25 @@ async fn values_of_every_kind_come_out_as_they_went_in() {
     assert!(!rows[0]["lists"].is_null(1));
 }
 
+#[tokio::test]
+async fn two_dictionaries_with_more_values_than_their_keys_can_count_become_one_column() {
+    let world = World::new();
+    let keyed = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+    let words = |start: u32| {
+        let words: StringArray = (start..start + 100)
+            .map(|n| Some(format!("w{n}")))
+            .collect();
+        let column = cast(&words, &keyed).unwrap();
+        RecordBatch::try_from_iter_with_nullable([("word", column, true)]).unwrap()
+    };
+    let before = world
+        .dataset(&[], &[(words(0), &[7]), (words(100), &[])])
+        .await;
+    let (after, _) = world.compact(&before, Sizes::default()).await;
+    assert_eq!(world.rows(&after).await.num_rows(), 199);
+    same_rows(&world.rows(&before).await, &world.rows(&after).await);
+}
+
 /// Numbers that are none, text that is empty, lists that are not there, dictionaries.
 fn every_kind() -> RecordBatch {
     let json = r#"
