@@ -35,9 +35,11 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::{
     config::{ArchiveMode, Config},
     engines::{
+        audit::AuditLog,
         buckets::LakeBuckets,
         indexes::LakeIndexes,
         ingest::IngestLimits,
+        keyring::random_secret,
         ledger::DirLedger,
         object_store::{Bucket, Buckets},
         receipts::SigningKey,
@@ -47,7 +49,7 @@ use crate::{
     },
     exit::{Exit, HELD, STUCK_JOURNAL},
     query::{QueryConfig, QueryEngine},
-    rest::{self, Edge, auth, health::Metrics, peer, problem::Problem, request_id},
+    rest::{self, Edge, audited, auth, health::Metrics, peer, problem::Problem, request_id},
 };
 
 /// How long requests may take to end after SIGTERM.
@@ -268,7 +270,9 @@ async fn serve(
             "deleted again what a restored backup had brought back"
         );
     }
+    let audit_secret = random_secret(&config.data_dir, "audit.key")?;
     let edge = web::Data::new(Edge {
+        audit: AuditLog::open(&config.data_dir.join("audit"), audit_secret)?,
         lake: lake.clone(),
         query,
         tables,
@@ -384,6 +388,7 @@ async fn answer_requests(edge: web::Data<Edge>) -> anyhow::Result<()> {
     let server = HttpServer::new(move || {
         App::new()
             .app_data(edge.clone())
+            .wrap(from_fn(audited::wrap))
             .wrap(from_fn(request_id::wrap))
             .configure(rest::routes)
             .default_service(web::to(no_such_route))

@@ -1,5 +1,6 @@
 //! One adapter to the outside a file; each implements a port of the actors or serves one that does.
 
+pub mod audit;
 pub mod buckets;
 pub mod compaction;
 mod data_file;

@@ -17,7 +17,7 @@ use lakehouse_journal::{
     record::Actor,
 };
 
-use super::{Edge, problem::Problem, request_id::RequestId};
+use super::{Edge, audited::Who, problem::Problem, request_id::RequestId};
 
 /// Longest `Idempotency-Key` that is taken.
 const KEY_LENGTH_MAX: usize = 200;
@@ -137,6 +137,7 @@ fn admit<P: Needs>(request: &HttpRequest) -> Result<May<P>, Problem> {
         .app_data::<web::Data<Edge>>()
         .ok_or_else(|| Problem::internal(&"a route without the edge"))?;
     let token = authenticate(request, edge).ok_or_else(unauthorized)?;
+    request.extensions_mut().insert(Who(Arc::clone(&token)));
     if !allowed(token.role, P::PERMISSION) {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,

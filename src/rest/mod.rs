@@ -2,6 +2,8 @@
 //! or a read of a published snapshot; keeps no state and never opens the journal.
 
 pub mod access;
+pub mod audit;
+pub mod audited;
 pub mod auth;
 mod body;
 pub mod catalog;
@@ -33,8 +35,8 @@ use lakehouse_actors::Lake;
 use crate::{
     config::Config,
     engines::{
-        buckets::LakeBuckets, indexes::LakeIndexes, object_store::Buckets, receipts::SigningKey,
-        tables::LakeTables,
+        audit::AuditLog, buckets::LakeBuckets, indexes::LakeIndexes, object_store::Buckets,
+        receipts::SigningKey, tables::LakeTables,
     },
     query::QueryEngine,
 };
@@ -53,6 +55,8 @@ pub struct Edge {
     pub buckets: Arc<Buckets>,
     /// Probes of buckets.
     pub store: Arc<LakeBuckets>,
+    /// Who read what.
+    pub audit: AuditLog,
     /// Signs receipts of erasures.
     pub receipts: Arc<SigningKey>,
     /// The settings.
@@ -80,5 +84,6 @@ pub fn routes(config: &mut web::ServiceConfig) {
     journal::routes(config);
     storage::routes(config);
     access::routes(config);
+    audit::routes(config);
     compliance::routes(config);
 }

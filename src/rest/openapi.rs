@@ -7,7 +7,7 @@ use utoipa::{
 };
 
 use super::{
-    access, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal,
+    access, audit, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal,
     problem, query, storage, vectors,
 };
 
@@ -26,7 +26,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         catalog::list, catalog::show, catalog::patch, catalog::remove,
         catalog::tombstone, catalog::tombstones, catalog::compact, deletion::delete_where,
         erasure::show, erasure::erase,
-        ingest::file, ingest::db,
+        ingest::file, ingest::postgres::db,
         jobs::list, jobs::show,
         query::sql, query::explain,
         vectors::define, vectors::list, vectors::show, vectors::remove,
@@ -34,6 +34,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         vectors::search, vectors::refresh, vectors::stale,
         journal::events, journal::history, journal::stream, journal::stats, journal::verify,
         storage::buckets, storage::health, storage::list, storage::read, storage::head,
+        audit::list, audit::verify, audit::subject,
         access::issue, access::list, access::revoke,
         compliance::key,
     ),
