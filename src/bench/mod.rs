@@ -5,6 +5,8 @@
 pub mod deletes;
 pub mod ingest;
 pub mod journal;
+pub mod postgres;
+pub mod refresh;
 pub mod sql;
 pub mod tpch;
 

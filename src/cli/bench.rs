@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::CliError;
-use crate::bench::{deletes, ingest, journal, sql};
+use crate::bench::{deletes, ingest, journal, postgres, refresh, sql};
 
 /// Runs one benchmark with its own options, prints its table, and returns what goes into the JSON.
 type Runner = fn(&[String]) -> anyhow::Result<Value>;
@@ -18,6 +18,8 @@ const RUNNERS: &[(What, Runner)] = &[
     (What::Sql, |options| Ok(sql::run(options)?)),
     (What::Ingest, |options| Ok(ingest::run(options)?)),
     (What::Deletes, |options| Ok(deletes::run(options)?)),
+    (What::Postgres, |options| Ok(postgres::run(options)?)),
+    (What::Refresh, |options| Ok(refresh::run(options)?)),
 ];
 
 /// What `bench` takes.
@@ -52,7 +54,7 @@ enum What {
     Deletes,
     /// Rows out of `PostgreSQL`
     Postgres,
-    /// Embedding what changed
+    /// Texts a second of the default embedder
     Refresh,
 }
 
@@ -112,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_benchmark_that_is_not_here_is_a_usage_error_that_names_it() {
-        let absent = What::Refresh;
+        let absent = What::Vectors;
         let args = BenchArgs {
             what: absent,
             out: None,
@@ -121,7 +123,7 @@ mod tests {
         let error = args.run().expect_err("it comes with a later version");
         assert_eq!(error.exit_code(), 2);
         assert!(
-            error.to_string().contains("no benchmark `refresh`"),
+            error.to_string().contains("no benchmark `vectors`"),
             "{error}"
         );
     }
