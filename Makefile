@@ -66,7 +66,7 @@ crash-long: setup ## many kill -9 cycles under load; the seed is printed
 
 bench: build ## the benchmarks of this version, each beside its baseline; JSON into target/bench
 	@mkdir -p $(TARGET_DIR)/bench
-	@for what in journal sql ingest deletes; do \
+	@for what in journal sql ingest deletes postgres refresh; do \
 		echo "== $$what"; \
 		$(LAKEHOUSE) bench $$what --out $(TARGET_DIR)/bench/$$what.json; \
 	done

@@ -7,6 +7,7 @@
 )]
 
 mod code;
+mod errors;
 mod pages;
 mod rings;
 mod tree;

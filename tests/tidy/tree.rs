@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 /// A source file.
 pub struct Source {
@@ -15,9 +16,14 @@ pub struct Source {
     pub is_test: bool,
 }
 
-/// Where the repository is.
+/// Where the repository is: where it is run, since a program that was built in another checkout may
+/// be taken for a fresh one.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let running = std::env::var_os("CARGO_MANIFEST_DIR");
+        running.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+    });
+    &ROOT
 }
 
 /// A file's text, or nothing when it is not there.
