@@ -8,7 +8,7 @@ use lakehouse_journal::model::{
     ErrorKind, Event, ModelError,
     catalog::{
         CatalogCommand, CommitFiles, CreateDataset, Dataset, DatasetSpec, ErasedKeys, FileEntry,
-        IngestMode, Source,
+        IngestMode, Source, SourceWatermark,
     },
     event::{CatalogEvent, DeletedRows},
 };
@@ -54,7 +54,7 @@ pub struct IngestRequest {
 
 impl IngestRequest {
     /// Where a read of newer rows begins. Without a key, rows that are read twice would be there twice.
-    fn since(&self, dataset: Option<&Arc<Dataset>>, keyed: bool) -> Option<Since> {
+    fn since(&self, dataset: Option<&Dataset>, keyed: bool) -> Option<Since> {
         let column = self.since.clone()?;
         let value = dataset.and_then(|dataset| dataset.watermark(&self.source_name, &column));
         Some(Since {

@@ -111,19 +111,16 @@ impl LakeTables {
         &self,
         source: PostgresSource,
         relation: Relation,
-        read: ReadOptions,
+        mut read: ReadOptions,
     ) -> StageFn {
         let tables = self.clone();
         Box::new(move |options| {
             let key = options.key.clone();
-            let read = ReadOptions {
-                since: options.since.map(|since| Watermark {
-                    column: since.column,
-                    value: since.value,
-                    inclusive: since.inclusive,
-                }),
-                ..read
-            };
+            read.since = options.since.map(|since| Watermark {
+                column: since.column,
+                value: since.value,
+                inclusive: since.inclusive,
+            });
             let expected = options.expected.as_ref().map(arrow_schema).transpose();
             let ingest = IngestOptions {
                 expected: expected.map_err(|error| of_query(&error))?,

@@ -21,7 +21,7 @@ use serde_json::json;
 use super::{
     Edge,
     auth::{May, Write},
-    body::{Body, query},
+    body::query,
     problem::Problem,
     times,
 };

@@ -101,7 +101,9 @@ impl Source {
 
     /// Removes a dataset.
     pub(super) fn drop_dataset(&self, daemon: &Daemon, name: &str) -> Result<(), BenchError> {
-        let dropped = daemon.client().delete(&["catalog", "datasets", name]);
+        let client = daemon.client();
+        let path = ["catalog", "datasets", name];
+        let dropped = client.delete(&path);
         self.client.block_on(dropped).doing("drop")?;
         Ok(())
     }

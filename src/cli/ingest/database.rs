@@ -15,8 +15,8 @@ const DSN_VARIABLE: &str = "LAKEHOUSE_DSN";
 /// What belongs to `--db`.
 #[derive(Debug, Args)]
 pub(super) struct DatabaseArgs {
-    /// Read a PostgreSQL database in place of files: a connection string, or nothing for the one in
-    /// LAKEHOUSE_DSN, which others on the machine cannot read
+    /// Read a `PostgreSQL` database in place of files: a connection string, or nothing for the one in
+    /// `LAKEHOUSE_DSN`, which others on the machine cannot read
     #[arg(
         long,
         num_args = 0..=1,

@@ -45,7 +45,7 @@ pub(super) struct Head {
 
 impl Head {
     /// The text of the line that follows, with its end.
-    pub(super) fn line(&self, json: &str) -> (String, String) {
+    pub(super) fn line(json: &str) -> (String, String) {
         let hash = blake3::hash(json.as_bytes()).to_hex().to_string();
         (format!("{hash} {json}\n"), hash)
     }

@@ -126,14 +126,14 @@ async fn a_line_that_is_taken_out_or_put_in_is_found() {
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     for order in [vec![0, 2, 3], vec![0, 1, 1, 2, 3], vec![1, 0, 2, 3]] {
-        let changed: String = order.iter().map(|at| format!("{}\n", lines[*at])).collect();
+        let changed: String = order.iter().flat_map(|at| [lines[*at], "\n"]).collect();
         fs::write(&path, changed).unwrap();
         assert!(!chain::verify(dir.path()).unwrap().ok, "{order:?}");
     }
     // One who knows the format can write a line with a good hash, but not one that the next line follows.
     let (_, json) = files::parts(lines[1]).unwrap();
     let forged = json.replace("ada", "eve");
-    let (forged, _) = chain::Head::default().line(&forged);
+    let (forged, _) = chain::Head::line(&forged);
     fs::write(&path, format!("{}\n{forged}{}\n", lines[0], lines[2])).unwrap();
     let broken = chain::verify(dir.path()).unwrap().broken.unwrap();
     assert_eq!(broken.seq, 3);

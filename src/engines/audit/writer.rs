@@ -148,7 +148,7 @@ impl Writer {
                 previous: head.hash.clone(),
                 entry: job.entry.clone(),
             };
-            let (written, hash) = head.line(&serde_json::to_string(&line)?);
+            let (written, hash) = Head::line(&serde_json::to_string(&line)?);
             text.push_str(&written);
             head = Head {
                 seq: line.seq,

@@ -3,18 +3,18 @@
 use super::compaction::{change, must_keep_rows};
 use super::{
     CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
-    DataFile, Dataset, DefineIndex, DropDataset, ErasedKeys, FailGeneration, FileEntry, Index,
-    IngestMode, PatchDataset, RefreshPolicy, ScrubFiles, TombstoneRows,
+    Dataset, DefineIndex, DropDataset, ErasedKeys, FailGeneration, Index, IngestMode, PatchDataset,
+    RefreshPolicy, ScrubFiles, TombstoneRows,
 };
 use crate::{
     model::{
         Aggregate, Meta, ModelError, Stamp, Work,
         error::{check_name, near_names},
         event::{
-            CatalogEvent, CompactionChange, DatasetCreated, DatasetDropped, DatasetPatched,
-            DeletedRows, FilesCommitted, FilesCompacted, FilesPurged, FilesScrubbed,
-            GenerationBuilt, GenerationFailed, GenerationRequested, GenerationsRetired,
-            IndexDefined, IndexDropped, IndexPromoted, ObjectsDeleted, RowsErased, RowsTombstoned,
+            CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, DeletedRows,
+            FilesCommitted, FilesCompacted, FilesPurged, FilesScrubbed, GenerationBuilt,
+            GenerationFailed, GenerationRequested, GenerationsRetired, IndexDefined, IndexDropped,
+            IndexPromoted, ObjectsDeleted, RowsErased, RowsTombstoned,
         },
     },
     record::{Micros, Seq},
