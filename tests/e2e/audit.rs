@@ -14,8 +14,8 @@ async fn a_refusal_of_an_agent_is_put_down_before_it_leaves_and_survives_a_kill(
     api.create("people", "id,ssn\n1,123\n").await;
     let agent = api.with_role("agent").await;
     for turn in 0..5 {
-        let refused = agent.sql(&format!("SELECT ssn FROM people WHERE id = {turn}"));
-        refused.await.refused();
+        let sql = format!("SELECT ssn FROM people WHERE id = {turn}");
+        agent.sql(&sql).await.refused();
     }
     let daemon = Daemon::start_at(daemon.kill9());
     let api = daemon.admin();

@@ -1,4 +1,4 @@
-//! Tables out of a real PostgreSQL, started here: taken in, followed by a watermark, and refused.
+//! Tables out of a real `PostgreSQL`, started here: taken in, followed by a watermark, and refused.
 
 #[path = "../../src/engines/postgres/testing.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -103,9 +103,10 @@ async fn a_watermark_takes_each_row_once_and_goes_on_where_the_last_commit_ended
         DATABASE,
         "INSERT INTO t SELECT i, i, 'new' FROM generate_series(101, 107) i",
     );
+    let request = world.request(&append);
     let (first, second) = tokio::join!(
-        world.api.post("/ingest/db", &world.request(&append)),
-        world.api.post("/ingest/db", &world.request(&append)),
+        world.api.post("/ingest/db", &request),
+        world.api.post("/ingest/db", &request),
     );
     let taken: u64 = [&first, &second]
         .iter()
