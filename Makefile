@@ -22,8 +22,13 @@ CRASH_CYCLES ?= 40
 CRASH_ROUNDS ?= 20
 LONG_CRASH_CYCLES ?= 1000
 LONG_CRASH_ROUNDS ?= 200
+# How long `make gc-race` runs, how much `make disk-full` merges, how often `make power-cuts` cuts (of
+# that, two fifths more during erasure).
+GC_RACE_SECONDS ?= 600
+DISK_FULL_MB ?= 200
+POWER_CUTS ?= 50
 
-.PHONY: help demo demo-exit build test e2e check fmt-check clippy doc tests crash-long bench setup setup-build setup-test clean-demo
+.PHONY: help demo demo-exit build test e2e check fmt-check clippy doc tests crash-long gc-race disk-full power-cuts bench setup setup-build setup-test clean-demo
 
 help: ## show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +68,24 @@ tests:
 crash-long: setup ## many kill -9 cycles under load; the seed is printed
 	LAKEHOUSE_CRASH_CYCLES=$(LONG_CRASH_CYCLES) LAKEHOUSE_CRASH_ROUNDS=$(LONG_CRASH_ROUNDS) \
 	$(CARGO) test --locked --test crash -- --nocapture
+
+gc-race: setup-test ## O-05: everything that removes objects, without a pause, under readers and writers; 10 min
+	LAKEHOUSE_GC_RACE_SECONDS=$(GC_RACE_SECONDS) \
+	$(CARGO) test --locked --test e2e races:: -- --nocapture
+
+disk-full: setup-test ## O-01: a disk of 320 MB gets full while 200 MB are merged
+	LAKEHOUSE_DISK_FULL_MB=$(DISK_FULL_MB) \
+	$(CARGO) test --locked --test e2e disk_full:: -- --nocapture
+
+# Nothing may be written back behind the test's back while it runs; the setting comes back afterwards.
+power-cuts: setup-test ## J-04 and G-04: the power goes under load and during erasure; needs root
+	@[ "$$(id -u)" = 0 ] || { echo "power-cuts mounts file systems: run it as root" >&2; exit 1; }
+	@for tool in mkfs.ext4 mount umount cc; do command -v $$tool >/dev/null || { \
+		echo "power-cuts needs $$tool" >&2; exit 1; }; done
+	@pause=/proc/sys/vm/dirty_writeback_centisecs; before=$$(cat $$pause); \
+	trap 'echo "$$before" > $$pause' EXIT; echo 0 > $$pause; \
+	LAKEHOUSE_POWER_CUTS=$(POWER_CUTS) \
+	$(CARGO) test --locked --test crash power:: -- --nocapture --test-threads 1
 
 bench: build ## the benchmarks of this version, each beside its baseline; JSON into target/bench
 	@mkdir -p $(TARGET_DIR)/bench

@@ -154,6 +154,12 @@ fn open_buckets(config: &Config) -> anyhow::Result<Arc<Buckets>> {
     for (name, spec) in config.bucket_specs() {
         let bucket = Bucket::open(&name, &spec, &|_| None, false)
             .with_context(|| format!("bucket `{name}` cannot be opened"))?;
+        if let Some(local) = &bucket.local {
+            // As with `staging`: nobody's any more, and it may hold any row.
+            local
+                .remove_broken()
+                .with_context(|| format!("bucket `{name}` cannot be cleared of broken writes"))?;
+        }
         buckets.register(bucket);
     }
     Ok(buckets)

@@ -13,7 +13,7 @@ use lakehouse_journal::{
             CatalogCommand, DataFile, Dataset, HASHED_KEY_PREFIX, JournalKeys, TombstoneBatch,
             TombstoneRows,
         },
-        event::CatalogEvent,
+        event::{CatalogEvent, RowsTombstoned},
     },
     record::Seq,
 };
@@ -106,24 +106,23 @@ impl Lake {
         now.is_none_or(|now| now.id != read.id || now.files_seq > read.files_seq)
     }
 
-    /// Lists the deletion at `seq` in the ledger. A ledger that fails does not undo the deletion: what
-    /// is missing in it is listed at the next start.
+    /// Lists a deletion in the ledger. A ledger that fails does not undo the deletion: what is missing in
+    /// it is listed at the next start.
     async fn note_in_ledger(&self, dataset: &Dataset, committed: &Committed) {
-        let (Some(ledger), Some(Event::Catalog(CatalogEvent::RowsTombstoned(event)))) =
-            (&self.inner.ledger, committed.events.first())
-        else {
+        let Some(ledger) = &self.inner.ledger else {
             return;
         };
         let catalog = self.catalog();
-        let batch = catalog
-            .state
-            .datasets
-            .get(&dataset.name)
-            .and_then(|dataset| dataset.tombstone_batches.get(&committed.seq).cloned());
-        let Some(batch) = batch else { return };
-        let deletion = listed(dataset, committed.seq, &batch, event.rows.clone());
-        if let Err(error) = ledger.list(&deletion).await {
-            tracing::error!(seq = committed.seq, %error, "a deletion is not in the ledger");
+        let now = catalog.state.datasets.get(&dataset.name);
+        let batches = now.map(|dataset| &dataset.tombstone_batches);
+        for (event, seq) in tombstoned(committed) {
+            let Some(batch) = batches.and_then(|batches| batches.get(&seq)) else {
+                continue;
+            };
+            let deletion = listed(dataset, seq, batch, event.rows.clone());
+            if let Err(error) = ledger.list(&deletion).await {
+                tracing::error!(seq, %error, "a deletion is not in the ledger");
+            }
         }
     }
 
@@ -253,23 +252,29 @@ fn not_erased(dataset: &Dataset) -> Dataset {
     }
 }
 
+/// The events of a deletion, each with its position.
+fn tombstoned(committed: &Committed) -> impl Iterator<Item = (&RowsTombstoned, Seq)> {
+    let count = committed.events.len() as Seq;
+    let first = (committed.seq + 1).saturating_sub(count);
+    let events = committed.events.iter().zip(first..);
+    events.filter_map(|(event, seq)| match event {
+        Event::Catalog(CatalogEvent::RowsTombstoned(event)) => Some((event, seq)),
+        _ => None,
+    })
+}
+
 /// What the events say that the request did; a repeated request gets the first answer.
 fn answer(committed: Committed, missing: Vec<String>) -> Tombstoned {
-    let (rows, missing) = match committed.events.first() {
-        Some(Event::Catalog(CatalogEvent::RowsTombstoned(event))) => {
-            // What was found now may be an answer of before, when the request is a repeated one.
-            let told = if committed.repeated {
-                event.missing.clone()
-            } else {
-                missing
-            };
-            (event.rows.clone(), told)
-        }
-        _ => (Vec::new(), missing),
-    };
+    let (mut rows, mut told) = (Vec::new(), Vec::new());
+    for (event, _) in tombstoned(&committed) {
+        rows.extend(event.rows.iter().cloned());
+        told.extend(event.missing.iter().cloned());
+    }
+    // What was found now may be an answer of before, when the request is a repeated one.
+    let missing = if committed.repeated { told } else { missing };
     Tombstoned {
-        committed,
         rows,
         missing,
+        committed,
     }
 }

@@ -12,7 +12,6 @@ use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
         LakeState,
-        bucket::BucketCommand,
         catalog::{CatalogCommand, Dataset},
         scheduler::SchedulerCommand,
     },
@@ -31,8 +30,6 @@ use crate::{
 
 /// Events after which a new snapshot is due.
 pub const SNAPSHOT_EVENTS: Seq = 50_000;
-/// Folders of a bucket that hold objects of ours.
-const OWN_PREFIXES: [&str; 2] = ["datasets/", "vectors/"];
 
 /// A chore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +74,10 @@ impl Duty for HousekeepingDuty {
             Chore::Snapshot => self.snapshot().await,
             Chore::Purge => self.purge().await,
             Chore::ListDeleted => self.list_deleted().await,
-            Chore::SweepOrphans { bucket } => self.sweep(bucket).await,
+            Chore::SweepOrphans { bucket } => {
+                let horizon = self.lake.now() - micros(self.orphan_grace);
+                self.sweep(bucket, horizon).await
+            }
         };
         if let Err(error) = result {
             tracing::warn!(?chore, %error, "chore failed, it comes again");
@@ -167,70 +167,6 @@ impl HousekeepingDuty {
         }
         Ok(())
     }
-
-    async fn sweep(&self, bucket: &str) -> Result<(), LakeError> {
-        let horizon = self.lake.now() - micros(self.orphan_grace);
-        let (mut objects, mut bytes) = (0, 0);
-        for prefix in OWN_PREFIXES {
-            let listed = self.store.list(bucket, prefix).await?;
-            // Read after the listing: what was committed meanwhile is in it.
-            let live = self.live_objects(bucket);
-            for object in listed {
-                if object.modified >= horizon || is_live(&live, &object.key) {
-                    continue;
-                }
-                self.store.delete(bucket, &object.key).await?;
-                objects += 1;
-                bytes += object.bytes;
-            }
-        }
-        let bucket = bucket.to_owned();
-        let report = BucketCommand::ReportOrphans {
-            bucket: bucket.clone(),
-            objects,
-            bytes,
-        };
-        self.lake
-            .ask_bucket(&bucket, report, Caller::daemon("housekeeping"))
-            .await?;
-        Ok(())
-    }
-
-    /// Keys of files, and folders of generations, that events point at.
-    fn live_objects(&self, bucket: &str) -> BTreeSet<String> {
-        let snapshot = self.lake.catalog();
-        let files = snapshot.state.datasets.values().flat_map(|dataset| {
-            dataset
-                .all_files()
-                .filter(|file| file.entry.bucket == bucket)
-                .map(|file| file.entry.key.clone())
-                .chain([dataset.sidecar_key()])
-                .collect::<Vec<_>>()
-        });
-        let generations = snapshot
-            .state
-            .indexes
-            .values()
-            .filter(|index| index.spec.bucket == bucket)
-            .flat_map(|index| index.generations.iter().map(|built| built.prefix.clone()));
-        let doomed = snapshot
-            .state
-            .doomed
-            .values()
-            .filter(|object| object.bucket == bucket)
-            .map(|object| object.key.clone());
-        files.chain(generations).chain(doomed).collect()
-    }
-}
-
-/// Whether the object itself or the folder that it lies in is pointed at.
-fn is_live(live: &BTreeSet<String>, key: &str) -> bool {
-    if live.contains(key) {
-        return true;
-    }
-    key.char_indices()
-        .filter(|(_, letter)| *letter == '/')
-        .any(|(at, _)| live.contains(&key[..at]) || live.contains(&key[..=at]))
 }
 
 fn micros(duration: Duration) -> Micros {

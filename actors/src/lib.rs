@@ -19,6 +19,7 @@ mod refresh;
 mod scheduler;
 mod start;
 mod supervision;
+mod sweep;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]

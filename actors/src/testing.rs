@@ -529,7 +529,7 @@ pub fn schema() -> SchemaDoc {
 pub fn index_spec(dataset: &str) -> IndexSpec {
     IndexSpec {
         source: dataset.to_owned(),
-        key: "id".to_owned(),
+        key: "id".into(),
         text: TextSpec::Columns(vec!["id".to_owned()]),
         provider: "in-process".to_owned(),
         model: "fake".to_owned(),

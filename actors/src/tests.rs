@@ -525,3 +525,62 @@ async fn orphans_go_after_the_grace_and_live_objects_stay() {
     until("the orphan is gone", || !has("datasets/x/orphan.parquet")).await;
     assert!(has(&live) && has("datasets/x/young.parquet") && has("other/not-ours"));
 }
+
+#[actix::test]
+async fn a_sweep_spares_what_is_about_to_be_committed_whatever_the_clock_says() {
+    let lake = people().await;
+    mutate_by(&lake, "bucket:primary", 0).await;
+    let orphans = ["datasets/a/left.parquet", "datasets/x/under-way.parquet"];
+    for key in orphans {
+        let name = ("primary".to_owned(), key.to_owned());
+        lake.disk.buckets.objects.lock().insert(name, (vec![1], 0));
+    }
+    let publishing = lake.lake.inner.publishing.pass("x").await;
+    let bucket = "primary".to_owned();
+    lake.lake
+        .chore(crate::Chore::SweepOrphans { bucket })
+        .expect("taken");
+    let gone = |key: &'static str| {
+        let objects = &lake.disk.buckets.objects;
+        move || {
+            let name = ("primary".to_owned(), key.to_owned());
+            !objects.lock().contains_key(&name)
+        }
+    };
+    until("the orphan is gone", gone(orphans[0])).await;
+    let waited = until("nothing", gone(orphans[1]));
+    let spared = tokio::time::timeout(Duration::from_millis(50), waited).await;
+    assert!(spared.is_err(), "it was about to be committed");
+    drop(publishing);
+    until("nobody commits it any more", gone(orphans[1])).await;
+}
+
+#[actix::test]
+async fn a_sweep_spares_what_a_build_has_written_so_far() {
+    let lake = people().await;
+    mutate_by(&lake, "bucket:primary", 0).await;
+    lake.builder.stalled.store(true, Ordering::SeqCst);
+    let define = CatalogCommand::DefineIndex(DefineIndex {
+        index: "idx".to_owned(),
+        spec: index_spec("people"),
+    });
+    lake.lake
+        .ask_catalog(define, caller())
+        .await
+        .expect("defined");
+    let name = |key: &str| ("primary".to_owned(), key.to_owned());
+    let objects = &lake.disk.buckets.objects;
+    for key in ["vectors/idx/1-a/graph", "vectors/none/1-a/graph"] {
+        objects.lock().insert(name(key), (vec![1], 0));
+    }
+    let bucket = "primary".to_owned();
+    lake.lake
+        .chore(crate::Chore::SweepOrphans { bucket })
+        .expect("taken");
+    until("what no index has is gone", || {
+        !objects.lock().contains_key(&name("vectors/none/1-a/graph"))
+    })
+    .await;
+    assert!(objects.lock().contains_key(&name("vectors/idx/1-a/graph")));
+    lake.builder.stalled.store(false, Ordering::SeqCst);
+}

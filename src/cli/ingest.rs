@@ -42,8 +42,8 @@ pub(super) struct IngestArgs {
     /// The dataset that takes them
     #[arg(long, value_name = "NAME")]
     dataset: String,
-    /// The column that names a row
-    #[arg(long, value_name = "COLUMN")]
+    /// The column that names a row, or several with commas between them
+    #[arg(long, value_name = "COLUMN[,…]")]
     key: Option<String>,
     /// What happens to rows that are there. With create and replace the first file is put so, and
     /// the others are appended

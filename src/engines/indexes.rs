@@ -9,7 +9,6 @@ mod build;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
-use arrow::array::AsArray;
 use futures::StreamExt;
 use lakehouse_actors::{PortError, ports::KeyHash};
 use lakehouse_journal::{
@@ -22,7 +21,6 @@ use lakehouse_journal::{
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 
-use self::build::text_column;
 use super::{
     buckets::of_bucket,
     embedder::StaticEmbedder,
@@ -31,7 +29,7 @@ use super::{
     usearch::HnswIndex,
     vectors::{self, Found, HnswConfig, Quantization, VectorError, Visible},
 };
-use crate::query::{QueryEngine, SessionTables};
+use crate::query::{QueryEngine, SessionTables, row_key::names};
 
 /// Most hits of one search.
 pub const HITS_MAX: usize = 10_000;
@@ -301,8 +299,8 @@ impl LakeIndexes {
         filter: Option<&str>,
     ) -> Result<RoaringBitmap, PortError> {
         let mut sql = format!(
-            "SELECT CAST({} AS VARCHAR) FROM {}",
-            quoted(&index.spec.key),
+            "SELECT {} FROM {}",
+            quoted_columns(index.spec.key.columns()),
             quoted(&index.spec.source)
         );
         if let Some(filter) = filter {
@@ -314,8 +312,9 @@ impl LakeIndexes {
         let mut slots = RoaringBitmap::new();
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(|error| of_query(&error))?;
-            let keys = text_column(&batch, 0)?;
-            for key in keys.as_string::<i32>().iter().flatten() {
+            let keys =
+                names(batch.columns()).map_err(|error| PortError::internal(error.to_string()))?;
+            for key in keys.iter().flatten() {
                 let slot = open
                     .index
                     .slot_of(key)
@@ -405,6 +404,12 @@ fn embed_one(text: &str) -> Result<Vec<f32>, PortError> {
 /// An identifier as SQL has it.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Columns as a `SELECT` has them.
+fn quoted_columns(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+    names.join(", ")
 }
 
 /// The engine's settings out of an index's; refuses what it does not have.

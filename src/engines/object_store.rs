@@ -2,6 +2,7 @@
 //! The edge, ingest and queries reach bytes through this; nothing here knows what the bytes mean,
 //! and nothing here deletes on its own account.
 
+mod broken;
 mod disk;
 mod keys;
 mod local;

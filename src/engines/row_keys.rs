@@ -3,7 +3,6 @@
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
-use arrow::{array::AsArray, compute::cast, datatypes::DataType};
 use futures::StreamExt;
 use lakehouse_actors::{PortError, ports::KeyHash};
 use lakehouse_journal::model::catalog::{DataFile, Dataset, HASHED_KEY_PREFIX};
@@ -12,7 +11,7 @@ use super::{
     keyring::{KeyringError, random_secret},
     tables::of_query,
 };
-use crate::query::QueryEngine;
+use crate::query::{QueryEngine, row_key::names};
 
 /// The secret's name in the keyring.
 const SECRET: &str = "row-keys.key";
@@ -40,9 +39,9 @@ pub async fn clear(
     key_hash: &KeyHash,
 ) -> Result<Vec<String>, PortError> {
     let wanted: HashSet<&String> = hashes.iter().collect();
-    let Some(column) = dataset.key.first() else {
+    if dataset.key.is_empty() {
         return Ok(Vec::new());
-    };
+    }
     let whole = dataset.all_files().map(|file| {
         Arc::new(DataFile {
             deleted: file.erased.clone(),
@@ -54,15 +53,15 @@ pub async fn clear(
         ..dataset.clone()
     });
     let mut rows = query
-        .scan_columns(&whole, std::slice::from_ref(column))
+        .scan_columns(&whole, &dataset.key)
         .await
         .map_err(|error| of_query(&error))?;
     let mut keys = HashSet::new();
     while let Some(batch) = rows.next().await {
         let batch = batch.map_err(|error| of_query(&error))?;
-        let texts = cast(batch.column(0), &DataType::Utf8)
-            .map_err(|error| PortError::internal(error.to_string()))?;
-        for key in texts.as_string::<i32>().iter().flatten() {
+        let texts =
+            names(batch.columns()).map_err(|error| PortError::internal(error.to_string()))?;
+        for key in texts.iter().flatten() {
             if wanted.contains(&key_hash(key)) {
                 keys.insert(key.to_owned());
             }

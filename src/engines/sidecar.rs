@@ -10,8 +10,7 @@ mod tests;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use arrow::{
-    array::{Array, AsArray, RecordBatch, StringArray},
-    compute::{CastOptions, cast, cast_with_options},
+    array::RecordBatch,
     datatypes::{DataType, Schema, SchemaRef},
 };
 use async_trait::async_trait;
@@ -34,7 +33,10 @@ use super::{
     object_store::{Buckets, check_key},
     tables::{of_query, of_staging},
 };
-use crate::query::{QueryError, arrow_schema};
+use crate::query::{
+    QueryError, arrow_schema,
+    row_key::{names, spelled},
+};
 
 /// Keys whose spelling is compared at a time.
 const KEYS_AT_A_TIME: usize = 65_536;
@@ -114,22 +116,24 @@ impl LakeSidecar {
 
     /// The rows whose deletion for good is known, with who did it, when and why.
     fn entries(&self, dataset: &Dataset, rows: &RecordBatch) -> Result<Vec<Entry>, PortError> {
-        let column = rows.column(0);
-        let internal = |error: &dyn std::fmt::Display| PortError::internal(error.to_string());
-        let texts = cast(column, &DataType::Utf8).map_err(|error| internal(&error))?;
-        let mut found = Vec::with_capacity(texts.len());
+        let names =
+            names(rows.columns()).map_err(|error| PortError::internal(error.to_string()))?;
+        let mut found = Vec::with_capacity(rows.num_rows());
         let mut unknown = BTreeMap::new();
-        for text in texts.as_string::<i32>().iter().flatten() {
-            match self.tombstone(dataset, text) {
-                Some(batch) => found.push(Entry::new(text, batch)),
+        for name in names.iter().flatten() {
+            match self.tombstone(dataset, name) {
+                Some(batch) => found.push(Entry::new(name, batch)),
                 None => {
-                    unknown.insert(text.to_owned(), None);
+                    unknown.insert(name.to_owned(), None);
                 }
             }
         }
-        if !unknown.is_empty() && column.data_type() != &DataType::Utf8View {
-            spelled_otherwise(dataset, column.data_type(), &mut unknown)
-                .map_err(|error| internal(&error))?;
+        let only_text = rows
+            .columns()
+            .iter()
+            .all(|column| column.data_type() == &DataType::Utf8View);
+        if !unknown.is_empty() && !(only_text && rows.num_columns() == 1) {
+            spelled_otherwise(dataset, &mut unknown).map_err(|error| of_query(&error))?;
             let known = unknown.iter();
             found.extend(known.filter_map(|(text, batch)| Some(Entry::new(text, (*batch)?))));
         }
@@ -183,39 +187,32 @@ impl LakeSidecar {
     }
 }
 
-/// The key column as it is read; nothing for a dataset without a key.
+/// The key columns as they are read; nothing for a dataset without a key.
 fn key_schema(dataset: &Dataset) -> Result<Option<SchemaRef>, PortError> {
-    let Some(key) = dataset.key.first() else {
+    if dataset.key.is_empty() {
         return Ok(None);
-    };
+    }
     let schema = arrow_schema(&dataset.schema).map_err(|error| of_query(&error))?;
-    let field = schema
-        .field_with_name(key)
-        .map_err(|error| PortError::internal(error.to_string()))?;
-    Ok(Some(read_schema(&Schema::new(vec![field.clone()]))))
+    let field = |name: &String| schema.field_with_name(name).cloned();
+    let fields = dataset.key.iter().map(field).collect::<Result<Vec<_>, _>>();
+    let fields = fields.map_err(|error| PortError::internal(error.to_string()))?;
+    Ok(Some(read_schema(&Schema::new(fields))))
 }
 
-/// Finds keys that were asked for in other words than the column's own: `007` for a 7.
+/// Finds keys that were asked for in other words than their columns' own: `007` for a 7.
 fn spelled_otherwise<'a>(
     dataset: &'a Dataset,
-    data_type: &DataType,
     unknown: &mut BTreeMap<String, Option<&'a TombstoneBatch>>,
-) -> Result<(), arrow::error::ArrowError> {
-    let lenient = CastOptions {
-        safe: true,
-        ..CastOptions::default()
-    };
+) -> Result<(), QueryError> {
     let mut tombstones = dataset.tombstones.iter();
     loop {
         let some: Vec<_> = tombstones.by_ref().take(KEYS_AT_A_TIME).collect();
         if some.is_empty() {
             return Ok(());
         }
-        let asked: StringArray = some.iter().map(|(key, _)| Some(key.as_str())).collect();
-        let values = cast_with_options(&asked, data_type, &lenient)?;
-        let texts = cast(&values, &DataType::Utf8)?;
-        for (text, (_, seq)) in texts.as_string::<i32>().iter().zip(some) {
-            if let Some(batch) = text.and_then(|text| unknown.get_mut(text)) {
+        let asked: Vec<String> = some.iter().map(|(key, _)| (*key).clone()).collect();
+        for (name, (_, seq)) in spelled(dataset, &asked)?.into_iter().zip(some) {
+            if let Some(batch) = name.and_then(|name| unknown.get_mut(&name)) {
                 *batch = dataset.tombstone_batches.get(seq);
             }
         }

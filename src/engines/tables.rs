@@ -9,11 +9,7 @@ use std::{
 };
 
 use arrow::{
-    array::AsArray,
-    compute::cast,
-    datatypes::{DataType, SchemaRef},
-    ipc::writer::StreamWriter,
-    record_batch::RecordBatch,
+    array::ArrayRef, datatypes::SchemaRef, ipc::writer::StreamWriter, record_batch::RecordBatch,
 };
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
@@ -37,7 +33,11 @@ use super::{
     object_store::Buckets,
     postgres::{PostgresError, PostgresSource, ReadOptions, Relation, Watermark},
 };
-use crate::query::{QueryEngine, QueryError, arrow_schema, lookup::spelled, schema_doc};
+use crate::query::{
+    QueryEngine, QueryError, arrow_schema,
+    row_key::{names, spelled},
+    schema_doc,
+};
 
 /// Batches that wait for the writer before their source does.
 const BATCHES_WAITING: usize = 8;
@@ -272,15 +272,12 @@ impl StagedTable for LakeStaged {
     }
 
     async fn load_keys(&self) -> Result<(), PortError> {
-        let Some(key) = self.key.first() else {
-            return Ok(());
-        };
-        if !self.keys.lock().is_empty() {
+        if self.key.is_empty() || !self.keys.lock().is_empty() {
             return Ok(());
         }
         let mut all = Vec::new();
         for file in &self.staged.files {
-            let (path, key) = (file.path.clone(), key.clone());
+            let (path, key) = (file.path.clone(), self.key.clone());
             let keys = tokio::task::spawn_blocking(move || read_keys(&path, &key))
                 .await
                 .map_err(|error| PortError::internal(error.to_string()))??;
@@ -373,16 +370,16 @@ fn merged(deleted: Vec<DeletedRows>) -> Vec<DeletedRows> {
 #[async_trait]
 impl RowLookup for LakeTables {
     async fn resolve(&self, dataset: &Dataset, keys: &[String]) -> Result<ResolvedRows, PortError> {
-        let Some(column) = dataset.key.first() else {
+        if dataset.key.is_empty() {
             return Ok(ResolvedRows::default());
-        };
-        // Rows are named as their column spells them: indexes and lists know them by that name.
-        let spelled = spelled(dataset, column, keys).map_err(|error| of_query(&error))?;
+        }
+        // Rows are named as their columns spell them: indexes and lists know them by that name.
+        let spelled = spelled(dataset, keys).map_err(|error| of_query(&error))?;
         let names: BTreeSet<&String> = spelled.iter().flatten().collect();
         let names: Vec<String> = names.into_iter().cloned().collect();
         let found = self
             .query
-            .resolve_keys(&Arc::new(dataset.clone()), column, &names)
+            .resolve_keys(&Arc::new(dataset.clone()), &dataset.key, &names)
             .await
             .map_err(|error| of_query(&error))?;
         let lost: BTreeSet<&String> = found.missing.iter().collect();
@@ -455,21 +452,25 @@ async fn stage_batches(
         .map_err(|error| of_ingest(&error))
 }
 
-/// The key column of a staged file, as text, by row: a key is never null.
-fn read_keys(path: &Path, key: &str) -> Result<Vec<String>, PortError> {
+/// The keys of a staged file's rows, spelled: a key is never null.
+fn read_keys(path: &Path, key: &[String]) -> Result<Vec<String>, PortError> {
     let internal = |error: &dyn std::fmt::Display| PortError::internal(error.to_string());
     let file = std::fs::File::open(path).map_err(|error| internal(&error))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| internal(&e))?;
-    let column = ProjectionMask::columns(builder.parquet_schema(), [key]);
+    let columns = key.iter().map(String::as_str);
+    let columns = ProjectionMask::columns(builder.parquet_schema(), columns);
     let reader = builder
-        .with_projection(column)
+        .with_projection(columns)
         .build()
         .map_err(|error| internal(&error))?;
     let mut keys = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|error| internal(&error))?;
-        let text = cast(batch.column(0), &DataType::Utf8).map_err(|error| internal(&error))?;
-        keys.extend(text.as_string::<i32>().iter().flatten().map(str::to_owned));
+        let column = |name: &String| batch.column_by_name(name).cloned();
+        let columns: Option<Vec<ArrayRef>> = key.iter().map(column).collect();
+        let columns = columns.ok_or_else(|| internal(&"a staged file lacks a key column"))?;
+        let names = names(&columns).map_err(|error| internal(&error))?;
+        keys.extend(names.iter().flatten().map(str::to_owned));
     }
     Ok(keys)
 }
@@ -490,9 +491,10 @@ pub(super) fn of_staging(error: &std::io::Error) -> PortError {
 
 /// Whether a lack of room is among the causes.
 fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let kind = error.downcast_ref().map(std::io::Error::kind);
-    matches!(kind, Some(StorageFull | QuotaExceeded)) || error.source().is_some_and(is_full)
+    matches!(kind, Some(StorageFull | QuotaExceeded | FileTooLarge))
+        || error.source().is_some_and(is_full)
 }
 
 impl From<IngestError> for PortError {

@@ -10,7 +10,6 @@ use std::{sync::Arc, time::Duration};
 use arrow::{
     array::{ArrayRef, RecordBatch},
     compute::concat_batches,
-    datatypes::{Field, Schema},
 };
 use datafusion::{
     common::DataFusionError,
@@ -35,7 +34,7 @@ use self::{keys::KeySet, pages::Candidates};
 use super::{
     QueryEngine, QueryError, QueryStream, SessionTables,
     facts::{FOOTER_HINT_BYTES, object_meta},
-    schema::arrow_schema,
+    row_key::key_types,
 };
 
 /// Rows of the key column decoded at a time.
@@ -71,18 +70,18 @@ pub struct KeyedRows {
 }
 
 impl QueryEngine {
-    /// Finds the visible rows of keys. A key is text: a number is parsed for a column of numbers,
-    /// a date for one of dates; what does not parse is missing.
+    /// Finds the visible rows of keys of these columns. A key is text, as `row_key` spells it: a number is
+    /// parsed for a column of numbers, a date for one of dates; what does not parse is missing.
     ///
     /// # Errors
     /// [`QueryError::ColumnNotFound`]; [`QueryError::Unavailable`] and [`QueryError::Corrupt`] of a file.
     pub async fn resolve_keys(
         &self,
         dataset: &Arc<Dataset>,
-        key_column: &str,
+        key: &[String],
         keys: &[String],
     ) -> Result<Resolved, QueryError> {
-        let set = Arc::new(key_set(dataset, key_column, keys)?);
+        let set = Arc::new(KeySet::new(&key_types(dataset, key)?, keys)?);
         let lookup = Arc::new(Lookup {
             store: Arc::clone(self.store()),
             footers: self
@@ -90,7 +89,7 @@ impl QueryEngine {
                 .runtime_env()
                 .cache_manager
                 .get_file_metadata_cache(),
-            column: key_column.to_owned(),
+            columns: key.to_vec(),
             set: Arc::clone(&set),
         });
         let files: Vec<Arc<DataFile>> = dataset.files.clone();
@@ -114,27 +113,26 @@ impl QueryEngine {
     pub async fn rows_by_keys(
         &self,
         dataset: &Arc<Dataset>,
-        key_column: &str,
+        key: &[String],
         keys: &[String],
         columns: &[String],
     ) -> Result<KeyedRows, QueryError> {
-        let resolved = self.resolve_keys(dataset, key_column, keys).await?;
-        let set = key_set(dataset, key_column, keys)?;
+        let resolved = self.resolve_keys(dataset, key, keys).await?;
+        let set = KeySet::new(&key_types(dataset, key)?, keys)?;
         let narrowed = narrowed(dataset, &resolved);
-        let mut wanted = vec![key_column.to_owned()];
-        wanted.extend_from_slice(columns);
+        let wanted = [key, columns].concat();
         let stream = self.scan_columns(&narrowed, &wanted).await?;
         let schema = Arc::clone(stream.schema());
         let batches: Vec<RecordBatch> = stream.try_collect().await?;
         let failed = |error: arrow::error::ArrowError| QueryError::Internal(error.to_string());
         let all = concat_batches(&schema, &batches).map_err(failed)?;
         let mut named = Vec::with_capacity(all.num_rows());
-        for slot in set.slots(all.column(0))? {
+        for slot in set.slots(&all.columns()[..key.len()])? {
             let slot =
                 slot.ok_or_else(|| QueryError::Internal("a row that nobody asked for".to_owned()))?;
             named.push(keys[set.first_key(slot)].clone());
         }
-        let rest: Vec<usize> = (1..all.num_columns()).collect();
+        let rest: Vec<usize> = (key.len()..all.num_columns()).collect();
         Ok(KeyedRows {
             keys: named,
             batch: all.project(&rest).map_err(failed)?,
@@ -164,45 +162,12 @@ impl QueryEngine {
     }
 }
 
-/// Keys as a column's own text has them: `007` of a column of integers is `7`. Nothing for a key that
-/// is no value of the column.
-///
-/// # Errors
-/// [`QueryError::ColumnNotFound`]; [`QueryError::Invalid`] for a column that cannot be looked up.
-pub fn spelled(
-    dataset: &Dataset,
-    key_column: &str,
-    keys: &[String],
-) -> Result<Vec<Option<String>>, QueryError> {
-    let schema = arrow_schema(&dataset.schema)?;
-    let field = key_field(dataset, &schema, key_column)?;
-    keys::spelled(field.data_type(), keys)
-}
-
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn quoted_name(dataset: &Dataset) -> String {
     quoted(&dataset.name)
-}
-
-fn key_set(dataset: &Dataset, column: &str, keys: &[String]) -> Result<KeySet, QueryError> {
-    let schema = arrow_schema(&dataset.schema)?;
-    KeySet::new(key_field(dataset, &schema, column)?.data_type(), keys)
-}
-
-fn key_field<'a>(
-    dataset: &Dataset,
-    schema: &'a Schema,
-    column: &str,
-) -> Result<&'a Field, QueryError> {
-    schema.field_with_name(column).map_err(|_| {
-        QueryError::ColumnNotFound(format!(
-            "dataset `{}` has no column `{column}`",
-            dataset.name
-        ))
-    })
 }
 
 /// A snapshot with the found rows only, to be read as any other.
@@ -284,7 +249,7 @@ impl<T> Drop for Abort<T> {
 struct Lookup {
     store: Arc<dyn ObjectStore>,
     footers: Arc<dyn FileMetadataCache>,
-    column: String,
+    columns: Vec<String>,
     set: Arc<KeySet>,
 }
 
@@ -308,14 +273,17 @@ impl Lookup {
             .with_page_index_policy(Some(PageIndexPolicy::Optional))
             .fetch_metadata()
             .await?;
-        let candidates = Candidates::of(&footer, &self.column, &self.set)?;
+        let candidates = Candidates::of(&footer, &self.columns, &self.set)?;
         if candidates.groups.is_empty() {
             return Ok(Vec::new());
         }
         let reader = ParquetObjectReader::new(Arc::clone(&self.store), meta.location.clone())
             .with_file_size(meta.size);
         let metadata = ArrowReaderMetadata::try_new(footer, ArrowReaderOptions::new())?;
-        let mask = ProjectionMask::columns(metadata.parquet_schema(), [self.column.as_str()]);
+        let mask = ProjectionMask::columns(
+            metadata.parquet_schema(),
+            self.columns.iter().map(String::as_str),
+        );
         let mut positions = candidates.positions();
         let mut stream = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata)
             .with_projection(mask)
@@ -326,10 +294,9 @@ impl Lookup {
         let mut hits = Vec::new();
         while let Some(batch) = stream.next().await {
             let batch = batch?;
-            let column: &ArrayRef = batch.column(0);
             let slots = self
                 .set
-                .slots(column)
+                .slots(&self.key_of(&batch)?)
                 .map_err(|error| DataFusionError::External(Box::new(error)))?;
             for (slot, row) in slots.into_iter().zip(&mut positions) {
                 if let Some(slot) = slot
@@ -343,6 +310,15 @@ impl Lookup {
             return Err(ParquetError::EOF("fewer rows than the footer says".to_owned()).into());
         }
         Ok(hits)
+    }
+
+    /// The key columns of rows, in the key's order: the file has them in its own.
+    fn key_of(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, DataFusionError> {
+        let column = |name: &String| {
+            let index = batch.schema_ref().index_of(name)?;
+            Ok(Arc::clone(batch.column(index)))
+        };
+        self.columns.iter().map(column).collect()
     }
 }
 

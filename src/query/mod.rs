@@ -11,6 +11,7 @@ pub mod gate;
 pub mod lookup;
 pub mod output;
 pub mod params;
+pub mod row_key;
 pub mod scan;
 pub mod schema;
 pub mod session;
@@ -27,7 +28,9 @@ pub use engine::{MemorySharing, QueryConfig, QueryEngine};
 pub use error::QueryError;
 pub use gate::GateLimits;
 pub use lookup::{KeyedRows, Position, Resolved};
-pub use output::{ByteStream, ColumnDoc, CsvOptions, JsonRows, arrow_ipc, csv, rows_json};
+pub use output::{
+    ByteStream, ColumnDoc, CsvOptions, JsonRows, arrow_ipc, csv, json_cells, rows_json,
+};
 pub use schema::{arrow_schema, schema_doc, wide_keys};
 pub use session::{Explained, QuerySession, QueryStream, SessionTables};
 pub use table::DatasetTable;

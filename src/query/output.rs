@@ -96,6 +96,21 @@ pub async fn rows_json(mut stream: QueryStream, limit: usize) -> Result<JsonRows
     })
 }
 
+/// The cells of a batch as JSON, row by row.
+///
+/// # Errors
+/// For a column that has no JSON form.
+pub fn json_cells(batch: &RecordBatch) -> Result<Vec<Vec<serde_json::Value>>, QueryError> {
+    let cells = Cells::of(batch)?;
+    let row = |row: usize| {
+        let mut text = Vec::new();
+        cells.json_row(row, &mut text)?;
+        serde_json::from_slice(&text)
+            .map_err(|error| QueryError::Internal(format!("a row as JSON: {error}")))
+    };
+    (0..batch.num_rows()).map(row).collect()
+}
+
 struct Page {
     text: Vec<u8>,
     rows: usize,

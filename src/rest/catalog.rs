@@ -19,6 +19,7 @@ use super::{
     auth::{Delete, May, ReadCatalog, Write},
     body::{Body, query},
     problem::Problem,
+    row_keys::row_key,
     times,
 };
 
@@ -248,10 +249,12 @@ pub async fn tombstone(
     if asked.reason.trim().is_empty() {
         return Err(Problem::invalid("`reason` must say why"));
     }
+    let catalog = edge.lake.catalog();
+    let dataset = catalog.state.dataset(&name)?;
     let mut keys = asked
         .row_keys
         .iter()
-        .map(key_text)
+        .map(|key| row_key(dataset, key))
         .collect::<Result<Vec<_>, _>>()?;
     let requested = keys.len();
     keys.sort_unstable();
@@ -270,15 +273,6 @@ pub async fn tombstone(
         "missing": done.missing,
         "journal_seq": done.committed.seq,
     })))
-}
-
-fn key_text(key: &Value) -> Result<String, Problem> {
-    match key {
-        Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::Bool(value) => Ok(value.to_string()),
-        other => Err(Problem::invalid(format!("`{other}` is no row key"))),
-    }
 }
 
 /// Rows that were deleted, in the order of their keys.

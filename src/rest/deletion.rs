@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, http::StatusCode, web};
-use arrow::{array::AsArray, compute::cast, datatypes::DataType};
 use futures::StreamExt;
 use lakehouse_journal::model::{Fold, catalog::CatalogState};
 use serde::Deserialize;
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{
     engines::indexes::quoted,
-    query::{QueryError, SessionTables},
+    query::{QueryError, SessionTables, row_key::names},
 };
 
 /// Most rows of one deletion.
@@ -107,24 +106,26 @@ async fn keys_where(
         Problem::new(status, "impossible", text)
     };
     let dataset = catalog.state.dataset(name)?;
-    let [key] = dataset.key.as_slice() else {
+    if dataset.key.is_empty() {
         let text = format!("dataset `{name}` has no key, so no row of it has a name");
         return Err(impossible(text));
-    };
-    let key = quoted(key);
+    }
+    let key: Vec<String> = dataset.key.iter().map(|column| quoted(column)).collect();
     let sql = format!(
-        "SELECT {key} FROM {} WHERE {} AND {key} IS NOT NULL",
+        "SELECT {} FROM {} WHERE {} AND {} IS NOT NULL",
+        key.join(", "),
         quoted(name),
-        predicate("where", text)?
+        predicate("where", text)?,
+        key.join(" IS NOT NULL AND ")
     );
     let tables = SessionTables::all(Arc::new(catalog.state.clone()), catalog.seq);
     let session = edge.query.session(tables);
     let mut rows = session.execute(&sql, Vec::new(), None).await?;
     let mut keys = Vec::new();
     while let Some(batch) = rows.next().await {
-        let texts = cast(batch?.column(0), &DataType::Utf8)
-            .map_err(|error| QueryError::Internal(error.to_string()))?;
-        keys.extend(texts.as_string::<i32>().iter().flatten().map(str::to_owned));
+        let texts =
+            names(batch?.columns()).map_err(|error| QueryError::Internal(error.to_string()))?;
+        keys.extend(texts.iter().flatten().map(str::to_owned));
         if keys.len() > ROW_KEYS_MAX {
             let text = format!("more than {ROW_KEYS_MAX} rows pass; delete them in parts");
             return Err(impossible(text));

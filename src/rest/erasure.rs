@@ -19,12 +19,12 @@ use super::{
     Edge,
     auth::{Delete, May, ReadJournal},
     problem::Problem,
+    row_keys::row_name,
     times,
 };
 use crate::{
     engines::leftovers::written_below,
     engines::receipts::{ErasureReceipt, PlaceChecked, PlaceState, RECEIPT_VERSION},
-    query::lookup::spelled,
 };
 
 /// Events of a row or a dataset that are read at a time.
@@ -78,7 +78,7 @@ pub async fn show(
             .err()
             .map_or_else(|| Problem::not_found("dataset", &name), Problem::from)
     })?;
-    let key = spelled_key(dataset, key)?;
+    let key = row_name(dataset, &key)?;
     let row = Row::of(&edge, dataset, &key);
     let places = row.places(&edge, &catalog).await?;
     let absent = places.iter().all(|place| place.state == PlaceState::Absent);
@@ -102,17 +102,6 @@ pub async fn show(
         answer["signed"] = receipt;
     }
     Ok(HttpResponse::Ok().json(answer))
-}
-
-/// The key as its column spells it; one that is no value of the column stays as it is.
-fn spelled_key(dataset: &Dataset, key: String) -> Result<String, Problem> {
-    let Some(column) = dataset.key.first() else {
-        return Ok(key);
-    };
-    let keys = [key];
-    let spelled = spelled(dataset, column, &keys)?.pop().flatten();
-    let [key] = keys;
-    Ok(spelled.unwrap_or(key))
 }
 
 /// A row that is asked about.
@@ -243,9 +232,9 @@ impl<'a> Row<'a> {
 
     /// Whether the row lies in files, deleted rows included: read from the files themselves.
     async fn in_files(&self, edge: &Edge, files: &[&DataFile]) -> Result<PlaceState, Problem> {
-        let Some(column) = self.dataset.key.first() else {
+        if self.dataset.key.is_empty() {
             return Ok(PlaceState::Absent);
-        };
+        }
         let whole = files.iter().map(|file| {
             Arc::new(DataFile {
                 deleted: DeletionVector::default(),
@@ -258,7 +247,7 @@ impl<'a> Row<'a> {
             ..self.dataset.as_ref().clone()
         });
         let keys = [self.key.to_owned()];
-        let found = edge.query.resolve_keys(&raw, column, &keys).await?;
+        let found = edge.query.resolve_keys(&raw, &raw.key, &keys).await?;
         let mut state = PlaceState::Absent;
         for position in found.found.iter().flat_map(|(_, positions)| positions) {
             let shown = files.iter().any(|file| {

@@ -23,6 +23,7 @@ use super::{
     auth::{May, Write},
     body::query,
     problem::Problem,
+    row_keys::key_columns,
     times,
 };
 use crate::engines::{
@@ -82,7 +83,12 @@ pub async fn file(
     let ingest = IngestRequest {
         dataset: asked.dataset.clone(),
         mode: asked.mode.unwrap_or(IngestMode::Create),
-        key: key_columns(asked.key.as_deref()),
+        key: asked
+            .key
+            .as_deref()
+            .map(key_columns)
+            .transpose()?
+            .and_then(named),
         bucket: wanted_bucket(&request)?,
         source_kind: "file".to_owned(),
         source_name: format.map_or("body", FileFormat::name).to_owned(),
@@ -151,13 +157,9 @@ fn format_of(
     Ok(FileFormat::from_content_type(request.content_type()))
 }
 
-fn key_columns(key: Option<&str>) -> Option<Vec<String>> {
-    let key = key.filter(|key| !key.is_empty())?;
-    Some(
-        key.split(',')
-            .map(|column| column.trim().to_owned())
-            .collect(),
-    )
+/// The columns of a key; none when there are none.
+fn named(columns: Vec<String>) -> Option<Vec<String>> {
+    (!columns.is_empty()).then_some(columns)
 }
 
 /// The bucket that `X-Lakehouse-Bucket` names.

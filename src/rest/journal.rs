@@ -18,6 +18,7 @@ use super::{
     auth::{May, ReadJournal},
     body::query,
     problem::Problem,
+    row_keys::row_name,
     times,
 };
 
@@ -195,19 +196,26 @@ pub async fn history(
 
 /// What a key may name: a row of the given dataset, or anything else of that name.
 fn subjects_of(edge: &Edge, key: &str, dataset: Option<&str>) -> Vec<String> {
+    let catalog = edge.lake.catalog();
+    let named = |name: &str| {
+        let known = catalog.state.datasets.get(name);
+        let own = known.and_then(|dataset| row_name(dataset, key).ok());
+        own.unwrap_or_else(|| key.to_owned())
+    };
     if let Some(dataset) = dataset {
+        let own = named(dataset);
         // A dataset may ask that its keys stand in the journal as hashes only.
         return vec![
             format!("row:{dataset}:{key}"),
-            format!("row:{dataset}:{}", edge.lake.key_hash(key)),
+            format!("row:{dataset}:{}", edge.lake.key_hash(&own)),
+            format!("row:{dataset}:{own}"),
         ];
     }
-    let catalog = edge.lake.catalog();
     let rows = catalog
         .state
         .datasets
         .keys()
-        .map(|dataset| format!("row:{dataset}:{key}"));
+        .map(|dataset| format!("row:{dataset}:{}", named(dataset)));
     ["dataset", "index", "bucket", "token", "trigger"]
         .into_iter()
         .map(|kind| format!("{kind}:{key}"))

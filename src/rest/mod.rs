@@ -22,6 +22,7 @@ mod predicate;
 pub mod problem;
 pub mod query;
 pub mod request_id;
+mod row_keys;
 pub mod storage;
 pub mod system;
 pub mod times;

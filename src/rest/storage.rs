@@ -3,10 +3,15 @@
 //! The lakehouse's own objects are readable by an administrator only. Nothing is written here:
 //! what changes a bucket is an event, and objects of others have none in this version.
 
-use actix_web::{HttpRequest, HttpResponse, body::SizedStream, http::header, web};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    body::SizedStream,
+    http::{StatusCode, header},
+    web,
+};
 use futures::{StreamExt, TryStreamExt};
 use lakehouse_actors::ports::BucketStore;
-use lakehouse_journal::model::bucket::BucketSpec;
+use lakehouse_journal::model::{bucket::BucketSpec, catalog::OwnObject};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -161,10 +166,27 @@ fn readable<P: Needs>(may: &May<P>, bucket: &str, key: &str) -> Result<Path, Pro
     Ok(path)
 }
 
+/// A row that was deleted for good is in no answer, and no file that still holds it is one.
+fn holds_no_deleted_row(edge: &Edge, bucket: &str, key: &str) -> Result<(), Problem> {
+    if !key.starts_with("datasets/") && !key.starts_with("vectors/") {
+        return Ok(());
+    }
+    match edge.lake.catalog().state.own_object(bucket, key) {
+        OwnObject::Clean => Ok(()),
+        OwnObject::Unknown => Err(Problem::not_found("object", key)),
+        OwnObject::HoldsDeletedRows => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "object_holds_deleted_rows",
+            "it holds rows that were deleted for good and is about to be replaced",
+        )),
+    }
+}
+
 /// An object's bytes.
 #[utoipa::path(get, path = "/storage/buckets/{bucket}/objects/{key}", tag = "storage",
     params(("bucket" = String, Path), ("key" = String, Path)),
-    responses((status = 200, description = "bytes", content_type = "application/octet-stream"), (status = 404, body = Problem)))]
+    responses((status = 200, description = "bytes", content_type = "application/octet-stream"), (status = 404, body = Problem),
+        (status = 409, body = Problem)))]
 pub async fn read(
     edge: web::Data<Edge>,
     may: May<ReadData>,
@@ -173,6 +195,7 @@ pub async fn read(
     let (bucket, key) = path.into_inner();
     edge.lake.known_bucket(&bucket)?;
     let key = readable(&may, &bucket, &key)?;
+    holds_no_deleted_row(&edge, &bucket, key.as_ref())?;
     let store = edge
         .buckets
         .get(&bucket)

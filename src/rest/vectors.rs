@@ -23,6 +23,7 @@ use super::{
     catalog::{Page, page},
     ingest::wanted_bucket,
     problem::Problem,
+    row_keys::{AskedKey, row_name},
     times,
 };
 use crate::engines::{embedder::StaticEmbedder, indexes::hnsw_config};
@@ -61,7 +62,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
 pub struct NewIndex {
     name: String,
     source: String,
-    key: String,
+    key: AskedKey,
     text: Option<TextSpec>,
     vector_column: Option<String>,
     provider: Option<String>,
@@ -147,7 +148,7 @@ fn spec_of(edge: &Edge, asked: NewIndex, bucket: Option<String>) -> Result<Index
     edge.lake.known_bucket(&bucket)?;
     Ok(IndexSpec {
         source: asked.source,
-        key: asked.key,
+        key: asked.key.try_into()?,
         text,
         provider,
         model,
@@ -326,6 +327,10 @@ pub async fn row(
     let (name, key) = path.into_inner();
     let catalog = edge.lake.catalog();
     let index = catalog.state.index(&name)?;
+    let key = match catalog.state.datasets.get(&index.spec.source) {
+        Some(dataset) => row_name(dataset, &key)?,
+        None => key,
+    };
     let found = edge.indexes.visible_slot(&catalog, index, &key).await?;
     let (open, slot) = found.ok_or_else(|| Problem::not_found("row", &key))?;
     Ok(HttpResponse::Ok().json(json!({

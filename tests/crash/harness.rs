@@ -38,9 +38,14 @@ struct Tally {
 impl Harness {
     /// A daemon with the shared dataset, and a harness that knows of it. Prints the seed.
     pub async fn start(test: &str) -> (Self, Daemon) {
+        Self::start_at(test, Site::new(&[])).await
+    }
+
+    /// The same in this directory.
+    pub async fn start_at(test: &str, site: Site) -> (Self, Daemon) {
         let chance = number_from_env("LAKEHOUSE_CRASH_SEED", rand::random::<u32>().into());
         println!("{test}: LAKEHOUSE_CRASH_SEED={chance}");
-        let daemon = Daemon::start();
+        let daemon = Daemon::start_at(site);
         let api = daemon.admin();
         api.create(SHARED, "id,v\n0,nobody\n").await;
         let mut seen = Seen::default();
@@ -68,6 +73,16 @@ impl Harness {
 
     /// Lets the writers work for that long and kills the daemon under them.
     pub async fn load_and_kill_after(&mut self, daemon: Daemon, alive: Duration) -> Site {
+        self.load_and_end(daemon, alive, Daemon::kill9).await
+    }
+
+    /// Lets the writers work for that long and ends the daemon under them.
+    pub async fn load_and_end(
+        &mut self,
+        daemon: Daemon,
+        alive: Duration,
+        end: impl FnOnce(Daemon) -> Site,
+    ) -> Site {
         self.cycle += 1;
         let mut writers = Vec::new();
         for model in self.models.drain(..) {
@@ -76,7 +91,7 @@ impl Harness {
             writers.push(tokio::spawn(work));
         }
         tokio::time::sleep(alive).await;
-        let site = daemon.kill9();
+        let site = end(daemon);
         self.entries.clear();
         for writer in writers {
             let (model, ledger) = writer.await.expect("a writer's own assertions hold");

@@ -15,5 +15,6 @@ mod harness;
 mod ledger;
 mod mirror;
 mod model;
+mod power;
 mod recovery;
 mod writer;

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use arrow::datatypes::{ArrowPrimitiveType, Float16Type};
 use serde_json::{Value, json};
 
-use crate::erasure::{AT_ONCE, ON_REQUEST, erase, places_of, report, with_people};
+use crate::erasure::{AT_ONCE, ON_REQUEST, erase, report, with_people};
+use crate::support::scan::places_of;
 use crate::support::until;
 
 /// A half-precision number.

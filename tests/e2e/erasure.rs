@@ -2,7 +2,7 @@
 //! signed receipt; no past, no backup and no second ingest brings it back.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
@@ -10,7 +10,8 @@ use parquet::record::RowAccessor as _;
 use serde_json::{Value, json};
 
 use crate::support::api::{Api, list};
-use crate::support::daemon::{Daemon, Site};
+use crate::support::daemon::Daemon;
+use crate::support::scan::{files, places_of};
 use crate::support::until;
 
 /// Deletions are carried out on request only.
@@ -40,64 +41,6 @@ pub async fn erase(api: &Api, dataset: &str) -> Value {
 pub async fn report(api: &Api, dataset: &str, key: &str) -> Value {
     let path = format!("/compliance/erasure/{dataset}/{key}");
     api.get(&path).await.ok()
-}
-
-/// Every file below a directory.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap().flatten() {
-        if entry.file_type().unwrap().is_dir() {
-            found.extend(files(&entry.path()));
-        } else {
-            found.push(entry.path());
-        }
-    }
-    found
-}
-
-/// What a file holds: its bytes, and its rows or its text when those are packed.
-fn contents(path: &Path) -> Vec<Vec<u8>> {
-    // A file that goes while it is looked at is gone.
-    let Ok(bytes) = fs::read(path) else {
-        return Vec::new();
-    };
-    let mut all = vec![bytes.clone()];
-    if path
-        .extension()
-        .is_some_and(|extension| extension == "parquet")
-    {
-        let reader = SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap();
-        let rows = reader.get_row_iter(None).unwrap();
-        all.push(
-            rows.map(|row| row.unwrap().to_string() + "\n")
-                .collect::<String>()
-                .into(),
-        );
-    } else if let Some(at) = bytes
-        .windows(4)
-        .position(|four| four == [0x28, 0xB5, 0x2F, 0xFD])
-    {
-        all.extend(zstd::decode_all(&bytes[at..]).ok());
-    }
-    all
-}
-
-/// Files in which one of the needles stands.
-pub fn places_of(site: &Site, needles: &[Vec<u8>]) -> Vec<String> {
-    let finders: Vec<_> = needles.iter().map(memchr::memmem::Finder::new).collect();
-    let mut hits = Vec::new();
-    for path in files(site.scratch()) {
-        for content in contents(&path) {
-            let found = finders
-                .iter()
-                .filter(|finder| finder.find(&content).is_some());
-            let count = found.count();
-            if count > 0 {
-                hits.push(format!("{}: {count} needles", path.display()));
-            }
-        }
-    }
-    hits
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ const STDERR_TAIL_LINES: usize = 40;
 pub struct Site {
     root: TempDir,
     env: Vec<(String, String)>,
+    /// Bytes that a file of the daemon's may have.
+    file_limit: Option<u64>,
 }
 
 /// A running daemon.
@@ -63,7 +65,22 @@ impl Site {
         Self {
             root,
             env: env.collect(),
+            file_limit: None,
         }
+    }
+
+    /// Its daemons cannot make a file longer than this: the write fails, as on a full disk.
+    #[must_use]
+    pub fn with_file_limit(mut self, bytes: u64) -> Self {
+        self.file_limit = Some(bytes);
+        self
+    }
+
+    /// Without that limit again.
+    #[must_use]
+    pub fn without_file_limit(mut self) -> Self {
+        self.file_limit = None;
+        self
     }
 
     /// The data directory.
@@ -78,7 +95,17 @@ impl Site {
 
     /// `lakehouse` with the site's environment and nothing else of the configuration around it.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lakehouse"));
+        let binary = env!("CARGO_BIN_EXE_lakehouse");
+        let mut command = match self.file_limit {
+            None => Command::new(binary),
+            Some(bytes) => {
+                // The limit is in blocks of 512 bytes, and its signal would end the process.
+                let limited = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", bytes / 512);
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &limited, "sh", binary]);
+                shell
+            }
+        };
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LAKEHOUSE")) {
             command.env_remove(name);
         }
@@ -227,6 +254,14 @@ impl Daemon {
     /// The address, as `http://127.0.0.1:PORT`.
     pub fn base(&self) -> &str {
         &self.base
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// When it was stopped.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a daemon has a process").id()
     }
 
     /// The admin's token.

@@ -6,6 +6,8 @@
 pub mod api;
 pub mod daemon;
 pub mod rows;
+pub mod scan;
+pub mod wired;
 
 use std::time::{Duration, Instant};
 

@@ -31,7 +31,7 @@ use crate::engines::{
     usearch::HnswBuilder,
     vectors::{self, BuildOptions, Chunk},
 };
-use crate::query::SessionTables;
+use crate::query::{SessionTables, row_key::names};
 
 #[async_trait]
 impl IndexBuilder for LakeIndexes {
@@ -65,6 +65,7 @@ impl IndexBuilder for LakeIndexes {
         let mut builder = HnswBuilder::new(&dir, dimensions, config, options)
             .map_err(|error| of_vector(&error))?;
         let template = index.spec.text.clone();
+        let key_columns = index.spec.key.columns().len();
         let sql = text_query(&index, &dataset)?;
         let mut rows = self.rows(SessionTables::of_dataset(&dataset), &sql).await?;
         let mut skipped = 0;
@@ -73,7 +74,7 @@ impl IndexBuilder for LakeIndexes {
             let count = batch.num_rows() as u64;
             let template = template.clone();
             let added = tokio::task::spawn_blocking(move || {
-                let skipped = add_batch(&mut builder, &batch, &template)?;
+                let skipped = add_batch(&mut builder, &batch, key_columns, &template)?;
                 Ok::<_, PortError>((builder, skipped))
             });
             let (returned, without) = added
@@ -143,14 +144,19 @@ impl LakeIndexes {
     }
 }
 
-/// Key and text columns of every visible row, as text.
+/// Key columns of every visible row as they are, then its text columns as text.
 fn text_query(index: &Index, dataset: &Dataset) -> Result<String, PortError> {
     let columns = index
         .spec
         .text
         .columns()
         .map_err(|reason| PortError::new(ErrorKind::Unprocessable, "impossible", reason))?;
-    let mut selected = vec![format!("CAST({} AS VARCHAR)", quoted(&index.spec.key))];
+    let key = index.spec.key.columns();
+    let mut selected: Vec<String> = key.iter().map(|column| quoted(column)).collect();
+    let is_named: Vec<String> = selected
+        .iter()
+        .map(|key| format!("{key} IS NOT NULL"))
+        .collect();
     for (number, column) in columns.iter().enumerate() {
         selected.push(format!(
             "CAST({} AS VARCHAR) AS text_{number}",
@@ -158,21 +164,23 @@ fn text_query(index: &Index, dataset: &Dataset) -> Result<String, PortError> {
         ));
     }
     Ok(format!(
-        "SELECT {} FROM {} WHERE {} IS NOT NULL",
+        "SELECT {} FROM {} WHERE {}",
         selected.join(", "),
         quoted(&dataset.name),
-        quoted(&index.spec.key)
+        is_named.join(" AND ")
     ))
 }
 
-/// Embeds a batch and adds it; says how many rows have no vector.
+/// Embeds a batch, whose first columns are the key, and adds it; says how many rows have no vector.
 fn add_batch(
     builder: &mut HnswBuilder,
     batch: &RecordBatch,
+    key_columns: usize,
     template: &TextSpec,
 ) -> Result<u64, PortError> {
-    let keys = text_column(batch, 0)?;
-    let parts = (1..batch.num_columns())
+    let keys = names(&batch.columns()[..key_columns])
+        .map_err(|error| PortError::internal(error.to_string()))?;
+    let parts = (key_columns..batch.num_columns())
         .map(|column| text_column(batch, column))
         .collect::<Result<Vec<_>, _>>()?;
     let texts: Vec<String> = (0..batch.num_rows())
@@ -194,7 +202,7 @@ fn add_batch(
     let mut numbers = Vec::new();
     for ((row, text), vector) in texts.into_iter().enumerate().zip(embedded) {
         if let Some(vector) = vector {
-            chunk_keys.push(keys.as_string::<i32>().value(row).to_owned());
+            chunk_keys.push(keys.value(row).to_owned());
             chunk_texts.push(text);
             numbers.extend_from_slice(&vector);
         }
@@ -251,7 +259,7 @@ fn render<'a>(template: &TextSpec, mut values: impl Iterator<Item = &'a str>) ->
     }
 }
 
-pub(super) fn text_column(batch: &RecordBatch, column: usize) -> Result<ArrayRef, PortError> {
+fn text_column(batch: &RecordBatch, column: usize) -> Result<ArrayRef, PortError> {
     cast(batch.column(column), &DataType::Utf8)
         .map_err(|error| PortError::internal(error.to_string()))
 }

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Where half-written objects lie, under the root; keys cannot name it.
-const STAGING: &str = ".staging";
+pub(super) const STAGING: &str = ".staging";
 /// Objects deleted at a time by a delete stream.
 const DELETES_IN_FLIGHT: usize = 8;
 

@@ -1,87 +1,72 @@
-//! Keys as a column's type has them, ready to be looked up: each as its row encoding, whose bytes
-//! compare as the values do. Pure.
+//! Keys as the types of their columns have them, ready to be looked up: each as its row encoding, whose
+//! bytes compare as the values do. Pure.
 
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, StringArray},
-    compute::{CastOptions, cast, cast_with_options},
+    array::{Array, ArrayRef},
+    compute::cast,
     datatypes::DataType,
-    row::{Row, RowConverter, Rows, SortField},
+    error::ArrowError,
+    row::{RowConverter, Rows, SortField},
 };
 
-use crate::query::QueryError;
+use crate::query::{
+    QueryError,
+    row_key::{not_looked_up, values},
+};
 
 /// The distinct values of the keys that were asked for; a slot is the number of one.
 #[derive(Debug)]
 pub(super) struct KeySet {
-    data_type: DataType,
+    /// The columns that a key is of, in order.
+    columns: Vec<KeyColumn>,
     converter: RowConverter,
     slots: HashMap<Box<[u8]>, u32>,
     sieve: Sieve,
-    /// The values in order.
-    sorted: Vec<Box<[u8]>>,
     /// The slot of each key that was asked for.
     slot_of_key: Vec<Option<u32>>,
     /// The first key of each slot.
     first_key: Vec<usize>,
 }
 
-/// Keys as the text that a column of this type has for them; nothing for what is no value of it.
-pub(super) fn spelled(
-    data_type: &DataType,
-    keys: &[String],
-) -> Result<Vec<Option<String>>, QueryError> {
-    let failed = |error: arrow::error::ArrowError| {
-        QueryError::Invalid(format!("the key column cannot be looked up: {error}"))
-    };
-    let lenient = CastOptions {
-        safe: true,
-        ..CastOptions::default()
-    };
-    let texts: ArrayRef = Arc::new(keys.iter().map(Some).collect::<StringArray>());
-    let values = cast_with_options(&texts, data_type, &lenient).map_err(failed)?;
-    let texts = cast(&values, &DataType::Utf8).map_err(failed)?;
-    let texts = texts.as_string::<i32>().iter();
-    Ok(texts.map(|text| text.map(str::to_owned)).collect())
+/// One column of the keys that were asked for.
+#[derive(Debug)]
+struct KeyColumn {
+    data_type: DataType,
+    converter: RowConverter,
+    /// The distinct values in order.
+    sorted: Vec<Box<[u8]>>,
 }
 
 impl KeySet {
-    /// Reads keys as values of `data_type`; what cannot be read has no slot.
-    pub fn new(data_type: &DataType, keys: &[String]) -> Result<Self, QueryError> {
-        let data_type = match data_type {
-            DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
-            other => other.clone(),
-        };
-        let failed = |error: arrow::error::ArrowError| {
-            QueryError::Invalid(format!("the key column cannot be looked up: {error}"))
-        };
-        let texts: ArrayRef = Arc::new(keys.iter().map(Some).collect::<StringArray>());
-        let lenient = CastOptions {
-            safe: true,
-            ..CastOptions::default()
-        };
-        let values = cast_with_options(&texts, &data_type, &lenient).map_err(failed)?;
-        let converter =
-            RowConverter::new(vec![SortField::new(data_type.clone())]).map_err(failed)?;
-        let rows = converter
-            .convert_columns(&[Arc::clone(&values)])
-            .map_err(failed)?;
+    /// Reads keys as values of columns of these types; what cannot be read has no slot.
+    pub fn new(types: &[DataType], keys: &[String]) -> Result<Self, QueryError> {
+        let types: Vec<DataType> = types.iter().map(looked_up_as).collect();
+        let failed = |error: ArrowError| not_looked_up(&error);
+        let columns = values(&types, keys).map_err(failed)?;
+        let fields = types.iter().cloned().map(SortField::new).collect();
+        let converter = RowConverter::new(fields).map_err(failed)?;
+        let rows = converter.convert_columns(&columns).map_err(failed)?;
         let mut set = Self {
-            data_type,
+            columns: Vec::new(),
             converter,
             slots: HashMap::with_capacity(keys.len()),
             sieve: Sieve::new(keys.len()),
-            sorted: Vec::new(),
             slot_of_key: Vec::with_capacity(keys.len()),
             first_key: Vec::new(),
         };
         for (index, row) in rows.iter().enumerate() {
-            let slot = (!values.is_null(index)).then(|| set.slot(row.as_ref(), index));
+            let whole = columns.iter().all(|column| column.is_valid(index));
+            let slot = whole.then(|| set.slot(row.as_ref(), index));
             set.slot_of_key.push(slot);
         }
-        set.sorted = set.slots.keys().cloned().collect();
-        set.sorted.sort_unstable();
+        let whole = |index: usize| set.slot_of_key[index].is_some();
+        let of_column = types.into_iter().zip(&columns);
+        set.columns = of_column
+            .map(|(data_type, column)| KeyColumn::new(data_type, column, &whole))
+            .collect::<Result<_, _>>()
+            .map_err(failed)?;
         Ok(set)
     }
 
@@ -116,22 +101,58 @@ impl KeySet {
         self.first_key[slot as usize]
     }
 
-    /// For each value of a column its slot; none where nobody asked for it, or it is null.
-    pub fn slots(&self, column: &ArrayRef) -> Result<Vec<Option<u32>>, QueryError> {
-        let (column, rows) = self.encoded(column)?;
-        let slot = |(index, row): (usize, Row<'_>)| {
+    /// For each row of key columns its slot; none where nobody asked for it, or a column is null.
+    pub fn slots(&self, columns: &[ArrayRef]) -> Result<Vec<Option<u32>>, QueryError> {
+        let typed = self.columns.iter().zip(columns);
+        let columns = typed
+            .map(|(key, column)| as_type(column, &key.data_type))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(internal)?;
+        let rows = self.converter.convert_columns(&columns).map_err(internal)?;
+        let slot = |(index, row): (usize, arrow::row::Row<'_>)| {
             let row = row.data();
             if !self.sieve.may_have(row) {
                 return None;
             }
             let known = self.slots.get(row).copied();
-            known.filter(|_| !column.is_null(index))
+            known.filter(|_| columns.iter().all(|column| column.is_valid(index)))
         };
         Ok(rows.iter().enumerate().map(slot).collect())
     }
 
-    /// Whether a value of the set lies between the bounds, for each pair; an unknown bound may hold any.
-    pub fn between(&self, mins: &ArrayRef, maxes: &ArrayRef) -> Result<Vec<bool>, QueryError> {
+    /// Whether the keys have a value of column `nth` between the bounds, for each pair; an unknown bound
+    /// may hold any.
+    pub fn between(
+        &self,
+        nth: usize,
+        mins: &ArrayRef,
+        maxes: &ArrayRef,
+    ) -> Result<Vec<bool>, QueryError> {
+        self.columns[nth].between(mins, maxes).map_err(internal)
+    }
+}
+
+impl KeyColumn {
+    /// The values of a column in the rows that are `whole`.
+    fn new(
+        data_type: DataType,
+        column: &ArrayRef,
+        whole: &dyn Fn(usize) -> bool,
+    ) -> Result<Self, ArrowError> {
+        let converter = RowConverter::new(vec![SortField::new(data_type.clone())])?;
+        let rows = converter.convert_columns(std::slice::from_ref(column))?;
+        let values = rows.iter().enumerate().filter(|(index, _)| whole(*index));
+        let mut sorted: Vec<Box<[u8]>> = values.map(|(_, row)| row.data().into()).collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        Ok(Self {
+            data_type,
+            converter,
+            sorted,
+        })
+    }
+
+    fn between(&self, mins: &ArrayRef, maxes: &ArrayRef) -> Result<Vec<bool>, ArrowError> {
         let inexact = self.data_type.is_floating() || self.data_type.is_nested();
         if inexact {
             return Ok(vec![true; mins.len()]);
@@ -154,20 +175,33 @@ impl KeySet {
             .collect())
     }
 
-    /// A column as the set's type, and its values encoded.
-    fn encoded(&self, column: &ArrayRef) -> Result<(ArrayRef, Rows), QueryError> {
-        let failed = |error: arrow::error::ArrowError| QueryError::Internal(error.to_string());
-        let column = if column.data_type() == &self.data_type {
-            Arc::clone(column)
-        } else {
-            cast(column, &self.data_type).map_err(failed)?
-        };
-        let rows = self
-            .converter
-            .convert_columns(&[Arc::clone(&column)])
-            .map_err(failed)?;
+    /// A column as the key's type, and its values encoded.
+    fn encoded(&self, column: &ArrayRef) -> Result<(ArrayRef, Rows), ArrowError> {
+        let column = as_type(column, &self.data_type)?;
+        let rows = self.converter.convert_columns(&[Arc::clone(&column)])?;
         Ok((column, rows))
     }
+}
+
+/// The type that keys of a column are compared in.
+fn looked_up_as(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
+        DataType::Dictionary(_, values) => looked_up_as(values),
+        other => other.clone(),
+    }
+}
+
+fn as_type(column: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, ArrowError> {
+    if column.data_type() == data_type {
+        return Ok(Arc::clone(column));
+    }
+    cast(column, data_type)
+}
+
+fn internal(error: ArrowError) -> QueryError {
+    QueryError::Internal(error.to_string())
 }
 
 /// Tells most values that nobody asked for from the others, at a tenth of what a look into the map

@@ -27,43 +27,48 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// Finds them by the bounds of `column`.
-    pub fn of(footer: &ParquetMetaData, column: &str, keys: &KeySet) -> Result<Self> {
-        let descriptor = footer.file_metadata().schema_descr();
-        let schema =
-            parquet_to_arrow_schema(descriptor, footer.file_metadata().key_value_metadata())?;
-        let bounds = StatisticsConverter::try_new(column, &schema, descriptor)?;
-        let mins = bounds.row_group_mins(footer.row_groups())?;
-        let maxes = bounds.row_group_maxes(footer.row_groups())?;
-        let possible = keys.between(&mins, &maxes).map_err(external)?;
-        let leaf = bounds.parquet_column_index();
-        let mut found = Self {
-            groups: Vec::new(),
-            selection: RowSelection::default(),
-            rows: Vec::new(),
-        };
-        let mut kept: Vec<Range<usize>> = Vec::new();
-        let mut start = 0_u64;
-        let mut read = 0_usize;
-        for (index, group) in footer.row_groups().iter().enumerate() {
-            let rows = usize::try_from(group.num_rows()).unwrap_or_default();
-            if possible[index] {
-                let pages = pages(footer, &bounds, leaf, index, rows, keys)?;
-                if !pages.is_empty() {
-                    found.groups.push(index);
-                    for page in pages {
-                        found
-                            .rows
-                            .push(start + page.start as u64..start + page.end as u64);
-                        kept.push(read + page.start..read + page.end);
-                    }
-                    read += rows;
-                }
-            }
-            start += rows as u64;
+    /// Finds them by the bounds of the key's columns.
+    pub fn of(footer: &ParquetMetaData, columns: &[String], keys: &KeySet) -> Result<Self> {
+        let mut rows: Option<Vec<Range<u64>>> = None;
+        for (nth, column) in columns.iter().enumerate() {
+            let possible = rows_of(footer, column, nth, keys)?;
+            rows = Some(match rows {
+                None => possible,
+                Some(before) => in_both(&before, &possible),
+            });
         }
-        found.selection = RowSelection::from_consecutive_ranges(kept.into_iter(), read);
-        Ok(found)
+        Ok(Self::of_rows(footer, rows.unwrap_or_default()))
+    }
+
+    /// To read these rows of a file.
+    fn of_rows(footer: &ParquetMetaData, rows: Vec<Range<u64>>) -> Self {
+        let mut groups = Vec::new();
+        let mut kept: Vec<Range<usize>> = Vec::new();
+        let (mut start, mut read) = (0_u64, 0_usize);
+        let offset = |from: u64, to: u64| usize::try_from(to - from).unwrap_or_default();
+        for (index, group) in footer.row_groups().iter().enumerate() {
+            let length = u64::try_from(group.num_rows()).unwrap_or_default();
+            let group = start..start + length;
+            let first = rows.partition_point(|range| range.end <= group.start);
+            let here = rows[first..]
+                .iter()
+                .take_while(|range| range.start < group.end);
+            let before = kept.len();
+            kept.extend(here.map(|range| {
+                let from = offset(start, range.start.max(group.start));
+                read + from..read + offset(start, range.end.min(group.end))
+            }));
+            if kept.len() > before {
+                groups.push(index);
+                read += offset(0, length);
+            }
+            start += length;
+        }
+        Self {
+            groups,
+            selection: RowSelection::from_consecutive_ranges(kept.into_iter(), read),
+            rows,
+        }
     }
 
     /// The position in the file of each row that is read, in order.
@@ -76,11 +81,57 @@ impl Candidates {
     }
 }
 
+/// The rows of a file that can hold a key, by the bounds of the key's column `nth`.
+fn rows_of(
+    footer: &ParquetMetaData,
+    column: &str,
+    nth: usize,
+    keys: &KeySet,
+) -> Result<Vec<Range<u64>>> {
+    let descriptor = footer.file_metadata().schema_descr();
+    let schema = parquet_to_arrow_schema(descriptor, footer.file_metadata().key_value_metadata())?;
+    let bounds = StatisticsConverter::try_new(column, &schema, descriptor)?;
+    let mins = bounds.row_group_mins(footer.row_groups())?;
+    let maxes = bounds.row_group_maxes(footer.row_groups())?;
+    let possible = keys.between(nth, &mins, &maxes).map_err(external)?;
+    let leaf = bounds.parquet_column_index();
+    let mut found = Vec::new();
+    let mut start = 0_u64;
+    for (index, group) in footer.row_groups().iter().enumerate() {
+        let rows = usize::try_from(group.num_rows()).unwrap_or_default();
+        if possible[index] {
+            let pages = pages(footer, &bounds, (leaf, nth), index, rows, keys)?;
+            let in_file = |page: Range<usize>| start + page.start as u64..start + page.end as u64;
+            found.extend(pages.into_iter().map(in_file));
+        }
+        start += rows as u64;
+    }
+    Ok(found)
+}
+
+/// The rows that are in both of two lists of ranges, each ascending and without overlap.
+fn in_both(one: &[Range<u64>], other: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut both = Vec::new();
+    let (mut one, mut other) = (one.iter().peekable(), other.iter().peekable());
+    while let (Some(a), Some(b)) = (one.peek(), other.peek()) {
+        let shared = a.start.max(b.start)..a.end.min(b.end);
+        if !shared.is_empty() {
+            both.push(shared);
+        }
+        if a.end <= b.end {
+            one.next();
+        } else {
+            other.next();
+        }
+    }
+    both
+}
+
 /// The rows of a row group, from its first, whose pages can hold a key.
 fn pages(
     footer: &ParquetMetaData,
     bounds: &StatisticsConverter<'_>,
-    leaf: Option<usize>,
+    (leaf, nth): (Option<usize>, usize),
     group: usize,
     rows: usize,
     keys: &KeySet,
@@ -93,7 +144,7 @@ fn pages(
     };
     let mins = bounds.data_page_mins(columns, offsets, [&group])?;
     let maxes = bounds.data_page_maxes(columns, offsets, [&group])?;
-    let possible = keys.between(&mins, &maxes).map_err(external)?;
+    let possible = keys.between(nth, &mins, &maxes).map_err(external)?;
     let Some(locations) = offsets
         .get(group)
         .and_then(|group| group.get(leaf))
@@ -123,4 +174,20 @@ fn pages(
 
 fn external(error: crate::query::QueryError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_both;
+
+    #[test]
+    fn rows_in_both_are_those_of_each() {
+        let one = [0..10, 20..30, 40..41];
+        let other = [5..22, 25..26, 29..50];
+        assert_eq!(
+            in_both(&one, &other),
+            [5..10, 20..22, 25..26, 29..30, 40..41]
+        );
+        assert_eq!(in_both(&one, &[]), []);
+    }
 }

@@ -41,7 +41,7 @@ fn positions_are_those_of_the_file_and_of_visible_rows_only() {
         let keys = texts(&["3", "4", "995", "x", "1009", "4", "04", "9999", "995"]);
         let resolved = lake
             .engine
-            .resolve_keys(dataset, "id", &keys)
+            .resolve_keys(dataset, &texts(&["id"]), &keys)
             .await
             .unwrap();
         assert_eq!(
@@ -61,14 +61,17 @@ fn positions_are_those_of_the_file_and_of_visible_rows_only() {
         let names = texts(&["n5", "n6", "n1000"]);
         let resolved = lake
             .engine
-            .resolve_keys(dataset, "name", &names)
+            .resolve_keys(dataset, &texts(&["name"]), &names)
             .await
             .unwrap();
         assert_eq!(
             rows(&resolved),
             [("n6".to_owned(), vec![6]), ("n1000".to_owned(), vec![10])]
         );
-        let error = lake.engine.resolve_keys(dataset, "no", &names).await;
+        let error = lake
+            .engine
+            .resolve_keys(dataset, &texts(&["no"]), &names)
+            .await;
         assert_eq!(error.unwrap_err().code(), "column_not_found");
     });
 }
@@ -89,7 +92,7 @@ fn keys_of_dates_and_nulls_are_found_as_their_column_has_them() {
         let keys = texts(&["2024-02-29", "1970-01-01", "nonsense", ""]);
         let resolved = lake
             .engine
-            .resolve_keys(dataset, "day", &keys)
+            .resolve_keys(dataset, &texts(&["day"]), &keys)
             .await
             .unwrap();
         assert_eq!(
@@ -101,7 +104,7 @@ fn keys_of_dates_and_nulls_are_found_as_their_column_has_them() {
         );
         let resolved = lake
             .engine
-            .resolve_keys(dataset, "code", &keys)
+            .resolve_keys(dataset, &texts(&["code"]), &keys)
             .await
             .unwrap();
         assert_eq!(rows(&resolved), [(String::new(), vec![1])]);
@@ -122,7 +125,7 @@ fn columns_of_hits_come_with_the_key_they_were_asked_by() {
         let columns = texts(&["name", "grp"]);
         let answer = lake
             .engine
-            .rows_by_keys(dataset, "id", &keys, &columns)
+            .rows_by_keys(dataset, &texts(&["id"]), &keys, &columns)
             .await
             .unwrap();
         let mut seen: Vec<(String, String)> = answer
@@ -138,7 +141,7 @@ fn columns_of_hits_come_with_the_key_they_were_asked_by() {
         let gone = texts(&["7"]);
         let none = lake
             .engine
-            .rows_by_keys(dataset, "id", &gone, &columns)
+            .rows_by_keys(dataset, &texts(&["id"]), &gone, &columns)
             .await;
         assert_eq!(none.unwrap().batch.num_rows(), 0);
     });
@@ -168,7 +171,7 @@ fn one_key_of_a_million_reads_one_page() {
         let dataset = lake.state.datasets.get("t").unwrap();
         let warm = texts(&["1"]);
         lake.engine
-            .resolve_keys(dataset, "id", &warm)
+            .resolve_keys(dataset, &texts(&["id"]), &warm)
             .await
             .unwrap();
         let start = Instant::now();
@@ -176,7 +179,7 @@ fn one_key_of_a_million_reads_one_page() {
             let keys = [(key * 49_999).to_string()];
             let resolved = lake
                 .engine
-                .resolve_keys(dataset, "id", &keys)
+                .resolve_keys(dataset, &texts(&["id"]), &keys)
                 .await
                 .unwrap();
             assert_eq!(resolved.found.len(), 1);
@@ -188,7 +191,7 @@ fn one_key_of_a_million_reads_one_page() {
         let start = Instant::now();
         let resolved = lake
             .engine
-            .resolve_keys(dataset, "id", &many)
+            .resolve_keys(dataset, &texts(&["id"]), &many)
             .await
             .unwrap();
         println!("200,000 keys of 1,000,000: {:?}", start.elapsed());

@@ -6,7 +6,7 @@ use lakehouse_actors::IngestRequest;
 use lakehouse_journal::model::catalog::IngestMode;
 use serde::Deserialize;
 
-use super::{answer, key_columns, wanted_bucket};
+use super::{answer, named, wanted_bucket};
 use crate::{
     engines::{
         egress::EgressPolicy,
@@ -17,6 +17,7 @@ use crate::{
         auth::{May, Write},
         body::Body,
         problem::Problem,
+        row_keys::AskedKey,
     },
 };
 
@@ -29,7 +30,7 @@ pub struct DbRequest {
     table: Option<String>,
     query: Option<String>,
     dataset: String,
-    key: Option<String>,
+    key: Option<AskedKey>,
     mode: Option<IngestMode>,
     partitions: Option<usize>,
     batch_rows: Option<usize>,
@@ -66,6 +67,7 @@ pub async fn db(
             ));
         }
     };
+    let key = asked.key.map(AskedKey::columns).transpose()?;
     let policy = EgressPolicy {
         allow: edge.config.egress.allow.clone(),
         allow_loopback: edge.config.listens_on_loopback(),
@@ -85,7 +87,7 @@ pub async fn db(
     let ingest = IngestRequest {
         dataset: asked.dataset.clone(),
         mode: asked.mode.unwrap_or(IngestMode::Create),
-        key: key_columns(asked.key.as_deref()),
+        key: key.and_then(named),
         bucket: wanted_bucket(&request)?,
         source_kind: "postgres".to_owned(),
         source_name: lineage,

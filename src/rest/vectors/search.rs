@@ -1,8 +1,17 @@
 //! `POST /vectors/search`: a text or a vector in, the nearest visible rows out, with their columns.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use actix_web::{HttpResponse, http::StatusCode, web};
+use arrow::{
+    array::{ArrayRef, AsArray},
+    compute::cast,
+    datatypes::DataType,
+};
+use futures::StreamExt;
 use lakehouse_journal::model::{
     Fold,
     catalog::{CatalogState, Index},
@@ -15,7 +24,10 @@ use crate::{
         indexes::{HITS_MAX, SearchQuery, SearchRequest, Searched, quoted},
         vectors::SearchPath,
     },
-    query::{SessionTables, rows_json},
+    query::{
+        SessionTables, json_cells,
+        row_key::{self, key_types, names, values},
+    },
     rest::{
         Edge,
         auth::{May, ReadData},
@@ -155,40 +167,95 @@ async fn rows_of(
     if columns.is_empty() || found.found.hits.is_empty() {
         return Ok(rows);
     }
-    let key = format!("CAST({} AS VARCHAR)", quoted(&index.spec.key));
-    let selected: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
-    let keys: Vec<String> = found
+    let hits: BTreeSet<&str> = found
         .found
         .hits
         .iter()
-        .map(|hit| format!("'{}'", hit.key.replace('\'', "''")))
+        .map(|hit| hit.key.as_str())
         .collect();
+    let key = index.spec.key.columns();
+    let selected = key.iter().chain(columns).map(|column| quoted(column));
     let sql = format!(
-        "SELECT {key} AS lakehouse_row_key, {} FROM {} WHERE {key} IN ({})",
-        selected.join(", "),
+        "SELECT {} FROM {} WHERE {}",
+        selected.collect::<Vec<_>>().join(", "),
         quoted(&index.spec.source),
-        keys.join(", ")
+        among(catalog, index, &hits)?
     );
     let tables = SessionTables::all(Arc::new(catalog.state.clone()), catalog.seq);
     let session = edge.query.session(tables);
-    let stream = session.execute(&sql, Vec::new(), Some(HITS_MAX)).await?;
-    let page = rows_json(stream, HITS_MAX).await?;
-    let values: Vec<Vec<Value>> =
-        serde_json::from_str(page.rows.get()).map_err(|error| Problem::internal(&error))?;
-    for mut row in values {
-        let cells = row.split_off(1);
-        let Some(Value::String(key)) = row.pop() else {
-            continue;
-        };
-        rows.insert(
-            key,
-            columns
-                .iter()
-                .cloned()
-                .zip(cells)
-                .collect::<Map<_, _>>()
-                .into(),
-        );
+    let mut stream = session.execute(&sql, Vec::new(), None).await?;
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        let names = names(&batch.columns()[..key.len()]).map_err(|e| Problem::internal(&e))?;
+        let cells: Vec<usize> = (key.len()..batch.num_columns()).collect();
+        let cells = batch.project(&cells).map_err(|e| Problem::internal(&e))?;
+        for (name, cells) in names.iter().zip(json_cells(&cells)?) {
+            if let Some(name) = name.filter(|name| hits.contains(name)) {
+                let row = columns.iter().cloned().zip(cells);
+                rows.insert(name.to_owned(), row.collect::<Map<_, _>>().into());
+            }
+        }
     }
     Ok(rows)
+}
+
+/// A predicate that the rows of the hits pass: for a key of several columns others may pass, too, whose
+/// values are each in some hit.
+fn among(
+    catalog: &Fold<CatalogState>,
+    index: &Index,
+    hits: &BTreeSet<&str>,
+) -> Result<String, Problem> {
+    let key = index.spec.key.columns();
+    let known = catalog.state.datasets.get(&index.spec.source);
+    let types = match known {
+        Some(dataset) => key_types(dataset, key)?,
+        None => vec![DataType::Utf8; key.len()],
+    };
+    let names: Vec<String> = hits.iter().map(|hit| (*hit).to_owned()).collect();
+    let values = values(&types, &names).map_err(|error| Problem::internal(&error))?;
+    let one_of = |(column, values): (&String, ArrayRef)| -> Result<String, Problem> {
+        let texts = row_key::names(&[Arc::clone(&values)]).map_err(|e| Problem::internal(&e))?;
+        let texts: BTreeSet<String> = texts
+            .iter()
+            .flatten()
+            .map(|text| format!("'{}'", text.replace('\'', "''")))
+            .collect();
+        let texts: Vec<String> = texts.into_iter().collect();
+        Ok(match values.data_type() {
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if known.is_some() => {
+                format!("{} IN ({})", quoted(column), texts.join(", "))
+            }
+            integer if integer.is_integer() => {
+                format!(
+                    "{} IN ({})",
+                    quoted(column),
+                    texts.join(", ").replace('\'', "")
+                )
+            }
+            DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_) => {
+                let bytes = cast(&values, &DataType::LargeBinary)
+                    .map_err(|error| Problem::internal(&error))?;
+                let bytes: BTreeSet<String> = bytes
+                    .as_binary::<i64>()
+                    .iter()
+                    .flatten()
+                    .map(|bytes| format!("X'{}'", hex(bytes)))
+                    .collect();
+                let bytes: Vec<String> = bytes.into_iter().collect();
+                format!("{} IN ({})", quoted(column), bytes.join(", "))
+            }
+            _ => format!(
+                "CAST({} AS VARCHAR) IN ({})",
+                quoted(column),
+                texts.join(", ")
+            ),
+        })
+    };
+    let columns = key.iter().zip(values).map(one_of);
+    Ok(columns.collect::<Result<Vec<_>, _>>()?.join(" AND "))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

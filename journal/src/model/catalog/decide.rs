@@ -1,10 +1,11 @@
 //! What the catalog lets happen. One function a command; reads state and command only.
 
 use super::compaction::{change, must_keep_rows};
+use super::key::check_key;
 use super::{
     CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
     Dataset, DefineIndex, DropDataset, ErasedKeys, FailGeneration, Index, IngestMode, PatchDataset,
-    RefreshPolicy, ScrubFiles, TombstoneRows,
+    RefreshPolicy, ScrubFiles,
 };
 use crate::{
     model::{
@@ -14,7 +15,7 @@ use crate::{
             CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, DeletedRows,
             FilesCommitted, FilesCompacted, FilesPurged, FilesScrubbed, GenerationBuilt,
             GenerationFailed, GenerationRequested, GenerationsRetired, IndexDefined, IndexDropped,
-            IndexPromoted, ObjectsDeleted, RowsErased, RowsTombstoned,
+            IndexPromoted, ObjectsDeleted, RowsErased,
         },
     },
     record::{Micros, Seq},
@@ -326,7 +327,7 @@ impl CatalogState {
             dataset.must_have_column(column)?;
         }
         if let Some(embedding) = &command.embedding {
-            dataset.must_have_column(&embedding.key)?;
+            dataset.must_have_key(&embedding.key)?;
             dataset.must_have_text(&embedding.text)?;
         }
         if let Some(policy) = &command.embedding_refresh_policy {
@@ -377,30 +378,6 @@ impl CatalogState {
         Ok(events)
     }
 
-    fn tombstone_rows(&self, command: &TombstoneRows) -> Decision {
-        let dataset = self.dataset(&command.dataset)?;
-        dataset.must_be_as_read(command.read_seq)?;
-        let deleted: Vec<DeletedRows> = command
-            .deleted
-            .iter()
-            .filter_map(|rows| dataset.still_there(rows))
-            .collect();
-        if deleted.is_empty() {
-            return Ok(Vec::new());
-        }
-        Ok(vec![
-            RowsTombstoned {
-                dataset: command.dataset.clone(),
-                rows: command.rows.clone(),
-                deleted,
-                missing: command.missing.clone(),
-                reason: command.reason.clone(),
-                on_behalf_of: command.on_behalf_of.clone(),
-            }
-            .into(),
-        ])
-    }
-
     fn define_index(&self, command: &DefineIndex, stamp: &Stamp) -> Decision {
         check_name("index", &command.index)?;
         if self.indexes.contains_key(&command.index) {
@@ -410,7 +387,6 @@ impl CatalogState {
             });
         }
         let dataset = self.dataset(&command.spec.source)?;
-        dataset.must_have_column(&command.spec.key)?;
         dataset.must_be_key(&command.spec.key)?;
         dataset.must_have_text(&command.spec.text)?;
         Ok(vec![
@@ -539,25 +515,6 @@ fn committed(command: &CommitFiles, retired: Vec<String>, new_schema: bool) -> F
         elapsed_ms: command.elapsed_ms,
         erased_skipped: command.erased_skipped,
     }
-}
-
-fn check_key(key: &[String], columns: &[super::Column]) -> Result<(), ModelError> {
-    if key.len() > 1 {
-        return Err(ModelError::Impossible {
-            what: "key",
-            reason: "a key of several columns is not supported; name one column".to_owned(),
-        });
-    }
-    for name in key {
-        if !columns.iter().any(|column| column.name == *name) {
-            return Err(ModelError::NotFound {
-                what: "column",
-                name: name.clone(),
-                near: near_names(name, columns.iter().map(|column| &column.name)),
-            });
-        }
-    }
-    Ok(())
 }
 
 fn check_policy(policy: &RefreshPolicy) -> Result<(), ModelError> {

@@ -6,17 +6,22 @@ mod command;
 mod compaction;
 mod decide;
 mod deletion;
+mod key;
+mod objects;
 mod past;
 mod rules;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tombstone;
 
 pub use command::{
     CatalogCommand, CommitFiles, CommitGeneration, CompactFiles, CreateDataset, DefineIndex,
     DropDataset, FailGeneration, PatchDataset, RewrittenFile, ScrubFiles, TombstoneRows,
 };
 pub use deletion::DeletionVector;
+pub use key::{KEY_COLUMNS_MAX, KeyColumns};
+pub use objects::OwnObject;
 pub use rules::SMALL_FILE_BYTES;
 pub use state::{
     CatalogState, DataFile, Dataset, Doomed, Generation, HASHED_KEY_PREFIX, Index, LineageEntry,
@@ -232,8 +237,8 @@ pub enum TextSpec {
 pub struct EmbeddingSpec {
     /// The text.
     pub text: TextSpec,
-    /// The column whose value names a row.
-    pub key: String,
+    /// The columns whose values name a row.
+    pub key: KeyColumns,
     /// Who embeds.
     pub provider: String,
     /// With what.
@@ -279,8 +284,8 @@ pub struct IndexConfig {
 pub struct IndexSpec {
     /// The dataset it is built over.
     pub source: String,
-    /// The column whose value names a row.
-    pub key: String,
+    /// The columns whose values name a row.
+    pub key: KeyColumns,
     /// The text that is embedded.
     pub text: TextSpec,
     /// Who embeds.

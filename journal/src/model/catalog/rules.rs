@@ -115,21 +115,6 @@ impl Dataset {
         None
     }
 
-    /// A row that is deleted is hidden in an index by its key, so the index must know rows by it.
-    pub(super) fn must_be_key(&self, column: &str) -> Result<(), ModelError> {
-        if self.key.is_empty() || self.key == [column] {
-            return Ok(());
-        }
-        Err(ModelError::Impossible {
-            what: "key",
-            reason: format!(
-                "dataset `{}` names its rows by `{}`, and an index over it must do so too",
-                self.name,
-                self.key.join("`, `")
-            ),
-        })
-    }
-
     /// A scrub takes rows out that were deleted for good, and no others.
     pub(super) fn must_keep_others(&self, scrub: &Scrub) -> Result<(), ModelError> {
         let Some(old) = self.all_files().find(|file| file.entry.key == scrub.file) else {

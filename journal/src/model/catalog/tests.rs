@@ -107,12 +107,12 @@ pub(super) fn tombstone(dataset: &str, file: &str, row: u32, read_seq: Seq) -> C
     })
 }
 
-fn define(index: &str, dataset: &str) -> CatalogCommand {
+pub(super) fn define(index: &str, dataset: &str) -> CatalogCommand {
     CatalogCommand::DefineIndex(DefineIndex {
         index: index.to_owned(),
         spec: IndexSpec {
             source: dataset.to_owned(),
-            key: "id".to_owned(),
+            key: "id".into(),
             text: TextSpec::Template("{text}".to_owned()),
             provider: "in-process".to_owned(),
             model: "static-minilm-128".to_owned(),
@@ -124,7 +124,12 @@ fn define(index: &str, dataset: &str) -> CatalogCommand {
     })
 }
 
-fn generation(index: &str, generation: u64, job: &str, source_seq: Seq) -> CatalogCommand {
+pub(super) fn generation(
+    index: &str,
+    generation: u64,
+    job: &str,
+    source_seq: Seq,
+) -> CatalogCommand {
     CatalogCommand::CommitGeneration(CommitGeneration {
         index: index.to_owned(),
         generation,
