@@ -3,14 +3,19 @@
 //! and asks the catalog to confirm when nothing is left. What is to be done is read from the state,
 //! so a lost task comes back; hiding rows is not its part, that is done when the deletion is decided.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use futures::{StreamExt, stream};
 use lakehouse_journal::{
     model::{
-        ErrorKind,
-        catalog::{CatalogCommand, DataFile, Dataset, ScrubFiles},
-        event::Scrub,
+        ErrorKind, Event,
+        catalog::{CatalogCommand, DataFile, Dataset, FileEntry, ScrubFiles},
+        event::{CatalogEvent, Scrub},
     },
     record::Seq,
 };
@@ -27,6 +32,10 @@ use crate::{
 
 /// How often it starts over because more was deleted or committed meanwhile.
 const ROUNDS_MAX: usize = 10;
+/// Files that one event exchanges.
+const FILES_AT_A_TIME: usize = 64;
+/// Files that are rewritten beside each other.
+const REWRITES_AT_A_TIME: usize = 4;
 /// Between two looks at whether a generation is there.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -108,6 +117,16 @@ fn daemon() -> Caller {
     Caller::daemon("erasure")
 }
 
+/// The files that an event took the erased rows out of.
+fn scrubbed(event: &Event) -> Vec<&String> {
+    match event {
+        Event::Catalog(CatalogEvent::FilesScrubbed(event)) => {
+            event.scrubs.iter().map(|scrub| &scrub.file).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 impl ErasureDuty {
     async fn erase(&self, name: &str, progress: &Arc<Progress>) -> Result<Erased, LakeError> {
         for _ in 0..ROUNDS_MAX {
@@ -146,39 +165,85 @@ impl ErasureDuty {
         Err(PortError::new(ErrorKind::Conflict, "dataset_busy", text).into())
     }
 
-    /// Rewrites every file that holds erased rows, one by one. Returns how many.
+    /// Rewrites every file that holds erased rows, some at a time. Returns how many.
     async fn scrub(&self, name: &str, progress: &Arc<Progress>) -> Result<u64, LakeError> {
         let mut files = 0;
         loop {
             let snapshot = self.lake.catalog();
             let dataset = snapshot.state.dataset(name)?;
-            let holds = dataset.all_files().find(|file| !file.erased.is_empty());
-            let Some(file) = holds else { return Ok(files) };
+            let holding = dataset.all_files().filter(|file| !file.erased.is_empty());
+            let some: Vec<&DataFile> = holding.take(FILES_AT_A_TIME).collect();
+            if some.is_empty() {
+                return Ok(files);
+            }
             let _publishing = self.lake.inner.publishing.pass(&dataset.id).await;
-            let scrub = match self.without_erased(dataset, file, progress).await {
-                Err(_) if self.lake.has_moved_on(dataset) => continue,
-                scrub => scrub?,
+            let Some(scrubs) = self.without_erased_rows(dataset, &some, progress).await? else {
+                continue;
             };
-            let added = scrub.added.clone();
-            let command = CatalogCommand::ScrubFiles(ScrubFiles {
-                dataset: name.to_owned(),
-                scrubs: vec![scrub],
-            });
-            let _leave = self.lake.inner.gates.pass(name).await;
-            match self.lake.ask_catalog(command, daemon()).await {
-                // Somebody else took the file out meanwhile.
-                Ok(committed) if committed.events.is_empty() => {
-                    discard(self.store.as_ref(), &added).await;
-                }
-                Ok(_) => files += 1,
-                Err(error) => {
-                    if error.is_definite() {
-                        discard(self.store.as_ref(), &added).await;
-                    }
-                    return Err(error);
-                }
+            files += self.swap(name, scrubs).await?;
+        }
+    }
+
+    /// The files without their erased rows, published; nothing when they were exchanged meanwhile. What
+    /// was published before a failure is removed again.
+    async fn without_erased_rows(
+        &self,
+        dataset: &Dataset,
+        files: &[&DataFile],
+        progress: &Arc<Progress>,
+    ) -> Result<Option<Vec<Scrub>>, LakeError> {
+        let rewrites: Vec<_> = files
+            .iter()
+            .map(|file| self.without_erased(dataset, file, progress))
+            .collect();
+        let done: Vec<Result<Scrub, LakeError>> = stream::iter(rewrites)
+            .buffer_unordered(REWRITES_AT_A_TIME)
+            .collect()
+            .await;
+        let (mut scrubs, mut failed) = (Vec::new(), None);
+        for scrub in done {
+            match scrub {
+                Ok(scrub) => scrubs.push(scrub),
+                Err(error) => failed = Some(error),
             }
         }
+        let Some(error) = failed else {
+            return Ok(Some(scrubs));
+        };
+        for scrub in &scrubs {
+            discard(self.store.as_ref(), &scrub.added).await;
+        }
+        if self.lake.has_moved_on(dataset) {
+            return Ok(None);
+        }
+        Err(error)
+    }
+
+    /// Puts rewritten files in the place of the old ones. Returns how many; those whose old file somebody
+    /// else took out meanwhile are removed again.
+    async fn swap(&self, name: &str, scrubs: Vec<Scrub>) -> Result<u64, LakeError> {
+        let added: Vec<(String, Vec<FileEntry>)> = scrubs
+            .iter()
+            .map(|scrub| (scrub.file.clone(), scrub.added.clone()))
+            .collect();
+        let command = CatalogCommand::ScrubFiles(ScrubFiles {
+            dataset: name.to_owned(),
+            scrubs,
+        });
+        let _leave = self.lake.inner.gates.pass(name).await;
+        let answer = self.lake.ask_catalog(command, daemon()).await;
+        let swapped: BTreeSet<&String> = match &answer {
+            Err(error) if !error.is_definite() => return answer.map(|_| 0),
+            Err(_) => BTreeSet::new(),
+            Ok(committed) => committed.events.iter().flat_map(scrubbed).collect(),
+        };
+        let count = swapped.len() as u64;
+        for (file, entries) in &added {
+            if !swapped.contains(file) {
+                discard(self.store.as_ref(), entries).await;
+            }
+        }
+        answer.map(|_| count)
     }
 
     async fn without_erased(

@@ -1,12 +1,15 @@
 //! How events change the catalog's state. Total: an event about something that is not there (it
 //! cannot be, as `decide` saw it) changes nothing.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
-    CatalogState, CompactionPolicy, DataFile, Dataset, Doomed, ErasedKeys, FileEntry, Generation,
-    Index, IngestMode, JournalKeys, LineageEntry, RefreshPolicy, RetainedFile, Scrubbed,
-    TombstoneBatch,
+    CatalogState, CompactionPolicy, DataFile, Dataset, DeletionVector, Doomed, ErasedKeys,
+    FileEntry, Generation, Index, IngestMode, JournalKeys, LineageEntry, RefreshPolicy,
+    RetainedFile, Scrubbed, TombstoneBatch,
 };
 use crate::model::{
     Meta,
@@ -94,16 +97,17 @@ impl CatalogState {
 
     fn files_purged(&mut self, meta: Meta<'_>, event: &FilesPurged) {
         let mut gone = Vec::new();
+        let files: BTreeSet<&String> = event.files.iter().collect();
         self.change_dataset(&event.dataset, |dataset| {
             for kept in &dataset.retained {
-                if event.files.contains(&kept.file.entry.key) {
+                if files.contains(&kept.file.entry.key) {
                     dataset.history_from = dataset.history_from.max(kept.retired_seq);
                     gone.push(kept.file.entry.clone());
                 }
             }
             dataset
                 .retained
-                .retain(|kept| !event.files.contains(&kept.file.entry.key));
+                .retain(|kept| !files.contains(&kept.file.entry.key));
             let oldest = dataset.history_from;
             dataset.scrubbed = dataset
                 .scrubbed
@@ -348,6 +352,7 @@ impl Dataset {
         if keys.is_empty() {
             return;
         }
+        let keys: BTreeSet<&String> = keys.iter().collect();
         for file in self.files.iter().filter(|f| keys.contains(&f.entry.key)) {
             self.retained.push(Arc::new(RetainedFile {
                 file: file.as_ref().clone(),
@@ -438,31 +443,37 @@ fn folder(prefix: &str) -> String {
     format!("{}/", prefix.trim_end_matches('/'))
 }
 
+/// The positions of rows by the key of their file: there may be thousands of files.
+fn by_file(deleted: &[DeletedRows]) -> BTreeMap<&str, &DeletionVector> {
+    let rows = deleted.iter();
+    rows.map(|rows| (rows.file.as_str(), &rows.positions))
+        .collect()
+}
+
 /// Marks rows of live and kept files as deleted for good.
 fn erase_rows(dataset: &mut Dataset, deleted: &[DeletedRows]) {
-    for rows in deleted {
-        let is_it = |file: &DataFile| file.entry.key == rows.file;
-        let erase = |file: &mut DataFile| {
-            file.deleted.add(&rows.positions);
-            file.erased.add(&rows.positions);
-        };
-        for file in dataset.files.iter_mut().filter(|file| is_it(file)) {
-            erase(Arc::make_mut(file));
+    let deleted = by_file(deleted);
+    let erase = |file: &mut DataFile, positions: &DeletionVector| {
+        file.deleted.add(positions);
+        file.erased.add(positions);
+    };
+    for file in &mut dataset.files {
+        if let Some(positions) = deleted.get(file.entry.key.as_str()) {
+            erase(Arc::make_mut(file), positions);
         }
-        for kept in dataset.retained.iter_mut().filter(|kept| is_it(&kept.file)) {
-            erase(&mut Arc::make_mut(kept).file);
+    }
+    for kept in &mut dataset.retained {
+        if let Some(positions) = deleted.get(kept.file.entry.key.as_str()) {
+            erase(&mut Arc::make_mut(kept).file, positions);
         }
     }
 }
 
 fn delete_rows(dataset: &mut Dataset, deleted: &[DeletedRows]) {
-    for rows in deleted {
-        for file in dataset
-            .files
-            .iter_mut()
-            .filter(|file| file.entry.key == rows.file)
-        {
-            Arc::make_mut(file).deleted.add(&rows.positions);
+    let deleted = by_file(deleted);
+    for file in &mut dataset.files {
+        if let Some(positions) = deleted.get(file.entry.key.as_str()) {
+            Arc::make_mut(file).deleted.add(positions);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What a dataset allows, and what it asks for: the rules that several decisions share.
 
-use super::{Dataset, IngestMode, Source};
+use std::collections::BTreeMap;
+
+use super::{DataFile, Dataset, IngestMode, Source};
 use crate::{
     model::{
         ModelError,
@@ -150,14 +152,19 @@ impl Dataset {
             .try_for_each(|column| self.must_have_column(column))
     }
 
-    /// Those of `rows` that are not deleted for good already.
-    pub(super) fn still_there(&self, rows: &DeletedRows) -> Option<DeletedRows> {
-        let file = self.all_files().find(|file| file.entry.key == rows.file)?;
-        let positions = rows.positions.without(&file.erased);
-        (!positions.is_empty()).then(|| DeletedRows {
-            file: rows.file.clone(),
-            positions,
-        })
+    /// Those of `deleted` that are not deleted for good already.
+    pub(super) fn still_there(&self, deleted: &[DeletedRows]) -> Vec<DeletedRows> {
+        let files = self.all_files().map(|file| (file.entry.key.as_str(), file));
+        let files: BTreeMap<&str, &DataFile> = files.collect();
+        let still_there = |rows: &DeletedRows| {
+            let file = files.get(rows.file.as_str())?;
+            let positions = rows.positions.without(&file.erased);
+            (!positions.is_empty()).then(|| DeletedRows {
+                file: rows.file.clone(),
+                positions,
+            })
+        };
+        deleted.iter().filter_map(still_there).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{CatalogState, TombstoneRows};
 use crate::model::{
     ModelError,
-    event::{CatalogEvent, DeletedRows, RowsTombstoned},
+    event::{CatalogEvent, RowsTombstoned},
 };
 
 /// Bytes of row keys that one event is given: it lists them twice, as rows and as what it is about, and
@@ -19,11 +19,7 @@ impl CatalogState {
     ) -> Result<Vec<CatalogEvent>, ModelError> {
         let dataset = self.dataset(&command.dataset)?;
         dataset.must_be_as_read(command.read_seq)?;
-        let mut deleted: Vec<DeletedRows> = command
-            .deleted
-            .iter()
-            .filter_map(|rows| dataset.still_there(rows))
-            .collect();
+        let mut deleted = dataset.still_there(&command.deleted);
         if deleted.is_empty() {
             return Ok(Vec::new());
         }
