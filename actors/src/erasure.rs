@@ -36,6 +36,8 @@ const ROUNDS_MAX: usize = 10;
 const FILES_AT_A_TIME: usize = 64;
 /// Files that are rewritten beside each other.
 const REWRITES_AT_A_TIME: usize = 4;
+/// Objects that are deleted beside each other.
+const DELETIONS_AT_A_TIME: usize = 8;
 /// Between two looks at whether a generation is there.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -343,11 +345,22 @@ impl ErasureDuty {
         };
         self.readers.drain(last, self.query_deadline).await;
         self.builder.release(&self.lake.catalog().state);
-        let mut gone = Vec::new();
+        let deletions: Vec<_> = doomed
+            .iter()
+            .map(|(name, object)| async move {
+                let deleted = self.delete(&object.bucket, &object.key).await;
+                deleted.map(|()| name.clone())
+            })
+            .collect();
+        let done: Vec<Result<String, PortError>> = stream::iter(deletions)
+            .buffer_unordered(DELETIONS_AT_A_TIME)
+            .collect()
+            .await;
+        let mut gone = Vec::with_capacity(done.len());
         let mut failed = None;
-        for (name, object) in &doomed {
-            match self.delete(&object.bucket, &object.key).await {
-                Ok(()) => gone.push(name.clone()),
+        for deleted in done {
+            match deleted {
+                Ok(name) => gone.push(name),
                 Err(error) => failed = Some(error),
             }
         }

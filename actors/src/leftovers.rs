@@ -1,6 +1,8 @@
 //! Leftovers: objects in a dataset's folders that no event points at. They may hold any row, so the
 //! erasure removes them and the report on an erasure counts them; nothing else looks here.
 
+use std::collections::BTreeSet;
+
 use lakehouse_journal::model::catalog::CatalogState;
 
 use crate::{error::LakeError, lake::Lake, ports::BucketStore};
@@ -36,9 +38,14 @@ impl Lake {
                 // Read after the listing: what was committed meanwhile is in it.
                 let now = self.catalog();
                 found.looked_at += listed.len() as u64;
+                let current = now.state.datasets.get(dataset);
+                let files = current.map(|dataset| {
+                    let files = dataset.all_files().map(|file| file.entry.key.clone());
+                    files.chain([dataset.sidecar_key()]).collect()
+                });
                 let unknown = listed
                     .into_iter()
-                    .filter(|object| !is_known(&now.state, dataset, &bucket, &object.key));
+                    .filter(|object| !is_known(&now.state, files.as_ref(), &bucket, &object.key));
                 let named = unknown.map(|object| (bucket.clone(), object.key));
                 found.objects.extend(named);
             }
@@ -47,8 +54,14 @@ impl Lake {
     }
 }
 
-/// Whether an event points at an object, or will as soon as a build has ended.
-fn is_known(state: &CatalogState, dataset: &str, bucket: &str, key: &str) -> bool {
+/// Whether an event points at an object, or will as soon as a build has ended. `files` are the dataset's
+/// own; nothing when there is no such dataset any more.
+fn is_known(
+    state: &CatalogState,
+    files: Option<&BTreeSet<String>>,
+    bucket: &str,
+    key: &str,
+) -> bool {
     let doomed = |object: &str| state.doomed.contains_key(object);
     let below = |folder: &str| key.starts_with(folder) && key[folder.len()..].starts_with('/');
     let in_doomed_folder = || {
@@ -64,8 +77,5 @@ fn is_known(state: &CatalogState, dataset: &str, bucket: &str, key: &str) -> boo
             index.building.is_some() || index.generations.iter().any(|built| below(&built.prefix))
         });
     }
-    let Some(dataset) = state.datasets.get(dataset) else {
-        return true;
-    };
-    key == dataset.sidecar_key() || dataset.all_files().any(|file| file.entry.key == key)
+    files.is_none_or(|files| files.contains(key))
 }

@@ -206,7 +206,7 @@ async fn hashed_keys_of_two_columns_are_found_and_stand_nowhere() {
 async fn what_is_no_key_of_two_columns_is_refused() {
     let (_daemon, api) = with_regions(&[]).await;
     let seq = api.seq().await;
-    for (key, status) in [("id,id", 422), ("id,nobody", 404), ("[1]", 400)] {
+    for (key, status) in [("id,id", 422), ("id,nobody", 400), ("[1]", 400)] {
         let query = format!("dataset=other&mode=create&key={key}");
         api.ingest(&query, "text/csv", PEOPLE).await.problem(status);
     }

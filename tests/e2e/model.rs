@@ -107,11 +107,12 @@ async fn housekeeping(api: Api, ended: Arc<AtomicBool>) -> u64 {
 async fn random_queries_are_answered_as_the_rows_say_whatever_goes_on() {
     let queries = number_from_env("LAKEHOUSE_Q10_QUERIES", 600);
     let seed = number_from_env("LAKEHOUSE_Q10_SEED", 20_261_122);
+    let retention = number_from_env("LAKEHOUSE_Q10_RETENTION_S", 2).to_string();
     let env = [
         ("LAKEHOUSE__ERASURE__DELAY_S", "0"),
         ("LAKEHOUSE__ERASURE__QUERY_DEADLINE_S", "5"),
         // Old files go while queries run, too.
-        ("LAKEHOUSE__STORAGE__RETENTION_S", "2"),
+        ("LAKEHOUSE__STORAGE__RETENTION_S", retention.as_str()),
     ];
     let daemon = Daemon::start_with(&env);
     let api = daemon.admin();

@@ -78,7 +78,9 @@ mod tests {
         let mut given = Given::default();
         given.when(&create("people", "f1")).expect("made");
         let mut command = tombstone("people", "f1", 3, given.seq());
-        let keys: Vec<String> = (0..30).map(|n| format!("{n:x>1000000}")).collect();
+        let keys: Vec<String> = (0..30)
+            .map(|n| format!("{}{n}", "x".repeat(1_000_000)))
+            .collect();
         if let CatalogCommand::TombstoneRows(command) = &mut command {
             command.rows.clone_from(&keys);
             command.missing = vec!["m".repeat(10 << 20); 5];
