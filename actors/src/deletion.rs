@@ -273,8 +273,8 @@ fn answer(committed: Committed, missing: Vec<String>) -> Tombstoned {
     // What was found now may be an answer of before, when the request is a repeated one.
     let missing = if committed.repeated { told } else { missing };
     Tombstoned {
+        committed,
         rows,
         missing,
-        committed,
     }
 }

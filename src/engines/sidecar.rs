@@ -128,11 +128,10 @@ impl LakeSidecar {
                 }
             }
         }
-        let only_text = rows
-            .columns()
-            .iter()
-            .all(|column| column.data_type() == &DataType::Utf8View);
-        if !unknown.is_empty() && !(only_text && rows.num_columns() == 1) {
+        // Text alone is spelled in one way only.
+        let is_text =
+            matches!(rows.columns(), [column] if column.data_type() == &DataType::Utf8View);
+        if !unknown.is_empty() && !is_text {
             spelled_otherwise(dataset, &mut unknown).map_err(|error| of_query(&error))?;
             let known = unknown.iter();
             found.extend(known.filter_map(|(text, batch)| Some(Entry::new(text, (*batch)?))));

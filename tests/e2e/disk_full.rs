@@ -130,7 +130,8 @@ async fn a_merge_that_finds_the_disk_full_leaves_everything_as_it_was() {
         checksum(&api).await,
         objects_and_scraps(&daemon.site().data_dir()),
     );
-    let compact = || api.post("/catalog/datasets/base/compact", &json!({}));
+    let nothing = json!({});
+    let compact = || api.post("/catalog/datasets/base/compact", &nothing);
     for _ in 0..2 {
         compact().await.problem_code(503, "disk_full");
         assert_eq!(

@@ -182,7 +182,7 @@ impl Race {
             let read = async {
                 let session = self.wired.query.session(tables);
                 let mut stream = session.execute(sql, Vec::new(), None).await?;
-                let mut counts = Vec::new();
+                let mut counts: Vec<i64> = Vec::new();
                 while let Some(batch) = stream.next().await {
                     let batch = batch?;
                     for column in batch.columns() {

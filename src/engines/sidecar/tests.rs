@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::AsArray as _;
 use arrow::{
     array::{ArrayRef, Int64Array, StringArray},
     datatypes::TimeUnit,

@@ -107,8 +107,11 @@ impl KeySet {
         let columns = typed
             .map(|(key, column)| as_type(column, &key.data_type))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(internal)?;
-        let rows = self.converter.convert_columns(&columns).map_err(internal)?;
+            .map_err(|error| internal(&error))?;
+        let rows = self
+            .converter
+            .convert_columns(&columns)
+            .map_err(|error| internal(&error))?;
         let slot = |(index, row): (usize, arrow::row::Row<'_>)| {
             let row = row.data();
             if !self.sieve.may_have(row) {
@@ -128,7 +131,9 @@ impl KeySet {
         mins: &ArrayRef,
         maxes: &ArrayRef,
     ) -> Result<Vec<bool>, QueryError> {
-        self.columns[nth].between(mins, maxes).map_err(internal)
+        self.columns[nth]
+            .between(mins, maxes)
+            .map_err(|error| internal(&error))
     }
 }
 
@@ -200,7 +205,7 @@ fn as_type(column: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, ArrowErr
     cast(column, data_type)
 }
 
-fn internal(error: ArrowError) -> QueryError {
+fn internal(error: &ArrowError) -> QueryError {
     QueryError::Internal(error.to_string())
 }
 

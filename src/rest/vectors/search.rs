@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Write as _,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -257,5 +258,9 @@ fn among(
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Text takes all that is written.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

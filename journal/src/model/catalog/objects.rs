@@ -1,7 +1,9 @@
 //! Objects of the lake's own, read as bytes: whether rows that were deleted for good may be in one. Pure;
 //! who hands out objects asks, as a deleted row is in no answer from its deletion on.
 
-use super::{CatalogState, Index};
+use std::sync::Arc;
+
+use super::{CatalogState, Dataset, Index};
 use crate::record::Seq;
 
 /// What an object of the lake's own is, to somebody who wants its bytes.
@@ -69,15 +71,10 @@ impl CatalogState {
     /// Position of the last deletion of a row that the index may have; of any, when what it is built over
     /// is no dataset.
     fn last_deletion_under(&self, index: &Index) -> Seq {
-        match self.datasets.get(&index.spec.source) {
-            Some(dataset) => dataset.last_tombstone_seq(),
-            None => {
-                let last = self.datasets.values();
-                last.map(|dataset| dataset.last_tombstone_seq())
-                    .max()
-                    .unwrap_or(0)
-            }
-        }
+        let newest = |dataset: &Arc<Dataset>| dataset.last_tombstone_seq();
+        let of_any = || self.datasets.values().map(newest).max().unwrap_or(0);
+        let source = self.datasets.get(&index.spec.source);
+        source.map_or_else(of_any, newest)
     }
 }
 
@@ -85,7 +82,6 @@ impl CatalogState {
 mod tests {
     use super::{
         super::{
-            Dataset,
             past::tests::scrub,
             tests::{Given, create, define, generation, tombstone},
         },
@@ -125,7 +121,7 @@ mod tests {
             .state
             .datasets
             .get("people")
-            .map(|d| Dataset::sidecar_key(d));
+            .map(|dataset| dataset.sidecar_key());
         assert_eq!(is(&given, &list.expect("there")), OwnObject::Clean);
         assert_eq!(is(&given, file), OwnObject::HoldsDeletedRows);
         assert_eq!(
