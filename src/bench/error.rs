@@ -12,7 +12,7 @@ use lakehouse_actors::RebuildError;
 use lakehouse_journal::log::LogError;
 
 use super::tpch::AnswerDiffers;
-use crate::cli::client::ClientError;
+use crate::{cli::client::ClientError, engines::vectors::VectorError};
 
 /// Why a benchmark broke off.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,9 @@ pub enum BenchError {
     /// The baseline failed.
     #[error("plain DataFusion: {0}")]
     Plain(#[from] DataFusionError),
+    /// A vector engine failed.
+    #[error("the index: {0}")]
+    Vectors(#[from] VectorError),
     /// An answer cannot be read.
     #[error("the answer: {0}")]
     Arrow(#[from] ArrowError),

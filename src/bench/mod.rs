@@ -9,9 +9,11 @@ pub mod postgres;
 pub mod refresh;
 pub mod sql;
 pub mod tpch;
+pub mod vectors;
 
 mod daemon;
 mod error;
+mod http;
 mod plain;
 mod report;
 

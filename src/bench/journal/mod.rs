@@ -2,7 +2,6 @@
 //! through REST. The parts are measured one after the other, never at the same time.
 
 mod commit;
-mod http;
 mod replay;
 mod rest;
 mod story;

@@ -10,14 +10,12 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{
-    super::{
-        BenchError,
-        daemon::{Daemon, client_runtime},
-        error::Doing as _,
-        report::{Series, float, ms, number, print, progress},
-    },
+use super::super::{
+    BenchError,
+    daemon::{Daemon, client_runtime},
+    error::Doing as _,
     http::{Connection, PLACE},
+    report::{Series, float, ms, number, print, progress},
 };
 use crate::cli::output;
 

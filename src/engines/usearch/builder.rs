@@ -138,6 +138,7 @@ impl HnswBuilder {
             scale,
             vectors: count as u64,
             linked,
+            graph_start: graph::START_BYTES,
             build_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             files,
         };

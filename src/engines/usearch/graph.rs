@@ -1,5 +1,6 @@
 //! usearch's index as this engine uses it: which numbers it gets, how it is saved, mapped and asked.
 //! `builder` has it built, `search` asks it. It knows slots and rounded vectors, but no keys.
+//! A search without a filter walks the mapped file itself (see `walk`); others are usearch's own.
 //!
 //! What is minded here of usearch 2.26: it forgets `expansion_search` on reload, and to change that
 //! while others search is a race, so it stays at 1 and a search asks for as many results as it wants
@@ -7,12 +8,12 @@
 //! three sums a distance and a dot product one, so unit vectors go in; its own rounding to i8 uses a
 //! tenth of the range, so ours scales first.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::Mmap;
 use parking_lot::{Condvar, Mutex};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
@@ -20,8 +21,19 @@ use super::super::vectors::{
     BuildOptions, HnswConfig, Metric, Quantization, VectorError, processors,
 };
 use super::GRAPH_FILE;
+use super::kernels::{Distances, Query};
 use super::mapped::map;
 use super::matrix::{Matrix, Range, graph_scale};
+use super::tape::Tape;
+use super::walk::{self, Scratch};
+
+/// Bytes before usearch's own in the file: its rows, which come after 8 of its own, then begin on a
+/// cache line's boundary, and a row of 768 bytes is read in 12 lines, not 13.
+pub const START_BYTES: usize = 56;
+/// As usearch writes it, before it is moved to where it begins right.
+const UNALIGNED_FILE: &str = "index.unaligned";
+/// Candidates above which usearch's own queue is quicker than one sorted array.
+const WALKED_MAX: usize = 1_024;
 
 /// Rows that a building thread takes at a time.
 const BATCH_ROWS: usize = 64;
@@ -63,6 +75,15 @@ impl Rounding {
             Quantization::F16 => (-largest.log2().ceil()).exp2(),
             // Five times the typical value: the few beyond are cut, the rest get finer steps.
             Quantization::I8 => 127.0 / largest.min(5.0 * range.typical()),
+        }
+    }
+
+    /// A distance between rounded vectors, as [`Distances::measure`] has it, in terms of the metric.
+    fn restored(self, distance: f32) -> f32 {
+        let distance = distance / (self.scale * self.scale);
+        match self.metric {
+            Metric::Cosine | Metric::Dot => 1.0 + distance,
+            Metric::L2 => distance,
         }
     }
 
@@ -120,11 +141,19 @@ pub fn build(
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })?;
-    let path = dir.join(GRAPH_FILE);
-    let path = path
+    let path = dir.join(UNALIGNED_FILE);
+    let name = path
         .to_str()
         .ok_or_else(|| engine("the data directory's name is not UTF-8"))?;
-    index.save(path).map_err(engine)
+    index.save(name).map_err(engine)?;
+    drop(index);
+    let move_over = || {
+        let mut out = File::create_new(dir.join(GRAPH_FILE))?;
+        out.write_all(&[0; START_BYTES])?;
+        std::io::copy(&mut File::open(&path)?, &mut out)?;
+        fs::remove_file(&path)
+    };
+    move_over().map_err(VectorError::io(GRAPH_FILE))
 }
 
 fn add(index: &Index, row: u32, rounding: Rounding, matrix: &Matrix) -> Result<(), VectorError> {
@@ -136,41 +165,59 @@ fn add(index: &Index, row: u32, rounding: Rounding, matrix: &Matrix) -> Result<(
     .map_err(engine)
 }
 
+/// A row that the graph proposes.
+#[derive(Debug, Clone, Copy)]
+pub struct Proposal {
+    /// Its slot.
+    pub slot: u64,
+    /// Its distance by the metric, as far as rounded vectors tell; `None` when it was not said.
+    pub distance: Option<f32>,
+}
+
 /// A saved graph, mapped.
 pub struct Graph {
-    /// Points into `map`, so it is declared, and dropped, before it.
+    /// Points into `tape`, so it is declared, and dropped, before it.
     index: Index,
-    map: Mmap,
+    tape: Tape,
+    distances: Distances,
     rounding: Rounding,
     permits: Permits,
+    /// Room for searches, of those that ended.
+    scratches: Mutex<Vec<Scratch>>,
 }
 
 impl Graph {
-    /// Maps a file that [`build`] saved and whose hash was checked.
+    /// Maps a file that [`build`] saved and whose hash was checked; usearch's own begins at `start`.
     ///
     /// # Errors
     /// `Io`; `Corrupt` when it does not hold `linked` rows; `Engine` when usearch does not read it.
     pub fn open(
         file: &File,
+        start: usize,
         linked: u64,
         dimensions: usize,
         rounding: Rounding,
         config: &HnswConfig,
     ) -> Result<Self, VectorError> {
         let map = map(file).map_err(VectorError::io(GRAPH_FILE))?;
+        let tape = Tape::open(map, start)?;
+        let distances = Distances::new(config.metric, config.quantization, dimensions);
         let threads = (processors() * 4).clamp(8, 64);
         let index = Index::new(&index_options(config, dimensions)).map_err(engine)?;
         index
             .reserve_capacity_and_threads(0, threads)
             .map_err(engine)?;
-        // SAFETY: `map` outlives the index (they are dropped in this order), never moves in memory
+        // SAFETY: `tape` holds the mapping and outlives the index (they are dropped in this order), never moves in memory
         // and is not written: the file is immutable, and usearch writes to no index it only views.
         #[expect(unsafe_code, reason = "usearch keeps a pointer into the mapping")]
         unsafe {
-            index.view_from_buffer(&map).map_err(engine)?;
+            index.view_from_buffer(tape.content()).map_err(engine)?;
         }
         index.change_expansion_search(1);
-        if (index.size() as u64, index.dimensions()) != (linked, dimensions) {
+        let read = (tape.nodes as u64, tape.stride);
+        if (index.size() as u64, index.dimensions()) != (linked, dimensions)
+            || read != (linked, distances.stride())
+        {
             let reason = format!(
                 "has {} rows of {} dimensions",
                 index.size(),
@@ -180,9 +227,11 @@ impl Graph {
         }
         Ok(Self {
             index,
-            map,
+            tape,
+            distances,
             rounding,
             permits: Permits::new(threads),
+            scratches: Mutex::default(),
         })
     }
 
@@ -194,7 +243,10 @@ impl Graph {
         norm: f32,
         wanted: usize,
         test: Option<&dyn Fn(u64) -> bool>,
-    ) -> Result<Vec<u64>, VectorError> {
+    ) -> Result<Vec<Proposal>, VectorError> {
+        if test.is_none() && wanted <= WALKED_MAX {
+            return Ok(self.walked(query, norm, wanted));
+        }
         let _permit = self.permits.take();
         let matches = match (self.rounding.round(query, norm), test) {
             (Rounded::Floats(query), None) => self.index.search(&query, wanted).map_err(engine),
@@ -210,12 +262,38 @@ impl Graph {
                     .map_err(engine)
             }),
         };
-        Ok(matches?.keys)
+        let unmeasured = |slot| Proposal {
+            slot,
+            distance: None,
+        };
+        Ok(matches?.keys.into_iter().map(unmeasured).collect())
+    }
+
+    fn walked(&self, query: &[f32], norm: f32, wanted: usize) -> Vec<Proposal> {
+        let query = match self.rounding.round(query, norm) {
+            Rounded::Floats(query) => self.distances.floats(query),
+            Rounded::Bytes(query) => Query::I8(query),
+        };
+        let mut scratch = self.scratches.lock().pop().unwrap_or_default();
+        walk::nearest(&self.tape, self.distances, &query, wanted, &mut scratch);
+        let proposed = scratch.pool.iter().map(|met| Proposal {
+            slot: self.tape.key(met.node),
+            distance: Some(self.rounding.restored(met.distance)),
+        });
+        let proposed = proposed.collect();
+        self.scratches.lock().push(scratch);
+        proposed
+    }
+
+    /// Reads a byte of every page of the file.
+    pub fn touch(&self) {
+        let pages = self.tape.content().iter().step_by(4_096);
+        std::hint::black_box(pages.map(|byte| u64::from(*byte)).sum::<u64>());
     }
 
     /// Bytes in memory when all of the graph has been touched: the file and what points into it.
     pub fn memory_bytes(&self) -> usize {
-        self.map.len() + self.index.memory_usage()
+        self.tape.memory_bytes() + self.index.memory_usage()
     }
 }
 

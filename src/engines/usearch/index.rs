@@ -74,6 +74,7 @@ impl HnswIndex {
             let (linked, dimensions) = (manifest.linked, manifest.dimensions);
             let graph = Graph::open(
                 &open(GRAPH_FILE)?,
+                manifest.graph_start,
                 linked,
                 dimensions,
                 rounding,
@@ -137,6 +138,13 @@ impl HnswIndex {
             .as_ref()
             .map_or(0, |(graph, twins)| graph.memory_bytes() + twins.bytes());
         graph + self.keys.bytes()
+    }
+
+    /// Reads a byte of every page that searches touch, so that the first of them finds it in memory.
+    pub fn touch(&self) {
+        if let Some((graph, _)) = &self.graph {
+            graph.touch();
+        }
     }
 
     /// Rows in the graph: the others have the vector of one that is.

@@ -7,12 +7,15 @@ mod builder;
 mod column;
 mod graph;
 mod index;
+mod kernels;
 mod mapped;
 mod matrix;
 mod search;
+mod tape;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod walk;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +50,9 @@ struct Manifest {
     vectors: u64,
     /// Rows in the graph: the first of each vector.
     linked: u64,
+    /// Bytes before usearch's own in the graph's file.
+    #[serde(default)]
+    graph_start: usize,
     build_ms: u64,
     files: Vec<FileDigest>,
 }

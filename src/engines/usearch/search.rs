@@ -5,12 +5,20 @@ use super::super::vectors::exact::{Candidate, Measure, Nearest, norm};
 use super::super::vectors::{
     Found, Hit, Metric, Quantization, SearchPath, VectorError, Visible, check_vector, processors,
 };
+use super::graph::Proposal;
 use super::index::HnswIndex;
+use super::kernels::fetch;
+use super::mapped::bytes;
 use super::twins::Twins;
 
 /// Rows that a scan compares in the time in which a graph search looks at one candidate's links.
 /// Measured at 128 and 768 dimensions; see `HnswIndex::scan_is_sooner`.
 const ROWS_PER_CANDIDATE: u64 = 12;
+/// Rows beyond `k` whose rounding error is looked at before it is trusted.
+const ERRORS_SEEN_MIN: usize = 6;
+/// How many times the largest error seen a row may be off: with 16 errors seen, more than five
+/// standard deviations of them.
+const ERROR_SLACK: f32 = 3.0;
 /// Numbers above which a scan is worth a second thread.
 const NUMBERS_PER_THREAD: u64 = 1 << 20;
 
@@ -79,12 +87,13 @@ impl HnswIndex {
     }
 
     /// The nearest `k` of what the graph proposed, by true distance. Only the first few times `k` can
-    /// be among them: rounding moves a row by a few places.
+    /// be among them: rounding moves a row by a few places. How far it moves distances is seen on the
+    /// way; once what is left lies further behind than that can make up for, nothing more is read.
     fn rescored(
         &self,
         query: &[f32],
         k: usize,
-        candidates: &[u64],
+        proposals: &[Proposal],
         twins: &Twins,
         visible: Visible,
     ) -> Vec<Hit> {
@@ -94,15 +103,38 @@ impl HnswIndex {
             Quantization::F16 => 32.max(4 * k),
             Quantization::F32 => 16.max(2 * k),
         };
+        let proposals = &proposals[..pool.min(proposals.len())];
         let measure = Measure::new(self.config().metric, query);
         let mut nearest = Nearest::new(k);
-        for &slot in candidates.iter().take(pool) {
-            let Candidate { distance, .. } = self.measured(&measure, slot);
-            let rows = twins.from(slot).filter(|&slot| visible.allows(slot));
+        let mut error = 0.0_f32;
+        for (at, proposal) in proposals.iter().enumerate() {
+            if let (Some(seems), Some(worst)) = (proposal.distance, nearest.worst())
+                && at >= k + ERRORS_SEEN_MIN
+                && seems - ERROR_SLACK * error > worst
+            {
+                break;
+            }
+            if let Some(soon) = proposals.get(at + 2) {
+                self.fetch(soon.slot);
+            }
+            let Candidate { distance, .. } = self.measured(&measure, proposal.slot);
+            if let Some(seems) = proposal.distance {
+                error = error.max((seems - distance).abs());
+            }
+            let rows = twins
+                .from(proposal.slot)
+                .filter(|&slot| visible.allows(slot));
             rows.take(k)
                 .for_each(|slot| nearest.offer(Candidate { distance, slot }));
         }
         self.hits(nearest)
+    }
+
+    /// Has a row's numbers brought near.
+    fn fetch(&self, slot: u64) {
+        if let Some(vector) = self.vector_of(slot) {
+            fetch(bytes(vector));
+        }
     }
 
     fn scan(&self, query: &[f32], k: usize, visible: Visible) -> Found {

@@ -108,6 +108,13 @@ impl Nearest {
         }
     }
 
+    /// The distance that a candidate must be below to be taken in; `None` while any is.
+    pub fn worst(&self) -> Option<f32> {
+        let full = self.heap.len() >= self.k;
+        let worst = self.heap.peek().filter(|_| full)?;
+        Some(worst.distance)
+    }
+
     /// Those of `other` too.
     pub fn merge(&mut self, other: Self) {
         other

@@ -10,6 +10,7 @@ pub mod files;
 pub mod keys;
 #[cfg(test)]
 mod tests;
+pub mod tune;
 
 use std::fmt;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ impl Metric {
 }
 
 /// How a graph keeps its copy of the vectors. The originals stay f32 beside it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Quantization {
     /// 4 bytes a number.

@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::super::BenchError;
+use super::BenchError;
 
 /// Digits of the number in the request.
 const DIGITS: usize = 10;
@@ -51,6 +51,32 @@ impl Connection {
         })
     }
 
+    /// Connects for requests whose bodies differ.
+    pub(super) async fn to(
+        address: SocketAddr,
+        token: &str,
+        method_and_path: &str,
+    ) -> Result<Self, BenchError> {
+        let mut connection = Self::open(address, token, method_and_path, PLACE).await?;
+        let head = memmem::find(&connection.request, b"Content-Length");
+        connection
+            .request
+            .truncate(head.expect("it was just written"));
+        connection.number_at = connection.request.len();
+        Ok(connection)
+    }
+
+    /// Sends a body and returns the answer's, on a connection made by [`Self::to`].
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
+    pub(super) async fn post(&mut self, body: &str) -> Result<&[u8], BenchError> {
+        self.request.truncate(self.number_at);
+        let rest = format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        self.request.extend_from_slice(rest.as_bytes());
+        self.ask().await
+    }
+
     /// Sends the request with this number and returns the answer's body.
     ///
     /// # Errors
@@ -59,6 +85,10 @@ impl Connection {
         let digits = format!("{number:0DIGITS$}");
         let place = self.number_at..self.number_at + DIGITS;
         self.request[place].copy_from_slice(&digits.as_bytes()[digits.len() - DIGITS..]);
+        self.ask().await
+    }
+
+    async fn ask(&mut self) -> Result<&[u8], BenchError> {
         self.stream.write_all(&self.request).await?;
         self.answer.clear();
         let head = loop {

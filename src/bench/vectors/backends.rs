@@ -1,0 +1,280 @@
+//! Everything that is built for a run, and the cells of each backend's row: cold load, disk, rows by
+//! key, appends, erasure. The searches come from `contest`.
+
+use std::{path::Path, time::Instant};
+
+use super::{
+    super::{
+        BenchError, make_dir,
+        report::{Limit, Report, Series, progress},
+    },
+    Options, append,
+    contest::Standing,
+    data::{K, Random, Set, clustered},
+    engine::{BuildCost, Ours, Raw, spelled},
+    filters,
+    lance::{self, OnLance},
+    rules::Cells,
+};
+use crate::engines::lance::LanceSearch;
+
+/// Rows of an append.
+const APPENDED: usize = 10_000;
+/// Rows read by key.
+const ROWS_READ: u64 = 500;
+
+/// A graph by the library alone and by the engine, of one number format.
+pub(super) struct Pair {
+    pub raw: Raw,
+    raw_file: std::path::PathBuf,
+    raw_cost: BuildCost,
+    pub ours: Ours,
+    cost: BuildCost,
+}
+
+/// One kind of Lance index.
+pub(super) struct LanceBuilt {
+    pub ours: OnLance,
+    cost: BuildCost,
+}
+
+pub(super) struct Backends {
+    pub hnsw: Vec<Pair>,
+    pub lance: Vec<LanceBuilt>,
+}
+
+impl Backends {
+    pub(super) fn build(options: &Options, set: &Set, dir: &Path) -> Result<Self, BenchError> {
+        let mut hnsw = Vec::new();
+        for format in &options.quantization {
+            let quantization = format.quantization();
+            let name = spelled(quantization);
+            progress(&format!("vectors: hnsw {name}"));
+            let raw_file = make_dir(dir, "raw")?.join(format!("{name}.usearch"));
+            let (raw, raw_cost) = Raw::build(set, quantization, &raw_file)?;
+            let place = dir.join(format!("hnsw-{name}"));
+            let (ours, cost) = Ours::build(set, quantization, &place, &|_| true)?;
+            hnsw.push(Pair {
+                raw,
+                raw_file,
+                raw_cost,
+                ours,
+                cost,
+            });
+        }
+        let mut on_lance = Vec::new();
+        if !options.no_lance {
+            let runtime = lance::runtime()?;
+            for kind in &options.lance {
+                let kind = kind.lance();
+                let name = lance::spelled(kind);
+                progress(&format!("vectors: lance {name}"));
+                let place = dir.join(format!("lance-{name}"));
+                let (ours, cost) = OnLance::build(set, kind, &place, &runtime)?;
+                on_lance.push(LanceBuilt { ours, cost });
+            }
+        }
+        Ok(Self {
+            hnsw,
+            lance: on_lance,
+        })
+    }
+
+    /// Each backend's row.
+    pub(super) fn cells(
+        &self,
+        options: &Options,
+        set: &Set,
+        standings: &[Standing],
+        dir: &Path,
+    ) -> Result<Vec<Cells>, BenchError> {
+        let added = clustered(APPENDED, 0, set.dimensions, options.seed + 1).rows;
+        let mut cells = Vec::new();
+        for pair in &self.hnsw {
+            progress("vectors: cells of a graph");
+            cells.push(of_hnsw(pair, options, set, standings, &added, dir)?);
+        }
+        for built in &self.lance {
+            progress("vectors: cells of lance");
+            cells.push(of_lance(built, options, set, standings, &added, dir)?);
+        }
+        Ok(cells)
+    }
+
+    /// Filtered searches of each graph and of each Lance index but the flat one.
+    pub(super) fn filters(
+        &self,
+        options: &Options,
+        set: &Set,
+        standings: &[Standing],
+        report: &mut Report,
+    ) -> Result<(), BenchError> {
+        let mut figures = serde_json::Map::new();
+        for pair in &self.hnsw {
+            let name = format!(
+                "engine hnsw {}",
+                spelled(pair.ours.index.config().quantization)
+            );
+            let ef = standing(standings, &name)?.setting;
+            progress(&format!("vectors: filters, {name}"));
+            let (json, worst, lowest) =
+                filters::measure(&name, set, options.repeat.min(3), |query, visible| {
+                    let found = pair.ours.index.search(query, K, Some(ef), visible)?;
+                    Ok((found.hits, found.path))
+                })?;
+            report.gate(
+                format!("{name}: worst filtered p50"),
+                worst,
+                Limit::AtMost(5.0),
+            );
+            report.gate(
+                format!("{name}: lowest filtered recall"),
+                lowest,
+                Limit::AtLeast(0.99),
+            );
+            figures.insert(name, json);
+        }
+        for built in self.lance.iter().filter(|built| !built.ours.is_flat()) {
+            let name = format!("engine lance {}", lance::spelled(built.ours.index.kind()));
+            let nprobes = Some(standing(standings, &name)?.setting);
+            progress(&format!("vectors: filters, {name}"));
+            let few = set.first_queries(50);
+            let (json, worst, lowest) = filters::measure(&name, &few, 1, |query, visible| {
+                let options = LanceSearch {
+                    nprobes,
+                    ..LanceSearch::default()
+                };
+                let found = built.ours.search(query, options, visible)?;
+                Ok((found.hits, found.path))
+            })?;
+            report.gate(
+                format!("{name}: worst filtered p50"),
+                worst,
+                Limit::AtMost(5.0),
+            );
+            report.gate(
+                format!("{name}: lowest filtered recall"),
+                lowest,
+                Limit::AtLeast(0.99),
+            );
+            figures.insert(name, json);
+        }
+        report.set("filters", figures.into());
+        Ok(())
+    }
+}
+
+fn of_hnsw(
+    pair: &Pair,
+    options: &Options,
+    set: &Set,
+    standings: &[Standing],
+    added: &[f32],
+    dir: &Path,
+) -> Result<Cells, BenchError> {
+    let quantization = pair.ours.index.config().quantization;
+    let format = spelled(quantization);
+    let ours = standing(standings, &format!("engine hnsw {format}"))?;
+    let raw = standing(standings, &format!("raw usearch {format}"))?;
+    let cold = series(options.repeat, || pair.ours.cold(set))?;
+    let raw_cold = series(options.repeat, || {
+        Raw::cold(&pair.raw_file, quantization, set)
+    })?;
+    let rows = rows_read(set, |slot| pair.ours.row_us(slot))?;
+    let mut appends = Series::default();
+    for round in 0..options.repeat {
+        let file = dir.join(format!("delta-{format}-{round}.parquet"));
+        appends.push(append::write(added, set.dimensions, set.len(), &file)?);
+    }
+    let after = append::search_us(&pair.ours, set, ours.setting, added)?;
+    let clock = Instant::now();
+    let place = dir.join(format!("hnsw-{format}-erased"));
+    drop(Ours::build(set, quantization, &place, &|slot| slot != 7)?);
+    let erase_s = clock.elapsed().as_secs_f64();
+    let graph = pair.ours.built.files.iter();
+    let graph_bytes = graph.filter(|file| file.name.ends_with(".usearch"));
+    Ok(Cells {
+        name: format!("parquet + usearch {format}"),
+        cold_ms: cold.median(),
+        raw_cold_ms: Some(raw_cold.median()),
+        search_us: ours.p50.median(),
+        raw_search_us: Some(raw.p50.median()),
+        recall: ours.recall,
+        recall_reached: ours.reached,
+        disk_bytes: pair.ours.built.stats.bytes,
+        row_us: (rows.quantile(0.5), rows.quantile(0.99)),
+        append_ms: Some(appends.median()),
+        search_after_append_us: Some(after),
+        build_s: pair.cost.seconds,
+        raw_build_s: Some(pair.raw_cost.seconds),
+        peak_bytes: pair.cost.peak_bytes,
+        erase_s: Some(erase_s),
+        erased_still_there: Some(false),
+        memory_bytes: pair.ours.index.memory_bytes() as u64,
+        graph_bytes: graph_bytes.map(|file| file.bytes).sum(),
+    })
+}
+
+fn of_lance(
+    built: &LanceBuilt,
+    options: &Options,
+    set: &Set,
+    standings: &[Standing],
+    added: &[f32],
+    dir: &Path,
+) -> Result<Cells, BenchError> {
+    let kind = lance::spelled(built.ours.index.kind());
+    let ours = standing(standings, &format!("engine lance {kind}"))?;
+    let raw = standing(standings, &format!("raw lance {kind}"))?;
+    let cold = series(options.repeat, || built.ours.cold(set))?;
+    let raw_cold = series(options.repeat, || built.ours.raw_cold(set))?;
+    let rows = rows_read(set, |slot| built.ours.row_us(slot))?;
+    let mut copy = built.ours.copy(&dir.join(format!("lance-{kind}-copy")))?;
+    let append_ms = copy.append(added, set.dimensions, set.len())?;
+    let after = copy.search_us(set, ours.setting)?;
+    let erased = 7;
+    let mut copy = built.ours.copy(&dir.join(format!("lance-{kind}-erased")))?;
+    let erase_s = copy.erase(erased)?;
+    Ok(Cells {
+        name: format!("lance {kind}"),
+        cold_ms: cold.median(),
+        raw_cold_ms: Some(raw_cold.median()),
+        search_us: ours.p50.median(),
+        raw_search_us: Some(raw.p50.median()),
+        recall: ours.recall,
+        recall_reached: ours.reached,
+        disk_bytes: built.ours.built.stats.bytes,
+        row_us: (rows.quantile(0.5), rows.quantile(0.99)),
+        append_ms: Some(append_ms),
+        search_after_append_us: Some(after),
+        build_s: built.cost.seconds,
+        raw_build_s: None,
+        peak_bytes: built.cost.peak_bytes,
+        erase_s: Some(erase_s),
+        erased_still_there: Some(copy.holds(set.row(erased))?),
+        memory_bytes: built.ours.index.memory_bytes(),
+        graph_bytes: 0,
+    })
+}
+
+fn standing<'a>(standings: &'a [Standing], name: &str) -> Result<&'a Standing, BenchError> {
+    let found = standings.iter().find(|side| side.name == name);
+    found.ok_or_else(|| BenchError::wrong("vectors", format!("`{name}` was not measured")))
+}
+
+fn series(
+    repeat: u32,
+    mut measure: impl FnMut() -> Result<f64, BenchError>,
+) -> Result<Series, BenchError> {
+    (0..repeat).map(|_| measure()).collect()
+}
+
+/// The times of rows read by key, in no order of their slots.
+fn rows_read(
+    set: &Set,
+    mut read: impl FnMut(usize) -> Result<f64, BenchError>,
+) -> Result<Series, BenchError> {
+    let mut random = Random(7);
+    let mut slot = || usize::try_from(random.next() % set.len() as u64).unwrap_or_default();
+    (0..ROWS_READ).map(|_| read(slot())).collect()
+}
