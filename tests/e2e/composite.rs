@@ -55,9 +55,9 @@ async fn the_newer_row_of_a_key_of_two_columns_wins_in_every_mode() {
     let (_daemon, api) = with_regions(&[]).await;
     let manifest = api.get("/catalog/datasets/people").await.ok();
     assert_eq!(manifest["key"], json!(["region", "id"]));
-    for mode in ["upsert&key=region,id", "append"] {
+    for (mode, key) in [("upsert", "&key=region,id"), ("append", "")] {
         let newer = format!("id,region,name\n1,us,new {mode}\n3,us,more {mode}\n");
-        let query = format!("dataset=people&mode={mode}");
+        let query = format!("dataset=people&mode={mode}{key}");
         api.ingest(&query, "text/csv", newer).await.ok();
         assert_eq!(api.cell("SELECT count(*) FROM people").await, 5);
         let sql = "SELECT count(*) FROM people WHERE id = 1 AND region = 'us' AND name LIKE 'new%'";

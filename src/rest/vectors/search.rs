@@ -175,7 +175,10 @@ async fn rows_of(
         .map(|hit| hit.key.as_str())
         .collect();
     let key = index.spec.key.columns();
-    let selected = key.iter().chain(columns).map(|column| quoted(column));
+    // A column may be asked for that is of the key as well.
+    let named = |(nth, column): (usize, &String)| format!("{} AS row_key_{nth}", quoted(column));
+    let selected = key.iter().enumerate().map(named);
+    let selected = selected.chain(columns.iter().map(|column| quoted(column)));
     let sql = format!(
         "SELECT {} FROM {} WHERE {}",
         selected.collect::<Vec<_>>().join(", "),
