@@ -176,8 +176,8 @@ async fn rows_of(
         .collect();
     let key = index.spec.key.columns();
     // A column may be asked for that is of the key as well.
-    let named = |(nth, column): (usize, &String)| format!("{} AS row_key_{nth}", quoted(column));
-    let selected = key.iter().enumerate().map(named);
+    let aliased = |(nth, column): (usize, &String)| format!("{} AS row_key_{nth}", quoted(column));
+    let selected = key.iter().enumerate().map(aliased);
     let selected = selected.chain(columns.iter().map(|column| quoted(column)));
     let sql = format!(
         "SELECT {} FROM {} WHERE {}",
