@@ -2,7 +2,9 @@
 //! The command line loads it once (defaults < file < environment < flags) and hands it to the
 //! daemon; nothing reads it from anywhere else, and there is no global one.
 
+mod auth;
 mod layers;
+mod limits;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -16,7 +18,9 @@ use std::{
 use lakehouse_journal::model::bucket::BucketSpec;
 use serde::{Deserialize, Serialize};
 
+pub use auth::{AuthConfig, IssuerConfig, RoleRule};
 pub use layers::{DEFAULT_FILE, Sources};
+pub use limits::{LimitsConfig, RoleLimits};
 pub use size::{BadSize, ByteSize};
 
 /// Where the daemon keeps its data unless a flag or `LAKEHOUSE_DATA_DIR` names another place.
@@ -44,6 +48,10 @@ pub struct Config {
     pub journal: JournalConfig,
     /// What a query may use.
     pub query: QueryConfig,
+    /// Who else may vouch for a caller.
+    pub auth: AuthConfig,
+    /// What tokens may use.
+    pub limits: LimitsConfig,
     /// What an ingest may use.
     pub ingest: IngestConfig,
     /// Who turns text into vectors.
@@ -239,6 +247,8 @@ impl Default for Config {
             erasure: ErasureConfig::default(),
             journal: JournalConfig::default(),
             query: QueryConfig::default(),
+            auth: AuthConfig::default(),
+            limits: LimitsConfig::default(),
             ingest: IngestConfig::default(),
             embedding: EmbeddingConfig::default(),
             egress: EgressConfig::default(),

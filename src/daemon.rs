@@ -22,7 +22,7 @@ use lakehouse_journal::{
     archive::restore_into,
     log::{CommitterConfig, LogConfig, RealIo, SealedSegment, SledLog},
     model::{
-        access::{AccessCommand, Role},
+        access::{AccessCommand, Grants, Role},
         bucket::{BucketCommand, BucketSpec},
         catalog::Dataset,
         scheduler::SchedulerCommand,
@@ -39,6 +39,7 @@ use crate::{
         buckets::LakeBuckets,
         indexes::LakeIndexes,
         ingest::IngestLimits,
+        issuer::Issuers,
         keyring::random_secret,
         ledger::DirLedger,
         object_store::{Bucket, Buckets},
@@ -48,8 +49,11 @@ use crate::{
         tables::LakeTables,
     },
     exit::{Exit, HELD, STUCK_JOURNAL},
+    limits::Limits,
     query::{QueryConfig, QueryEngine},
-    rest::{self, Edge, audited, auth, health::Metrics, peer, problem::Problem, request_id},
+    rest::{
+        self, Edge, audited, auth, health::Metrics, identified, peer, problem::Problem, request_id,
+    },
 };
 
 /// How long requests may take to end after SIGTERM.
@@ -278,6 +282,8 @@ async fn serve(
     }
     let audit_secret = random_secret(&config.data_dir, "audit.key")?;
     let edge = web::Data::new(Edge {
+        issuers: Issuers::new(&config),
+        limits: Limits::new(config.limits.of_roles()),
         audit: AuditLog::open(&config.data_dir.join("audit"), audit_secret)?,
         lake: lake.clone(),
         query,
@@ -345,6 +351,7 @@ async fn settle(lake: &Lake, config: &Config) -> anyhow::Result<()> {
         role: Role::Admin,
         secret_hash: hash,
         expires_at: None,
+        grants: Grants::default(),
     };
     lake.ask_access(command, caller()).await?;
     Ok(())
@@ -394,6 +401,7 @@ async fn answer_requests(edge: web::Data<Edge>) -> anyhow::Result<()> {
     let server = HttpServer::new(move || {
         App::new()
             .app_data(edge.clone())
+            .wrap(from_fn(identified::wrap))
             .wrap(from_fn(audited::wrap))
             .wrap(from_fn(request_id::wrap))
             .configure(rest::routes)

@@ -8,5 +8,7 @@ pub mod daemon;
 pub mod demo;
 pub mod engines;
 pub mod exit;
+pub mod limits;
+pub mod mcp;
 pub mod query;
 pub mod rest;

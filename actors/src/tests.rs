@@ -8,7 +8,7 @@ use lakehouse_journal::{
     log::memory::MemoryFault,
     model::{
         ModelError,
-        access::{AccessCommand, Role},
+        access::{AccessCommand, Grants, Role},
         bucket::{BucketCommand, BucketSpec},
         catalog::{CatalogCommand, DefineIndex, DropDataset, IngestMode, PatchDataset},
         scheduler::SchedulerCommand,
@@ -78,6 +78,7 @@ async fn mutate_by(lake: &TestLake, actor: &str, round: usize) {
                 role: Role::Analyst,
                 secret_hash: text,
                 expires_at: None,
+                grants: Grants::default(),
             };
             lake.lake.ask_access(command, caller()).await
         }

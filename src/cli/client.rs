@@ -127,6 +127,11 @@ impl Client {
         self.base.as_str().trim_end_matches('/')
     }
 
+    /// The token that it shows.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// A request with the token on it. `path` is its segments, not yet encoded.
     pub fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();

@@ -10,6 +10,7 @@ mod demo;
 mod erasure;
 mod ingest;
 mod journal;
+mod mcp;
 mod search;
 mod serve;
 mod sql;
@@ -50,6 +51,8 @@ enum Verb {
     Erasure(erasure::ErasureArgs),
     /// Make, list and revoke tokens
     Token(token::TokenArgs),
+    /// Speak the Model Context Protocol on standard input and output, for an agent
+    Mcp(mcp::McpArgs),
     /// Measure against a baseline in the same run
     Bench(bench::BenchArgs),
 }
@@ -117,6 +120,7 @@ fn run(verb: Verb) -> Result<(), CliError> {
         Verb::Journal(args) => args.run(),
         Verb::Erasure(args) => args.run(),
         Verb::Token(args) => block_on(args.run()),
+        Verb::Mcp(args) => block_on(args.run()),
         Verb::Bench(args) => args.run(),
     }
 }
@@ -160,6 +164,7 @@ mod tests {
             "token create --name n --role analyst --view v --expires-at 2027-01-01T00:00:00Z",
             "token list",
             "token revoke t1",
+            "mcp --on-behalf-of ada",
             "bench vectors",
             "bench refresh --anything 5",
         ] {

@@ -24,6 +24,8 @@ impl Config {
             return invalid("query.memory_limit", reason);
         }
         must_be_positive("query.timeout_s", self.query.timeout_s)?;
+        self.auth.validate()?;
+        self.limits.validate()?;
         must_be_positive("ingest.body_limit", self.ingest.body_limit.0)?;
         self.validate_embedding()?;
         self.egress

@@ -8,6 +8,7 @@ pub mod egress;
 pub mod embedder;
 pub mod indexes;
 pub mod ingest;
+pub mod issuer;
 pub mod keyring;
 pub mod lance;
 pub mod ledger;

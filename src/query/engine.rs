@@ -26,6 +26,7 @@ use super::{
     active::{ActiveQueries, Drained},
     catalog::{CATALOG, DATASETS},
     facts::FactsCache,
+    memory::PartOfPool,
     session::{QuerySession, SessionTables},
     store::{LakeRegistry, LakeStore, lake_path},
 };
@@ -174,6 +175,12 @@ impl QueryEngine {
             .expect("the threads are taken away only when the engine is dropped")
             .handle()
             .clone()
+    }
+
+    /// A part of the memory that all queries share.
+    pub fn part_of_memory(&self, bytes_max: usize) -> Arc<dyn MemoryPool> {
+        let whole = Arc::clone(&self.template().runtime_env().memory_pool);
+        Arc::new(PartOfPool::new(whole, bytes_max))
     }
 
     /// Bytes that queries have reserved just now.

@@ -73,6 +73,12 @@ pub enum QueryError {
     /// It read a snapshot of which rows were erased, and was ended or missed a file.
     #[error("the query read rows that were erased meanwhile; ask again")]
     SnapshotExpired,
+    /// More rows than the caller may read at once.
+    #[error("the answer has more than the {0} rows that this token may read at once")]
+    TooManyRows(u64),
+    /// The audit does not take what is to be answered.
+    #[error("the audit cannot be written, so that nothing can be answered")]
+    Unaudited,
     /// A defect of ours; the cause is for the log only.
     #[error("the query failed inside the engine")]
     Internal(String),
@@ -87,11 +93,14 @@ impl QueryError {
             }
             Self::DatasetNotFound { .. } => ErrorKind::NotFound,
             Self::ColumnNotFound(_) => ErrorKind::Invalid,
-            Self::NotAllowed(_) | Self::Memory | Self::Execution(_) => ErrorKind::Unprocessable,
+            Self::NotAllowed(_) | Self::Memory | Self::Execution(_) | Self::TooManyRows(_) => {
+                ErrorKind::Unprocessable
+            }
             Self::Timeout(_) => ErrorKind::Timeout,
             Self::Unavailable { .. }
             | Self::Missing { .. }
             | Self::Cancelled
+            | Self::Unaudited
             | Self::SnapshotExpired => ErrorKind::Unavailable,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Internal(_) => ErrorKind::Internal,
@@ -114,6 +123,8 @@ impl QueryError {
             Self::Corrupt { .. } => "file_corrupt",
             Self::Cancelled => "query_cancelled",
             Self::SnapshotExpired => "snapshot_expired",
+            Self::TooManyRows(_) => "row_limit",
+            Self::Unaudited => "audit_unavailable",
             Self::Internal(_) => "internal",
         }
     }

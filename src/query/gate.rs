@@ -7,12 +7,16 @@ use datafusion::{
     common::{Result as EngineResult, tree_node::TreeNodeRecursion},
     datasource::source_as_provider,
     logical_expr::LogicalPlan,
-    sql::sqlparser::{
-        ast::{Query, SetExpr, Statement},
-        dialect::GenericDialect,
-        keywords::Keyword,
-        parser::Parser,
-        tokenizer::{Token, TokenWithSpan, Tokenizer},
+    sql::{
+        parser::Statement as EngineStatement,
+        resolve::resolve_table_references,
+        sqlparser::{
+            ast::{Query, SetExpr, Statement},
+            dialect::GenericDialect,
+            keywords::Keyword,
+            parser::Parser,
+            tokenizer::{Token, TokenWithSpan, Tokenizer},
+        },
     },
 };
 
@@ -48,6 +52,20 @@ impl Default for GateLimits {
     }
 }
 
+impl GateLimits {
+    /// What can be looked through on a thread with a small stack.
+    fn shallow() -> Self {
+        Self {
+            tokens_max: 2_000,
+            depth_max: 12,
+            chain_max: 48,
+            selects_max: 16,
+            joins_max: 16,
+            ..Self::default()
+        }
+    }
+}
+
 /// Deepest nesting the parser follows by itself, a second line behind `depth_max`.
 const PARSER_RECURSION_MAX: usize = 64;
 
@@ -76,6 +94,21 @@ pub fn parse_query(sql: &str, limits: &GateLimits) -> Result<Statement, QueryErr
             None => QueryError::Invalid(error.to_string()),
         })?;
     only_query(statements)
+}
+
+/// The tables that a statement names, each without its schema; none of one that does not parse. For
+/// telling what a refused statement was about: what may be read is decided elsewhere.
+pub fn tables_named(sql: &str) -> Vec<String> {
+    let Ok(statement) = parse_query(sql, &GateLimits::shallow()) else {
+        return Vec::new();
+    };
+    let statement = EngineStatement::Statement(Box::new(statement));
+    let tables = resolve_table_references(&statement, true);
+    let tables = tables.map(|(tables, _)| tables).unwrap_or_default();
+    tables
+        .iter()
+        .map(|table| table.table().to_owned())
+        .collect()
 }
 
 /// The word that a statement begins with when no query does: what the grammar does not know of such

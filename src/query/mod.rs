@@ -8,7 +8,9 @@ pub mod engine;
 pub mod error;
 pub mod facts;
 pub mod gate;
+pub mod lineage;
 pub mod lookup;
+mod memory;
 pub mod output;
 pub mod params;
 pub mod row_key;
@@ -17,20 +19,27 @@ pub mod schema;
 pub mod session;
 mod sift;
 pub mod store;
+pub mod stream;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod witness;
 
 pub use active::Drained;
 pub use engine::{MemorySharing, QueryConfig, QueryEngine};
 pub use error::QueryError;
-pub use gate::GateLimits;
+pub use gate::{GateLimits, tables_named};
+pub use lineage::{KeyColumn, Lineage};
 pub use lookup::{KeyedRows, Position, Resolved};
 pub use output::{
-    ByteStream, ColumnDoc, CsvOptions, JsonRows, arrow_ipc, csv, json_cells, rows_json,
+    ByteStream, ColumnDoc, CsvOptions, JsonRows, arrow_ipc, column_docs, csv, json_cells,
+    row_texts, rows_json,
 };
+pub use params::Params;
 pub use schema::{arrow_schema, schema_doc, wide_keys};
-pub use session::{Explained, QuerySession, QueryStream, SessionTables};
+pub use session::{Explained, QuerySession, SessionTables};
+pub use stream::QueryStream;
 pub use table::DatasetTable;
+pub use witness::{KeyTexts, Sources, Witness, key_texts};

@@ -111,6 +111,21 @@ pub fn json_cells(batch: &RecordBatch) -> Result<Vec<Vec<serde_json::Value>>, Qu
     (0..batch.num_rows()).map(row).collect()
 }
 
+/// Hands each row of a batch over as the JSON that a page has for it.
+///
+/// # Errors
+/// [`QueryError::Internal`] when a cell has no JSON.
+pub fn row_texts(batch: &RecordBatch, mut take: impl FnMut(&[u8])) -> Result<(), QueryError> {
+    let cells = Cells::of(batch)?;
+    let mut text = Vec::new();
+    for row in 0..batch.num_rows() {
+        text.clear();
+        cells.json_row(row, &mut text)?;
+        take(&text);
+    }
+    Ok(())
+}
+
 struct Page {
     text: Vec<u8>,
     rows: usize,

@@ -1,17 +1,72 @@
 //! Bound parameters: JSON values as the engine's scalars, by their JSON type. The engine then coerces
-//! them to what they are compared with, a string to a date for one. Called by `session`.
+//! them to what they are compared with, a string to a date for one. Those of tools have names and types of
+//! their own. Called by `session`; a value never becomes a part of the statement's text.
 
-use datafusion::{common::ScalarValue, logical_expr::LogicalPlan};
+use std::collections::HashMap;
+
+use datafusion::{
+    common::{ParamValues, ScalarValue, metadata::ScalarAndMetadata},
+    logical_expr::LogicalPlan,
+};
 use serde_json::Value;
 
 use super::QueryError;
 
-/// Puts the parameters into a plan: `$1` is the first.
+/// The values for a statement's placeholders.
+#[derive(Debug, Clone)]
+pub enum Params {
+    /// For `$1`, `$2`, …: JSON values.
+    Numbered(Vec<Value>),
+    /// For `$name`: typed values.
+    Named(Vec<(String, ScalarValue)>),
+}
+
+impl From<Vec<Value>> for Params {
+    fn from(values: Vec<Value>) -> Self {
+        Self::Numbered(values)
+    }
+}
+
+/// Puts the parameters into a plan.
 ///
 /// # Errors
-/// [`QueryError::BadParameter`] when there are more or fewer than the statement names, a name is not
-/// a number, or a value is a list or an object.
-pub(super) fn bind(plan: LogicalPlan, params: &[Value]) -> Result<LogicalPlan, QueryError> {
+/// [`QueryError::BadParameter`] when there are more or fewer than the statement names, a name is
+/// none of them, or a numbered value is a list or an object.
+pub(super) fn bind(plan: LogicalPlan, params: &Params) -> Result<LogicalPlan, QueryError> {
+    match params {
+        Params::Numbered(values) => bind_numbered(plan, values),
+        Params::Named(values) => bind_named(plan, values),
+    }
+}
+
+fn bind_named(
+    plan: LogicalPlan,
+    params: &[(String, ScalarValue)],
+) -> Result<LogicalPlan, QueryError> {
+    let wanted = plan
+        .get_parameter_names()
+        .map_err(|error| QueryError::from_engine(&error, &[]))?;
+    let missing = wanted.iter().find(|name| {
+        let plain = name.trim_start_matches('$');
+        params.iter().all(|(given, _)| given != plain)
+    });
+    if let Some(name) = missing {
+        return Err(QueryError::BadParameter(format!(
+            "the statement names `{name}`, which is none of its parameters"
+        )));
+    }
+    if wanted.is_empty() {
+        return Ok(plan);
+    }
+    let values: HashMap<String, ScalarAndMetadata> = params
+        .iter()
+        .map(|(name, value)| (name.clone(), ScalarAndMetadata::from(value.clone())))
+        .collect();
+    plan.with_param_values(ParamValues::Map(values))
+        .map_err(|error| QueryError::from_engine(&error, &[]))
+}
+
+fn bind_numbered(plan: LogicalPlan, params: &[Value]) -> Result<LogicalPlan, QueryError> {
     let named = plan
         .get_parameter_names()
         .map_err(|error| QueryError::from_engine(&error, &[]))?;

@@ -1,38 +1,32 @@
 //! One request's way through the engine: gate, plan, check, run. A session sees the tables that it
 //! was made with and no others. Dropping the answer, or the future that waits for it, ends the query.
 
-use std::{
-    collections::BTreeMap,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
     catalog::TableProvider,
     common::tree_node::TreeNodeRecursion,
     datasource::source_as_provider,
-    execution::{SendableRecordBatchStream, SessionState, TaskContext},
+    execution::{
+        SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext,
+        memory_pool::MemoryPool, runtime_env::RuntimeEnv,
+    },
     logical_expr::{LogicalPlan, LogicalPlanBuilder},
     physical_optimizer::PhysicalOptimizerRule,
     physical_plan::{ExecutionPlan, displayable, execute_stream},
     sql::{parser::Statement as EngineStatement, sqlparser::ast::Statement},
 };
-use futures::{FutureExt, Stream, StreamExt};
+use futures::StreamExt;
 use lakehouse_journal::{
     model::catalog::{CatalogState, Dataset},
     record::Seq,
 };
-use serde_json::Value;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
-    task::JoinHandle,
-    time::{Instant, Sleep},
+    time::Instant,
 };
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     DatasetTable, GateLimits, QueryEngine, QueryError,
@@ -40,7 +34,10 @@ use super::{
     cancel::StoppableJoins,
     catalog::{Names, Readable, SYSTEM, SessionCatalogs, Visible},
     gate::{check_plan, parse_query},
-    params::bind,
+    lineage::Lineage,
+    params::{Params, bind},
+    stream::{Begun, QueryStream, Running},
+    witness::{Sources, Witness},
 };
 
 /// Batches that wait for a slow reader before the query does.
@@ -89,6 +86,7 @@ pub struct QuerySession {
     timeout: Duration,
     runtime: Handle,
     lease: Arc<Lease>,
+    witness: Option<Arc<dyn Witness>>,
 }
 
 /// The plans of a statement, without addresses of files.
@@ -105,7 +103,7 @@ struct Ready {
     plan: Arc<dyn ExecutionPlan>,
     schema: SchemaRef,
     context: Arc<TaskContext>,
-    datasets: Vec<String>,
+    sources: Sources,
     buckets: Vec<String>,
 }
 
@@ -128,7 +126,26 @@ impl QuerySession {
             timeout: engine.config().timeout,
             runtime: engine.handle(),
             lease: engine.active().register(tables.seq),
+            witness: None,
         }
+    }
+
+    /// Shows every batch to this witness before it leaves.
+    #[must_use]
+    pub fn with_witness(mut self, witness: Arc<dyn Witness>) -> Self {
+        self.witness = Some(witness);
+        self
+    }
+
+    /// Another account of memory than all queries' own.
+    #[must_use]
+    pub fn with_memory(mut self, pool: Arc<dyn MemoryPool>) -> Self {
+        let mut env = RuntimeEnv::clone(self.state.runtime_env());
+        env.memory_pool = pool;
+        self.state = SessionStateBuilder::new_from_existing(self.state)
+            .with_runtime_env(Arc::new(env))
+            .build();
+        self
     }
 
     /// Another deadline than the engine's.
@@ -136,6 +153,13 @@ impl QuerySession {
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// The engine's deadline, or this one when it is shorter.
+    #[must_use]
+    pub fn within(self, timeout: Duration) -> Self {
+        let shorter = timeout.min(self.timeout);
+        self.with_timeout(shorter)
     }
 
     /// Another number of partitions than the engine's; one keeps the order of the files' rows.
@@ -161,9 +185,10 @@ impl QuerySession {
     pub async fn execute(
         self,
         sql: &str,
-        params: Vec<Value>,
+        params: impl Into<Params>,
         limit: Option<usize>,
     ) -> Result<QueryStream, QueryError> {
+        let params = params.into();
         self.lease.begin()?;
         let runtime = self.runtime.clone();
         let timeout = self.timeout;
@@ -175,9 +200,10 @@ impl QuerySession {
         let task = runtime.spawn(async move {
             match self.ready(&sql, &params, limit).await {
                 Ok(ready) => {
-                    let known = (Arc::clone(&ready.schema), ready.datasets.clone());
+                    let known = (Arc::clone(&ready.schema), ready.sources.clone());
                     if started.send(Ok(known)).is_ok() {
-                        pump(ready, &rows, deadline, &self.lease).await;
+                        let witness = self.witness.as_deref();
+                        pump(ready, &rows, deadline, &self.lease, witness).await;
                         self.lease.has_read();
                     }
                 }
@@ -191,21 +217,20 @@ impl QuerySession {
             answer = tokio::time::timeout_at(deadline, start) => answer,
             () = expired => return Err(QueryError::SnapshotExpired),
         };
-        let (schema, datasets) = match answer {
+        let (schema, sources) = match answer {
             Err(_) => return Err(QueryError::Timeout(timeout)),
             Ok(Ok(answer)) => answer?,
             Ok(Err(_)) => return Err(guard.why().await),
         };
-        Ok(QueryStream {
+        Ok(QueryStream::from(Begun {
             schema,
-            datasets,
+            sources,
             receiver,
-            sleep: Box::pin(tokio::time::sleep_until(deadline)),
-            expired: Box::pin(guard.lease.expired()),
+            deadline,
             timeout,
             runtime,
-            guard: Some(guard),
-        })
+            running: guard,
+        }))
     }
 
     /// The plans of a query, without running it.
@@ -231,16 +256,34 @@ impl QuerySession {
         Running { lease, task }.finish(timeout).await
     }
 
+    /// The columns that a query would answer with, without running it.
+    ///
+    /// # Errors
+    /// Any [`QueryError`] of planning.
+    pub async fn columns(
+        self,
+        sql: &str,
+        params: impl Into<Params>,
+    ) -> Result<SchemaRef, QueryError> {
+        self.lease.begin()?;
+        let (timeout, runtime) = (self.timeout, self.runtime.clone());
+        let (sql, params) = (sql.to_owned(), params.into());
+        let lease = Arc::clone(&self.lease);
+        let task = runtime.spawn(async move { Ok(self.ready(&sql, &params, None).await?.schema) });
+        Running { lease, task }.finish(timeout).await
+    }
+
     async fn ready(
         &self,
         sql: &str,
-        params: &[Value],
+        params: &Params,
         limit: Option<usize>,
     ) -> Result<Ready, QueryError> {
         let statement = parse_query(sql, &self.gate)?;
         let plan = bind(self.plan(statement).await?, params)?;
-        let (datasets, buckets) = sources(&plan)?;
+        let (names, buckets) = sources(&plan)?;
         let engine = |error| QueryError::from_engine(&error, &buckets);
+        let lineage = Lineage::of(&plan).map_err(engine)?;
         let plan = match limit {
             None => plan,
             Some(limit) => LogicalPlanBuilder::from(plan)
@@ -254,7 +297,7 @@ impl QuerySession {
             schema: physical.schema(),
             plan: physical,
             context: self.state.task_ctx(),
-            datasets,
+            sources: Sources { names, lineage },
             buckets,
         })
     }
@@ -345,6 +388,7 @@ async fn pump(
     rows: &mpsc::Sender<Result<RecordBatch, QueryError>>,
     deadline: Instant,
     lease: &Lease,
+    witness: Option<&dyn Witness>,
 ) {
     let told = |error| lease.told(QueryError::from_engine(&error, &ready.buckets));
     let work = async {
@@ -356,7 +400,12 @@ async fn pump(
             }
         };
         while let Some(batch) = stream.next().await {
-            let batch = batch.map_err(told);
+            let mut batch = batch.map_err(told);
+            if let (Ok(rows), Some(witness)) = (&batch, witness)
+                && let Err(refused) = witness.see(&ready.sources, rows).await
+            {
+                batch = Err(refused);
+            }
             let failed = batch.is_err();
             if rows.send(batch).await.is_err() || failed {
                 return;
@@ -370,152 +419,6 @@ async fn pump(
         () = lease.expired() => {}
         // The reader reports it by its own clock.
         () = tokio::time::sleep_until(deadline) => {}
-    }
-}
-
-/// A query on its threads; dropping it ends the query.
-struct Running<T> {
-    lease: Arc<Lease>,
-    task: JoinHandle<T>,
-}
-
-impl<T> Drop for Running<T> {
-    fn drop(&mut self) {
-        self.lease.flag().cancel();
-        self.task.abort();
-    }
-}
-
-impl<T> Running<T> {
-    /// Why the task ended without an answer.
-    async fn why(mut self) -> QueryError {
-        match (&mut self.task).await {
-            Err(error) if error.is_panic() => {
-                tracing::error!("a query panicked");
-                QueryError::Internal("a panic".to_owned())
-            }
-            _ => QueryError::Cancelled,
-        }
-    }
-}
-
-impl<T> Running<Result<T, QueryError>> {
-    async fn finish(mut self, timeout: Duration) -> Result<T, QueryError> {
-        let expired = self.lease.expired();
-        let ended = tokio::select! {
-            ended = tokio::time::timeout(timeout, &mut self.task) => ended,
-            () = expired => return Err(QueryError::SnapshotExpired),
-        };
-        match ended {
-            Err(_) => Err(QueryError::Timeout(timeout)),
-            Ok(Ok(answer)) => answer.map_err(|error| self.lease.told(error)),
-            Ok(Err(_)) => {
-                tracing::error!("planning panicked or was stopped");
-                Err(QueryError::Internal("planning did not end".to_owned()))
-            }
-        }
-    }
-}
-
-/// The answer of a query, batch by batch.
-pub struct QueryStream {
-    schema: SchemaRef,
-    datasets: Vec<String>,
-    receiver: mpsc::Receiver<Result<RecordBatch, QueryError>>,
-    sleep: Pin<Box<Sleep>>,
-    expired: Pin<Box<WaitForCancellationFutureOwned>>,
-    timeout: Duration,
-    runtime: Handle,
-    guard: Option<Running<()>>,
-}
-
-impl QueryStream {
-    /// The columns.
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    /// The datasets that the query reads, in the order of their names; `system.x` for those.
-    pub fn datasets(&self) -> &[String] {
-        &self.datasets
-    }
-
-    /// The threads that queries run on, for work on their answers.
-    pub(super) fn runtime(&self) -> Handle {
-        self.runtime.clone()
-    }
-
-    /// Ends when the query was told to end; never, once it is over.
-    pub(super) fn expired(&self) -> impl Future<Output = ()> + Send + use<> {
-        let expired = self.guard.as_ref().map(|guard| guard.lease.expired());
-        async move {
-            match expired {
-                Some(expired) => expired.await,
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    /// Lets the query go: no more rows come.
-    pub(super) fn end(&mut self) {
-        self.guard = None;
-    }
-}
-
-impl Stream for QueryStream {
-    type Item = Result<RecordBatch, QueryError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.guard.is_none() {
-            return Poll::Ready(None);
-        }
-        if self.expired.as_mut().poll(context).is_ready() {
-            self.guard = None;
-            return Poll::Ready(Some(Err(QueryError::SnapshotExpired)));
-        }
-        if let Poll::Ready(received) = self.receiver.poll_recv(context) {
-            if let Some(received) = received {
-                if received.is_err() {
-                    self.guard = None;
-                }
-                return Poll::Ready(Some(received));
-            }
-            if Instant::now() >= self.sleep.deadline() {
-                self.guard = None;
-                return Poll::Ready(Some(Err(QueryError::Timeout(self.timeout))));
-            }
-            return self.poll_end(context);
-        }
-        if self.sleep.as_mut().poll_unpin(context).is_ready() {
-            self.guard = None;
-            return Poll::Ready(Some(Err(QueryError::Timeout(self.timeout))));
-        }
-        Poll::Pending
-    }
-}
-
-impl QueryStream {
-    /// Tells the end of the rows from a task that broke.
-    fn poll_end(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<RecordBatch, QueryError>>> {
-        let Some(guard) = self.guard.as_mut() else {
-            return Poll::Ready(None);
-        };
-        let Poll::Ready(ended) = guard.task.poll_unpin(context) else {
-            return Poll::Pending;
-        };
-        self.guard = None;
-        match ended {
-            Ok(()) => Poll::Ready(None),
-            Err(error) if error.is_panic() => {
-                tracing::error!("a query panicked");
-                let error = QueryError::Internal("a panic".to_owned());
-                Poll::Ready(Some(Err(error)))
-            }
-            Err(_) => Poll::Ready(Some(Err(QueryError::Cancelled))),
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, web};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lakehouse_journal::model::{
     Event,
-    access::{AccessCommand, Role},
+    access::{AccessCommand, Grants, Role, TokenLimits},
     event::AccessEvent,
 };
 use rand::{TryRngCore, rngs::OsRng};
@@ -42,6 +42,7 @@ pub struct NewToken {
     tools: Vec<String>,
     profile: Option<String>,
     expires_at: Option<String>,
+    limits: Option<TokenLimits>,
 }
 
 /// A new secret: 256 random bits.
@@ -67,10 +68,8 @@ pub async fn issue(
 ) -> Result<HttpResponse, Problem> {
     let caller = may.caller(&body.bytes);
     let asked = body.value;
-    if !asked.views.is_empty() || !asked.tools.is_empty() || asked.profile.is_some() {
-        return Err(Problem::unsupported(
-            "a token bound to views, tools or a profile",
-        ));
+    if asked.profile.is_some() {
+        return Err(Problem::unsupported("a token bound to a profile"));
     }
     let secret = new_secret()?;
     let command = AccessCommand::IssueToken {
@@ -78,6 +77,11 @@ pub async fn issue(
         role: asked.role,
         secret_hash: blake3::hash(secret.as_bytes()).to_hex().to_string(),
         expires_at: asked.expires_at.as_deref().map(times::parse).transpose()?,
+        grants: Grants {
+            views: asked.views,
+            tools: asked.tools,
+            limits: asked.limits,
+        },
     };
     let committed = edge.lake.ask_access(command, caller).await?;
     let id = committed.events.first().and_then(|event| match event {
@@ -112,6 +116,9 @@ pub async fn list(edge: web::Data<Edge>, _: May<Administer>) -> HttpResponse {
                 "issued_at": times::text(token.issued_at),
                 "expires_at": times::maybe(token.expires_at),
                 "revoked_at": times::maybe(token.revoked_at),
+                "views": token.views,
+                "tools": token.tools,
+                "limits": token.limits,
             })
         })
         .collect();

@@ -47,7 +47,7 @@ struct AuditQuery {
 #[utoipa::path(get, path = "/audit", tag = "access",
     params(("principal" = Option<String>, Query), ("view" = Option<String>, Query), ("since" = Option<String>, Query),
         ("until" = Option<String>, Query), ("allowed" = Option<bool>, Query), ("after" = Option<u64>, Query), ("limit" = Option<usize>, Query)),
-    responses((status = 200, description = "[{seq, at, principal, role, on_behalf_of?, action, object, objects, tool?, statement?, rows?, allowed, code?, request_id, journal_seq?}]"),
+    responses((status = 200, description = "[{seq, at, principal, role, on_behalf_of?, action, object, objects, tool?, statement?, rows?, allowed, code?, request_id, journal_seq?, generation?, policy_seq?, receipt?, goes_on?}]"),
         (status = 503, body = Problem)))]
 pub async fn list(
     edge: web::Data<Edge>,
@@ -76,10 +76,11 @@ pub async fn verify(edge: web::Data<Edge>, _: May<ReadJournal>) -> Result<HttpRe
     Ok(HttpResponse::Ok().json(edge.audit.verify().await?))
 }
 
-/// Who has been shown a row, as far as its key was in the answer.
+/// Who has been shown a row (`seen: "named"`: its key was in the answer), and who may have been
+/// (`"possibly"`: the answer was made of rows of the dataset without naming them).
 #[utoipa::path(get, path = "/audit/subject/{dataset}/{key}", tag = "access",
     params(("dataset" = String, Path), ("key" = String, Path)),
-    responses((status = 200, description = "as `/audit`"), (status = 404, body = Problem), (status = 503, body = Problem)))]
+    responses((status = 200, description = "as `/audit`, with `seen`: \"named\" or \"possibly\""), (status = 404, body = Problem), (status = 503, body = Problem)))]
 pub async fn subject(
     edge: web::Data<Edge>,
     _: May<ReadJournal>,
@@ -90,11 +91,18 @@ pub async fn subject(
     let found = snapshot.state.dataset(&dataset)?;
     let hash = edge.audit.row_hash(&found.id, &key);
     let lines = edge.audit.read(AuditFilter {
-        row: Some((found.id.clone(), hash)),
+        row: Some((found.id.clone(), hash.clone())),
         limit: PAGE_MAX,
         ..AuditFilter::default()
     });
-    Ok(shown(&lines.await?))
+    let lines = lines.await?;
+    let shown = lines.iter().map(|told| {
+        let mut value = line(told);
+        let named = told.entry.names(&found.id, &hash);
+        value["seen"] = json!(if named { "named" } else { "possibly" });
+        value
+    });
+    Ok(HttpResponse::Ok().json(shown.collect::<Vec<Value>>()))
 }
 
 fn shown(lines: &[AuditLine]) -> HttpResponse {
@@ -123,6 +131,9 @@ fn line(line: &AuditLine) -> Value {
         ("code", json!(entry.code)),
         ("journal_seq", json!(entry.journal_seq)),
         ("generation", json!(entry.generation)),
+        ("policy_seq", json!(entry.policy_seq)),
+        ("receipt", json!(entry.receipt)),
+        ("goes_on", json!(entry.goes_on.then_some(true))),
     ];
     for (name, value) in more {
         if !value.is_null() {

@@ -1,13 +1,20 @@
 //! The middleware that puts down what an agent was answered, before the answer leaves: whatever the
-//! route, and refusals too. When the line cannot be written the answer is 503 and nothing else.
+//! route, and refusals too. When the line cannot be written the answer is 503 and nothing else. Answers
+//! that go on are watched here as well: they break off when their token ends.
+
+mod guarded;
+mod seen;
 
 use std::sync::Arc;
 
 use actix_web::{
     Error, HttpMessage, HttpRequest, ResponseError as _,
-    body::{BoxBody, EitherBody, MessageBody},
+    body::{BodySize, BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::StatusCode,
+    http::{
+        StatusCode,
+        header::{HeaderName, HeaderValue},
+    },
     middleware::Next,
     web,
 };
@@ -16,15 +23,36 @@ use lakehouse_journal::{
     record::Seq,
 };
 
-use super::{Edge, problem::Problem, request_id::RequestId};
+use super::{Edge, auth, problem::Problem, request_id::RequestId};
 use crate::engines::audit::{AuditEntry, SeenRows};
 
-/// Longest name that is taken for whom an agent acts.
-const ON_BEHALF_OF_MAX: usize = 200;
+use guarded::Guarded;
+pub use seen::{Counted, Seen};
+
+/// Parameters of a path that name a thing; others may hold the key of a row.
+const NAMES: [&str; 5] = ["name", "dataset", "index", "bucket", "view"];
 
 /// Who asks; `auth` puts it there for every valid token.
 #[derive(Debug, Clone)]
 pub struct Who(pub Arc<Token>);
+
+/// Who asks, in which request, for whom.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The token.
+    pub token: Arc<Token>,
+    /// The request.
+    pub request_id: String,
+    /// For whom the caller says that it acts.
+    pub on_behalf_of: Option<String>,
+}
+
+impl Asked {
+    /// Whether every answer to this caller is put down.
+    pub fn is_audited(&self) -> bool {
+        self.token.role == Role::Agent
+    }
+}
 
 /// What a handler tells of its answer.
 #[derive(Debug, Clone, Default)]
@@ -41,10 +69,22 @@ pub struct Told {
     pub rows: Option<u64>,
     /// Which rows these are.
     pub row_keys: Vec<SeenRows>,
+    /// Ids of datasets whose rows were read without being named.
+    pub unnamed: Vec<String>,
     /// Position of the journal that was read.
     pub journal_seq: Option<Seq>,
     /// Generation of the index that was searched.
     pub generation: Option<u64>,
+    /// Position of the newest event that says what the caller may see.
+    pub policy_seq: Option<Seq>,
+    /// The answer's id.
+    pub receipt: Option<String>,
+    /// What was asked, sealed.
+    pub sealed: Option<String>,
+    /// Keyed hash of the answer's rows.
+    pub content: Option<String>,
+    /// Whether the handler has put down every line itself.
+    pub inside: bool,
 }
 
 /// Keeps what a handler tells of its answer until the answer leaves.
@@ -52,11 +92,46 @@ pub fn tell(request: &HttpRequest, told: Told) {
     request.extensions_mut().insert(told);
 }
 
-/// For whom the caller says that it acts.
-pub fn on_behalf_of(request: &HttpRequest) -> Option<String> {
-    let value = request.headers().get("x-lakehouse-on-behalf-of")?;
-    let name = value.to_str().ok()?.trim();
-    (!name.is_empty() && name.len() <= ON_BEHALF_OF_MAX).then(|| name.to_owned())
+/// The line of an answer, or of a refusal with its word.
+pub fn entry(asked: &Asked, told: Told, refused: Option<String>) -> AuditEntry {
+    let allowed = refused.is_none();
+    AuditEntry {
+        principal: asked.token.name.clone(),
+        role: asked.token.role.as_str().to_owned(),
+        on_behalf_of: asked.on_behalf_of.clone(),
+        action: told.action.to_owned(),
+        objects: told.objects,
+        tool: told.tool,
+        statement: told.statement,
+        rows: told.rows.filter(|_| allowed),
+        row_keys: if allowed { told.row_keys } else { Vec::new() },
+        unnamed: if allowed { told.unnamed } else { Vec::new() },
+        allowed,
+        code: refused,
+        request_id: asked.request_id.clone(),
+        journal_seq: told.journal_seq,
+        generation: told.generation,
+        policy_seq: told.policy_seq,
+        receipt: told.receipt.filter(|_| allowed),
+        sealed: told.sealed.filter(|_| allowed),
+        content: told.content.filter(|_| allowed),
+        goes_on: false,
+    }
+}
+
+/// Puts a line down.
+///
+/// # Errors
+/// 503: what the line is about must not be told.
+pub async fn put(edge: &Edge, entry: AuditEntry) -> Result<(), Problem> {
+    match edge.audit.append(edge.lake.now(), entry).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            error.code(),
+            "the audit cannot be written, so that nothing can be answered",
+        )),
+    }
 }
 
 /// Wraps every request, inside of the one that gives it an id.
@@ -66,56 +141,99 @@ pub fn on_behalf_of(request: &HttpRequest) -> Option<String> {
 pub async fn wrap<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
-    let response = next.call(request).await?;
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let response = next.call(request).await?.map_into_boxed_body();
     let who = response.request().extensions().get::<Who>().cloned();
-    let Some(Who(token)) = who.filter(|who| who.0.role == Role::Agent) else {
-        return Ok(response.map_into_left_body());
-    };
-    let entry = entry(&response, &token);
     let edge = response.request().app_data::<web::Data<Edge>>().cloned();
-    let written = match &edge {
-        Some(edge) => edge.audit.append(edge.lake.now(), entry).await.is_ok(),
-        None => false,
+    let (Some(Who(token)), Some(edge)) = (who, edge) else {
+        return Ok(response);
     };
-    if written {
-        return Ok(response.map_into_left_body());
+    let agent = token.role == Role::Agent;
+    let ended = agent && response.status().is_success() && !auth::is_valid(&edge, &token);
+    let response = if ended {
+        refuse(response, &auth::unauthorized())
+    } else {
+        response
+    };
+    let mut told = response
+        .request()
+        .extensions_mut()
+        .remove::<Told>()
+        .unwrap_or_default();
+    let refused =
+        [StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS].contains(&response.status());
+    let response = match told.receipt.as_deref().map(HeaderValue::from_str) {
+        Some(Ok(receipt)) if response.status().is_success() => with_receipt(response, receipt),
+        _ => response,
+    };
+    if (agent || refused) && !(told.inside && response.status().is_success()) {
+        complete(&response, &mut told);
+        let asked = asked(&response, &token);
+        let mut line = entry(&asked, told, refusal(&response));
+        line.action = action(&response, &line.action);
+        // A refusal tells nothing, so that only an agent's must not leave without its line.
+        match put(&edge, line).await {
+            Err(problem) if agent => return Ok(refuse(response, &problem)),
+            _ => {}
+        }
     }
-    let (request, _) = response.into_parts();
-    let problem = Problem::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "audit_unavailable",
-        "the audit cannot be written, so that nothing can be answered",
-    );
-    Ok(ServiceResponse::new(request, problem.error_response()).map_into_right_body())
+    Ok(watched(response, edge, token))
 }
 
-fn entry<B>(response: &ServiceResponse<B>, token: &Token) -> AuditEntry {
+/// A body that goes on is looked after until it ends.
+fn watched(response: ServiceResponse, edge: web::Data<Edge>, token: Arc<Token>) -> ServiceResponse {
+    if response.response().body().size() != BodySize::Stream {
+        return response;
+    }
+    response.map_body(|_, body| BoxBody::new(Guarded::new(body, edge, token)))
+}
+
+fn refuse(response: ServiceResponse, problem: &Problem) -> ServiceResponse {
+    let (request, _) = response.into_parts();
+    ServiceResponse::new(request, problem.error_response())
+}
+
+fn with_receipt(mut response: ServiceResponse, receipt: HeaderValue) -> ServiceResponse {
+    let name = HeaderName::from_static("x-lakehouse-receipt");
+    response.headers_mut().insert(name, receipt);
+    response
+}
+
+/// What the route itself says, where the handler did not come to it.
+fn complete(response: &ServiceResponse, told: &mut Told) {
+    if told.objects.is_empty() {
+        let parameters = response.request().match_info();
+        let named = NAMES.iter().filter_map(|name| parameters.get(name));
+        told.objects = named.map(str::to_owned).collect();
+    }
+}
+
+fn action(response: &ServiceResponse, told: &str) -> String {
     let request = response.request();
-    let extensions = request.extensions();
-    let told = extensions.get::<Told>().cloned().unwrap_or_default();
-    let problem = response.response().extensions().get::<Problem>().cloned();
-    let id = extensions.get::<RequestId>().map(|id| id.0.clone());
-    let route = request.match_pattern();
-    let action = match (told.action, route) {
+    match (told, request.match_pattern()) {
         ("", Some(route)) => format!("{} {route}", request.method()),
         ("", None) => format!("{} of no route", request.method()),
         (action, _) => action.to_owned(),
-    };
-    AuditEntry {
-        principal: token.name.clone(),
-        role: token.role.as_str().to_owned(),
-        on_behalf_of: on_behalf_of(request),
-        action,
-        objects: told.objects,
-        tool: told.tool,
-        statement: told.statement,
-        rows: told.rows,
-        row_keys: told.row_keys,
-        allowed: response.status().is_success(),
-        code: problem.map(|problem| problem.code),
+    }
+}
+
+fn refusal(response: &ServiceResponse) -> Option<String> {
+    if response.status().is_success() {
+        return None;
+    }
+    let problem = response.response().extensions().get::<Problem>().cloned();
+    Some(problem.map_or_else(|| "request_refused".to_owned(), |problem| problem.code))
+}
+
+fn asked(response: &ServiceResponse, token: &Arc<Token>) -> Asked {
+    let request = response.request();
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .map(|id| id.0.clone());
+    Asked {
+        token: Arc::clone(token),
         request_id: id.unwrap_or_default(),
-        journal_seq: told.journal_seq,
-        generation: told.generation,
+        on_behalf_of: auth::on_behalf_of(request).ok().flatten(),
     }
 }

@@ -8,6 +8,7 @@ use std::{
     future::{Ready, ready},
     marker::PhantomData,
     sync::Arc,
+    time::Duration,
 };
 
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::StatusCode, web};
@@ -17,10 +18,21 @@ use lakehouse_journal::{
     record::Actor,
 };
 
-use super::{Edge, audited::Who, problem::Problem, request_id::RequestId};
+use super::{
+    Edge,
+    audited::{Asked, Who},
+    identified::Identified,
+    problem::Problem,
+    request_id::RequestId,
+};
+use crate::limits::Holder;
 
 /// Longest `Idempotency-Key` that is taken.
 const KEY_LENGTH_MAX: usize = 200;
+/// Between two looks at the token of a query that runs.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Longest name that is taken for whom a caller acts.
+const ON_BEHALF_OF_MAX: usize = 200;
 
 /// What a route lets its callers do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,21 +49,20 @@ pub enum Permission {
     ReadJournal,
     /// Tokens, and the lakehouse's own objects.
     Administer,
+    /// Ask questions of what the role sees: SQL, tools, the agents' protocol.
+    Ask,
 }
 
 /// The whole table of roles and permissions.
 pub fn allowed(role: Role, permission: Permission) -> bool {
-    use Permission::{Administer, Delete, ReadCatalog, ReadData, ReadJournal, Write};
+    use Permission::{Ask, Delete, ReadCatalog, ReadData, ReadJournal, Write};
     match role {
         Role::Admin => true,
-        Role::Operator => matches!(permission, ReadCatalog | ReadData | Write | Delete),
-        Role::Analyst => matches!(permission, ReadCatalog | ReadData),
-        Role::Auditor => matches!(permission, ReadCatalog | ReadJournal),
-        // An agent sees only views, and there are none.
-        Role::Agent => {
-            let (Administer | Delete | ReadCatalog | ReadData | ReadJournal | Write) = permission;
-            false
-        }
+        Role::Operator => matches!(permission, Ask | ReadCatalog | ReadData | Write | Delete),
+        Role::Analyst => matches!(permission, Ask | ReadCatalog | ReadData),
+        Role::Auditor => matches!(permission, Ask | ReadCatalog | ReadJournal),
+        // An agent asks questions; what it sees of the answer is what its views show.
+        Role::Agent => permission == Ask,
     }
 }
 
@@ -84,6 +95,8 @@ needs!(
     ReadJournal,
     /// See [`Permission::Administer`].
     Administer,
+    /// See [`Permission::Ask`].
+    Ask,
 );
 
 /// A caller with a valid token whose role has the permission `P`.
@@ -91,6 +104,8 @@ pub struct May<P: Needs> {
     /// The token.
     pub token: Arc<Token>,
     request_id: String,
+    on_behalf_of: Option<String>,
+    limits: Arc<Holder>,
     idempotency_key: Option<String>,
     target: String,
     permission: PhantomData<P>,
@@ -117,6 +132,33 @@ impl<P: Needs> May<P> {
         }
     }
 
+    /// The same caller reading with another's rights, for as long as its own token is valid.
+    pub(super) fn reading_as(&self, token: Arc<Token>, on_behalf_of: Option<String>) -> Self {
+        Self {
+            token,
+            on_behalf_of,
+            request_id: self.request_id.clone(),
+            limits: Arc::clone(&self.limits),
+            idempotency_key: None,
+            target: self.target.clone(),
+            permission: PhantomData,
+        }
+    }
+
+    /// What the caller may use.
+    pub fn limits(&self) -> &Holder {
+        &self.limits
+    }
+
+    /// Who asks, as the audit has it.
+    pub fn asked(&self) -> Asked {
+        Asked {
+            token: Arc::clone(&self.token),
+            request_id: self.request_id.clone(),
+            on_behalf_of: self.on_behalf_of.clone(),
+        }
+    }
+
     /// Whether the role has a further permission.
     pub fn also(&self, permission: Permission) -> bool {
         allowed(self.token.role, permission)
@@ -138,6 +180,8 @@ fn admit<P: Needs>(request: &HttpRequest) -> Result<May<P>, Problem> {
         .ok_or_else(|| Problem::internal(&"a route without the edge"))?;
     let token = authenticate(request, edge).ok_or_else(unauthorized)?;
     request.extensions_mut().insert(Who(Arc::clone(&token)));
+    let limits = edge.limits.of(&token, &edge.query);
+    limits.request()?;
     if !allowed(token.role, P::PERMISSION) {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
@@ -152,20 +196,28 @@ fn admit<P: Needs>(request: &HttpRequest) -> Result<May<P>, Problem> {
     Ok(May {
         token,
         request_id,
+        on_behalf_of: on_behalf_of(request)?,
+        limits,
         idempotency_key: idempotency_key(request)?,
         target: format!("{} {}", request.method(), request.uri()),
         permission: PhantomData,
     })
 }
 
-fn authenticate(request: &HttpRequest, edge: &Edge) -> Option<Arc<Token>> {
+/// The token that a request shows.
+pub(super) fn bearer(request: &HttpRequest) -> Option<&str> {
     let header = request.headers().get("authorization")?.to_str().ok()?;
     let (scheme, secret) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
+    scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
+}
+
+fn authenticate(request: &HttpRequest, edge: &Edge) -> Option<Arc<Token>> {
+    if let Some(Identified(token)) = request.extensions().get::<Identified>() {
+        return Some(Arc::clone(token));
     }
+    let secret = bearer(request)?;
     // The secret has 256 random bits and only its hash is looked up: comparing cannot leak it.
-    let hash = blake3::hash(secret.trim().as_bytes()).to_hex();
+    let hash = blake3::hash(secret.as_bytes()).to_hex();
     edge.lake
         .access()
         .state
@@ -173,12 +225,45 @@ fn authenticate(request: &HttpRequest, edge: &Edge) -> Option<Arc<Token>> {
         .cloned()
 }
 
-fn unauthorized() -> Problem {
+/// Whether a token that was valid still is.
+pub(super) fn is_valid(edge: &Edge, token: &Token) -> bool {
+    let access = edge.lake.access();
+    let revoked = access
+        .state
+        .tokens
+        .get(&token.id)
+        .is_some_and(|now| now.revoked_at.is_some());
+    !revoked && token.expires_at.is_none_or(|end| edge.lake.now() < end)
+}
+
+/// Ends when a token that was valid is not any more.
+pub(super) async fn ended(edge: &Edge, token: &Token) {
+    while is_valid(edge, token) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The one answer to whoever is not known.
+pub(super) fn unauthorized() -> Problem {
     Problem::new(
         StatusCode::UNAUTHORIZED,
         "unauthorized",
         "a valid bearer token is needed",
     )
+}
+
+/// For whom the caller says that it acts.
+pub(super) fn on_behalf_of(request: &HttpRequest) -> Result<Option<String>, Problem> {
+    let Some(value) = request.headers().get("x-lakehouse-on-behalf-of") else {
+        return Ok(None);
+    };
+    let name = value.to_str().unwrap_or_default().trim();
+    if name.is_empty() || name.len() > ON_BEHALF_OF_MAX {
+        return Err(Problem::invalid(format!(
+            "X-Lakehouse-On-Behalf-Of must be 1 to {ON_BEHALF_OF_MAX} visible ASCII characters"
+        )));
+    }
+    Ok(Some(name.to_owned()))
 }
 
 fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
@@ -199,7 +284,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_agent_may_nothing_and_an_admin_everything() {
+    fn an_agent_may_only_ask_and_an_admin_everything() {
+        assert!(allowed(Role::Agent, Permission::Ask));
         use Permission::{Administer, Delete, ReadCatalog, ReadData, ReadJournal, Write};
         for permission in [
             Administer,

@@ -216,7 +216,7 @@ fn subjects_of(edge: &Edge, key: &str, dataset: Option<&str>) -> Vec<String> {
         .datasets
         .keys()
         .map(|dataset| format!("row:{dataset}:{}", named(dataset)));
-    ["dataset", "index", "bucket", "token", "trigger"]
+    ["dataset", "index", "bucket", "token", "tool", "trigger"]
         .into_iter()
         .map(|kind| format!("{kind}:{key}"))
         .chain([key.to_owned()])

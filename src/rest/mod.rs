@@ -2,6 +2,7 @@
 //! or a read of a published snapshot; keeps no state and never opens the journal.
 
 pub mod access;
+pub mod ask;
 pub mod audit;
 pub mod audited;
 pub mod auth;
@@ -12,20 +13,25 @@ mod console;
 pub mod deletion;
 pub mod erasure;
 pub mod health;
+pub mod identified;
 pub mod ingest;
 pub mod jobs;
 pub mod journal;
+pub mod mcp;
 pub mod openapi;
 mod past;
 pub mod peer;
 mod predicate;
 pub mod problem;
 pub mod query;
+pub mod readable;
+pub mod receipts;
 pub mod request_id;
 mod row_keys;
 pub mod storage;
 pub mod system;
 pub mod times;
+pub mod tools;
 pub mod vectors;
 
 use std::{sync::Arc, time::Instant};
@@ -36,9 +42,10 @@ use lakehouse_actors::Lake;
 use crate::{
     config::Config,
     engines::{
-        audit::AuditLog, buckets::LakeBuckets, indexes::LakeIndexes, object_store::Buckets,
-        receipts::SigningKey, tables::LakeTables,
+        audit::AuditLog, buckets::LakeBuckets, indexes::LakeIndexes, issuer::Issuers,
+        object_store::Buckets, receipts::SigningKey, tables::LakeTables,
     },
+    limits::Limits,
     query::QueryEngine,
 };
 
@@ -58,6 +65,10 @@ pub struct Edge {
     pub store: Arc<LakeBuckets>,
     /// Who read what.
     pub audit: AuditLog,
+    /// Who else may vouch for a caller.
+    pub issuers: Issuers,
+    /// What each token may use.
+    pub limits: Limits,
     /// Signs receipts of erasures.
     pub receipts: Arc<SigningKey>,
     /// The settings.
@@ -86,5 +97,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
     storage::routes(config);
     access::routes(config);
     audit::routes(config);
+    tools::routes(config);
+    mcp::routes(config);
+    receipts::routes(config);
     compliance::routes(config);
 }

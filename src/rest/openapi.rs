@@ -8,7 +8,7 @@ use utoipa::{
 
 use super::{
     access, audit, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal,
-    problem, query, storage, vectors,
+    mcp, problem, query, receipts, storage, tools, vectors,
 };
 
 /// `/openapi.json`
@@ -34,6 +34,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         vectors::search, vectors::refresh, vectors::stale,
         journal::events, journal::history, journal::stream, journal::stats, journal::verify,
         storage::buckets, storage::health, storage::list, storage::read, storage::head,
+        mcp::serve, receipts::show, tools::register, tools::list, tools::remove, tools::call,
         audit::list, audit::verify, audit::subject,
         access::issue, access::list, access::revoke,
         compliance::key,

@@ -13,7 +13,7 @@ use lakehouse_journal::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::query::QueryError;
+use crate::{limits::Refused, query::QueryError};
 
 /// Seconds after which a caller may try again.
 const RETRY_AFTER_S: u32 = 1;
@@ -34,6 +34,9 @@ pub struct Problem {
     pub instance: String,
     /// What happened, for a program.
     pub code: String,
+    /// When it may be tried again, in seconds; a 503 says so in any case.
+    #[serde(skip)]
+    pub retry_after_s: Option<u32>,
 }
 
 impl Problem {
@@ -47,6 +50,7 @@ impl Problem {
             detail: detail.into(),
             instance: String::new(),
             code,
+            retry_after_s: None,
         }
     }
 
@@ -122,8 +126,10 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
-        if self.status_code() == StatusCode::SERVICE_UNAVAILABLE {
-            response.insert_header((header::RETRY_AFTER, RETRY_AFTER_S));
+        let unavailable = self.status_code() == StatusCode::SERVICE_UNAVAILABLE;
+        let retry_after_s = self.retry_after_s.or(unavailable.then_some(RETRY_AFTER_S));
+        if let Some(retry_after_s) = retry_after_s {
+            response.insert_header((header::RETRY_AFTER, retry_after_s));
         }
         if self.status_code() == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
@@ -150,6 +156,16 @@ impl From<PortError> for Problem {
 impl From<ModelError> for Problem {
     fn from(error: ModelError) -> Self {
         Self::of_kind(error.kind(), error.code(), error.to_string())
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self {
+            retry_after_s: Some(refused.retry_after_s()),
+            ..Self::new(status, refused.code(), refused.to_string())
+        }
     }
 }
 

@@ -11,25 +11,34 @@ use arrow::{
 use datafusion::{catalog::TableProvider, datasource::MemTable};
 
 use super::{Edge, problem::Problem, times};
+use crate::engines::audit::AuditFilter;
 
 type Named = (String, Arc<dyn TableProvider>);
 
 /// Most events that `system.events` shows: the newest.
 const EVENTS_MAX: u64 = 100_000;
 
-/// `system.datasets`, `files`, `tombstones`, `indexes`, `buckets`, `events`.
+/// Most lines that `system.audit` shows: the newest.
+const LINES_MAX: usize = 100_000;
+
+/// `system.datasets`, `files`, `tombstones`, `indexes`, `buckets`, `events`, and `audit` for a statement that
+/// names it: its files are read for it.
 ///
 /// # Errors
-/// 503 when the journal cannot be read.
-pub fn tables(edge: &Edge) -> Result<Vec<Named>, Problem> {
-    Ok(vec![
+/// 503 when the journal or the audit cannot be read.
+pub fn tables(edge: &Edge, sql: &str) -> Result<Vec<Named>, Problem> {
+    let mut tables = vec![
         datasets(edge)?,
         files(edge)?,
         tombstones(edge)?,
         indexes(edge)?,
         buckets(edge)?,
         events(edge)?,
-    ])
+    ];
+    if sql.to_ascii_lowercase().contains("audit") {
+        tables.push(audit(edge)?);
+    }
+    Ok(tables)
 }
 
 /// A table's columns while they grow.
@@ -238,5 +247,54 @@ fn events(edge: &Edge) -> Result<Named, Problem> {
         table.row(&texts.map(Some), &[record.seq, u64::from(draft.schema)]);
         std::ops::ControlFlow::Continue(())
     })?;
+    table.finish()
+}
+
+fn audit(edge: &Edge) -> Result<Named, Problem> {
+    let columns = [
+        ("at", false),
+        ("principal", false),
+        ("role", false),
+        ("on_behalf_of", false),
+        ("action", false),
+        ("object", false),
+        ("tool", false),
+        ("statement", false),
+        ("allowed", false),
+        ("code", false),
+        ("request_id", false),
+        ("receipt", false),
+        ("seq", true),
+        ("rows", true),
+        ("journal_seq", true),
+    ];
+    let mut table = Builder::new("audit", &columns);
+    let filter = AuditFilter {
+        limit: LINES_MAX,
+        ..AuditFilter::default()
+    };
+    for line in edge.audit.read_now(&filter)? {
+        let entry = line.entry;
+        let texts = [
+            Some(times::text(line.at)),
+            Some(entry.principal),
+            Some(entry.role),
+            entry.on_behalf_of,
+            Some(entry.action),
+            entry.objects.into_iter().next(),
+            entry.tool,
+            entry.statement,
+            Some(entry.allowed.to_string()),
+            entry.code,
+            Some(entry.request_id),
+            entry.receipt,
+        ];
+        let numbers = [
+            line.seq,
+            entry.rows.unwrap_or(u64::MAX),
+            entry.journal_seq.unwrap_or(u64::MAX),
+        ];
+        table.row(&texts, &numbers);
+    }
     table.finish()
 }

@@ -1,6 +1,6 @@
 //! Vector indexes: defined, built as jobs, searched, refreshed, swapped.
 
-mod search;
+pub(crate) mod search;
 
 use std::time::Duration;
 

@@ -156,6 +156,20 @@ impl Api {
         }
     }
 
+    /// A client with a new token, as this body asks for it.
+    pub async fn with_token(&self, body: &Value) -> Self {
+        let issued = self.post("/auth/tokens", body).await.ok();
+        Self {
+            token: Some(secret_of(&issued)),
+            ..self.clone()
+        }
+    }
+
+    /// The token that it shows.
+    pub fn token(&self) -> &str {
+        self.token.as_deref().unwrap_or_default()
+    }
+
     /// The journal's position.
     pub async fn seq(&self) -> u64 {
         let health = self.get("/health").await.ok();

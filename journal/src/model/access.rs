@@ -1,5 +1,7 @@
-//! Tokens: who may come in, as what, until when. Secrets are nowhere, only their hashes.
-//! Pure. `actors::access` calls `decide`; replay calls `apply`; the edge looks tokens up.
+//! Tokens and tools: who may come in, as what, until when, within which limits; and the questions that were
+//! written down for agents. Secrets are nowhere, only their hashes. Pure. `actors::access` calls `decide`; replay calls `apply`; the edge looks tokens up.
+
+mod tools;
 
 use std::sync::Arc;
 
@@ -9,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     Aggregate, Meta, ModelError, Stamp, Work,
     error::check_name,
-    event::{AccessEvent, TokenIssued, TokenRevoked},
+    event::{AccessEvent, TokenIssued, TokenRevoked, ToolRemoved},
 };
 use crate::record::Micros;
+
+pub use tools::{ParamType, Tool, ToolParam, ToolPermission, ToolSpec};
 
 /// What a token may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +46,54 @@ impl Role {
     }
 }
 
+/// What the holder of a token may use at most. What is not set is left to the configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenLimits {
+    /// Requests a second, and as many at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_s: Option<u32>,
+    /// Queries and searches that run at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent_queries: Option<u32>,
+    /// Rows of one answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
+    /// Memory of all its queries together, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// How long a statement may take, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statement_ms: Option<u64>,
+}
+
+impl TokenLimits {
+    /// These limits, and those of `other` where none is set here.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            requests_per_s: self.requests_per_s.or(other.requests_per_s),
+            concurrent_queries: self.concurrent_queries.or(other.concurrent_queries),
+            rows: self.rows.or(other.rows),
+            memory_bytes: self.memory_bytes.or(other.memory_bytes),
+            statement_ms: self.statement_ms.or(other.statement_ms),
+        }
+    }
+
+    /// The name of a limit that lets nothing through.
+    pub fn zero(&self) -> Option<&'static str> {
+        let all = [
+            ("requests_per_s", self.requests_per_s.map(u64::from)),
+            ("concurrent_queries", self.concurrent_queries.map(u64::from)),
+            ("rows", self.rows),
+            ("memory_bytes", self.memory_bytes),
+            ("statement_ms", self.statement_ms),
+        ];
+        let zero = all.into_iter().find(|(_, limit)| *limit == Some(0));
+        zero.map(|(name, _)| name)
+    }
+}
+
 /// A token that was given out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Token {
@@ -59,6 +111,15 @@ pub struct Token {
     pub issued_at: Micros,
     /// When it was taken back.
     pub revoked_at: Option<Micros>,
+    /// The views that an agent reads; nothing else is there for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<String>,
+    /// The tools that an agent may call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
+    /// What it may use at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<TokenLimits>,
 }
 
 /// Every token there was.
@@ -68,6 +129,20 @@ pub struct AccessState {
     pub tokens: OrdMap<String, Arc<Token>>,
     /// Valid ones: hash of the secret → id.
     pub by_hash: OrdMap<String, String>,
+    /// The tools that can be called, by name.
+    #[serde(default, skip_serializing_if = "OrdMap::is_empty")]
+    pub tools: OrdMap<String, Arc<Tool>>,
+}
+
+/// What a token may read, call and use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// The views that an agent reads.
+    pub views: Vec<String>,
+    /// The tools that an agent may call.
+    pub tools: Vec<String>,
+    /// What it may use at most.
+    pub limits: Option<TokenLimits>,
 }
 
 /// A request to the access owner.
@@ -83,12 +158,54 @@ pub enum AccessCommand {
         secret_hash: String,
         /// When it ends.
         expires_at: Option<Micros>,
+        /// What it may read, call and use.
+        grants: Grants,
     },
     /// Take a token back.
     RevokeToken {
         /// Its id.
         id: String,
     },
+    /// Write a tool down, or a new version of it.
+    RegisterTool(Box<ToolSpec>),
+    /// Take a tool away.
+    RemoveTool {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Grants {
+    fn check(&self, role: Role) -> Result<(), ModelError> {
+        let refused = |what, reason: &str| {
+            Err(ModelError::Impossible {
+                what,
+                reason: reason.to_owned(),
+            })
+        };
+        if role != Role::Agent && !self.views.is_empty() {
+            return refused(
+                "views",
+                "only a token of the role `agent` is bound to views",
+            );
+        }
+        if role != Role::Agent && !self.tools.is_empty() {
+            return refused(
+                "tools",
+                "only a token of the role `agent` is bound to tools",
+            );
+        }
+        for view in &self.views {
+            check_name("view", view)?;
+        }
+        for tool in &self.tools {
+            check_name("tool", tool)?;
+        }
+        match self.limits.as_ref().and_then(TokenLimits::zero) {
+            Some(name) => refused("limits", &format!("`{name}` must be more than 0")),
+            None => Ok(()),
+        }
+    }
 }
 
 impl AccessState {
@@ -115,14 +232,10 @@ impl Aggregate for AccessState {
                 role,
                 secret_hash,
                 expires_at,
+                grants,
             } => {
                 check_name("token", name)?;
-                if *role == Role::Agent {
-                    return Err(ModelError::Impossible {
-                        what: "role",
-                        reason: "an `agent` sees only views, and this version has none".to_owned(),
-                    });
-                }
+                grants.check(*role)?;
                 if expires_at.is_some_and(|end| end <= stamp.at) {
                     return Err(ModelError::Impossible {
                         what: "expires_at",
@@ -146,6 +259,9 @@ impl Aggregate for AccessState {
                         role: *role,
                         secret_hash: secret_hash.clone(),
                         expires_at: *expires_at,
+                        views: grants.views.clone(),
+                        tools: grants.tools.clone(),
+                        limits: grants.limits,
                     }
                     .into(),
                 ])
@@ -161,6 +277,11 @@ impl Aggregate for AccessState {
                     near: Vec::new(),
                 }),
             },
+            AccessCommand::RegisterTool(spec) => self.register_tool(spec),
+            AccessCommand::RemoveTool { name } => {
+                self.tool(name)?;
+                Ok(vec![ToolRemoved { tool: name.clone() }.into()])
+            }
         }
     }
 
@@ -175,6 +296,9 @@ impl Aggregate for AccessState {
                     expires_at: e.expires_at,
                     issued_at: meta.at,
                     revoked_at: None,
+                    views: e.views.clone(),
+                    tools: e.tools.clone(),
+                    limits: e.limits,
                 };
                 self.by_hash.insert(e.secret_hash.clone(), e.id.clone());
                 self.tokens.insert(e.id.clone(), Arc::new(token));
@@ -185,6 +309,10 @@ impl Aggregate for AccessState {
                     token.revoked_at = Some(meta.at);
                     self.by_hash.remove(&token.secret_hash);
                 }
+            }
+            AccessEvent::ToolRegistered(e) => self.put_tool(meta, e),
+            AccessEvent::ToolRemoved(e) => {
+                self.tools.remove(&e.tool);
             }
         }
     }

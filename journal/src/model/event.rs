@@ -5,6 +5,7 @@
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
 mod subjects;
+mod tools;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    access::Role,
+    access::{Role, TokenLimits},
     bucket::BucketSpec,
     catalog::{
         CompactionPolicy, DatasetSpec, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest,
@@ -25,6 +26,8 @@ use crate::{
     record::{Micros, Seq},
     upcast,
 };
+
+pub use tools::{ToolRegistered, ToolRemoved};
 
 /// A stored event that this version cannot read: replay stops here, nothing is skipped.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -153,6 +156,8 @@ events! {
     Access(AccessEvent) {
         TokenIssued = 1,
         TokenRevoked = 1,
+        ToolRegistered = 1,
+        ToolRemoved = 1,
     }
     /// What the daemon does by itself.
     Scheduler(SchedulerEvent) {
@@ -523,6 +528,15 @@ pub struct TokenIssued {
     /// When it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Micros>,
+    /// The views that an agent reads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<String>,
+    /// The tools that an agent may call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
+    /// What it may use at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<TokenLimits>,
 }
 
 /// A token is no longer valid.

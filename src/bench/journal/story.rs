@@ -147,6 +147,9 @@ impl Story {
             secret_hash: hash(self.number, "secret"),
             expires_at: None,
             id,
+            views: Vec::new(),
+            tools: Vec::new(),
+            limits: None,
         }
         .into()
     }

@@ -1,6 +1,6 @@
 //! The chain: every line is hashed and names the hash of the one before. Follows it and says where it
-//! breaks: a changed, missing or foreign line does break it. Lines cut off at the very end do not; how
-//! many there were stands in the answer, for whoever kept an older one.
+//! breaks: a changed, missing or foreign line does break it. Lines cut off at the very end are missed by the
+//! daemon that wrote them; after a restart only by whoever kept an older answer, which says how many there were.
 
 use std::{io, path::Path};
 
@@ -23,6 +23,20 @@ pub struct Verified {
     /// The first that is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
+}
+
+impl Verified {
+    /// The same, and broken if it ends before this line.
+    pub(super) fn reaching(mut self, last: u64) -> Self {
+        if self.ok && self.checked < last {
+            self.ok = false;
+            self.broken = Some(Broken {
+                seq: self.checked + 1,
+                reason: "lines at the end are missing",
+            });
+        }
+        self
+    }
 }
 
 /// Where the chain breaks.

@@ -30,6 +30,9 @@ pub struct AuditEntry {
     /// Rows in the answer that are known by name: dataset, and keyed hashes of the keys (hex).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub row_keys: Vec<SeenRows>,
+    /// Ids of datasets that were read without their rows being known by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unnamed: Vec<String>,
     /// Whether it was answered.
     pub allowed: bool,
     /// The word for why not.
@@ -43,6 +46,21 @@ pub struct AuditEntry {
     /// Generation of the index that was searched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// Position of the newest event that says what the caller may see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_seq: Option<Seq>,
+    /// The answer's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
+    /// What was asked, sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
+    /// Keyed hash of the rows of the answer (hex), whatever their order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// Further rows of an answer that has begun before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub goes_on: bool,
 }
 
 /// Rows of a dataset that an answer showed.
@@ -81,7 +99,7 @@ pub struct AuditFilter {
     pub until: Option<Micros>,
     /// Answered, or refused.
     pub allowed: Option<bool>,
-    /// That showed this row: the dataset's id, and the keyed hash of the key.
+    /// That showed this row, or may have: the dataset's id, and the keyed hash of the key.
     pub row: Option<(String, String)>,
     /// With smaller numbers than this: the next page.
     pub before: Option<u64>,
@@ -106,8 +124,15 @@ impl AuditFilter {
                 .as_ref()
                 .is_none_or(|name| entry.objects.contains(name))
             && self.row.as_ref().is_none_or(|(dataset, key)| {
-                let mut seen = entry.row_keys.iter();
-                seen.any(|rows| rows.dataset == *dataset && rows.keys.contains(key))
+                entry.names(dataset, key) || (entry.allowed && entry.unnamed.contains(dataset))
             })
+    }
+}
+
+impl AuditEntry {
+    /// Whether the answer named this row of a dataset.
+    pub fn names(&self, dataset: &str, key: &str) -> bool {
+        let mut seen = self.row_keys.iter();
+        seen.any(|rows| rows.dataset == dataset && rows.keys.iter().any(|known| known == key))
     }
 }

@@ -71,3 +71,59 @@ pub(super) fn read(dir: &Path, filter: &AuditFilter) -> io::Result<Vec<AuditLine
     }
     Ok(found)
 }
+
+/// The first line of an answer, which is not before line `from`.
+pub(super) fn find(dir: &Path, from: u64, receipt: &str) -> io::Result<Option<AuditLine>> {
+    let mut found = None;
+    each_of(dir, from, receipt, &mut |line| {
+        if line.entry.goes_on {
+            return true;
+        }
+        found = Some(line);
+        false
+    })?;
+    Ok(found)
+}
+
+/// The lines with an answer's further rows, which are not before line `from`.
+pub(super) fn parts_of(dir: &Path, from: u64, receipt: &str) -> io::Result<Vec<AuditLine>> {
+    let mut found = Vec::new();
+    each_of(dir, from, receipt, &mut |line| {
+        found.extend(Some(line).filter(|line| line.entry.goes_on));
+        true
+    })?;
+    Ok(found)
+}
+
+/// Hands the lines with this receipt over, oldest first, as long as they are wanted.
+fn each_of(
+    dir: &Path,
+    from: u64,
+    receipt: &str,
+    wanted: &mut dyn FnMut(AuditLine) -> bool,
+) -> io::Result<()> {
+    let all = segments(dir)?;
+    let begins_after = |path: &PathBuf| {
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let first = stem.and_then(|stem| stem.parse::<u64>().ok());
+        first.is_some_and(|first| first > from)
+    };
+    let after = all.iter().position(begins_after).unwrap_or(all.len());
+    for segment in all.get(after.saturating_sub(1)..).unwrap_or_default() {
+        for line in lines(segment)? {
+            let line = line?;
+            // Most lines are told by their text, without being parsed.
+            if !line.contains(receipt) {
+                continue;
+            }
+            let parsed = parts(&line).and_then(|(_, json)| serde_json::from_str(json).ok());
+            let of_it = |line: &AuditLine| line.entry.receipt.as_deref() == Some(receipt);
+            if let Some(line) = parsed.filter(of_it)
+                && !wanted(line)
+            {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

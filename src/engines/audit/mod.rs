@@ -9,11 +9,18 @@
 mod chain;
 mod entry;
 mod files;
+mod seal;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use lakehouse_journal::{model::ErrorKind, record::Micros};
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use chain::{Broken, Verified};
 pub use entry::{AuditEntry, AuditFilter, AuditLine, SeenRows};
 
+use seal::Seal;
 use writer::{Job, Writer};
 
 /// Appends that wait for the writing thread before callers do.
@@ -53,6 +61,9 @@ impl AuditError {
 pub struct AuditLog {
     dir: PathBuf,
     secret: [u8; 32],
+    seal: Seal,
+    /// Number of the last line that is on disk.
+    written: Arc<AtomicU64>,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -64,21 +75,77 @@ impl AuditLog {
     /// When the directory cannot be made or read, or the system gives no thread.
     pub fn open(dir: &Path, secret: [u8; 32]) -> std::io::Result<Self> {
         let writer = Writer::open(dir)?;
+        let written = writer.written();
         let (jobs, waiting) = mpsc::channel(WAITING_MAX);
         std::thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer.run(waiting))?;
         Ok(Self {
             dir: dir.to_owned(),
+            seal: Seal::new(&secret),
             secret,
+            written,
             jobs,
         })
+    }
+
+    /// A fresh id for an answer. It says where about its line will stand, so that it is found again.
+    pub fn receipt_id(&self) -> String {
+        let next = self.written.load(Ordering::Relaxed) + 1;
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        format!("r{next}-{}", &random[..20])
+    }
+
+    /// The line of an answer.
+    ///
+    /// # Errors
+    /// [`AuditError::Unreadable`].
+    pub async fn receipt(&self, id: &str) -> Result<Option<AuditLine>, AuditError> {
+        let Some(from) = first_line(id) else {
+            return Ok(None);
+        };
+        let (dir, id) = (self.dir.clone(), id.to_owned());
+        on_a_thread(move || files::find(&dir, from, &id)).await
+    }
+
+    /// The lines with the rows of an answer that went on.
+    ///
+    /// # Errors
+    /// [`AuditError::Unreadable`].
+    pub async fn parts(&self, receipt: &str) -> Result<Vec<AuditLine>, AuditError> {
+        let Some(from) = first_line(receipt) else {
+            return Ok(Vec::new());
+        };
+        let (dir, receipt) = (self.dir.clone(), receipt.to_owned());
+        on_a_thread(move || files::parts_of(&dir, from, &receipt)).await
+    }
+
+    /// What was asked, so that nobody but the daemon can read it; nothing when the system has no
+    /// random bytes.
+    pub fn seal(&self, receipt: &str, asked: &str) -> Option<String> {
+        self.seal.close(receipt, asked)
+    }
+
+    /// What was asked, out of the line of its answer.
+    pub fn unseal(&self, receipt: &str, sealed: &str) -> Option<String> {
+        self.seal.open(receipt, sealed)
     }
 
     /// What stands for a row in the audit (hex): who has the secret can look a key up, nobody can read
     /// one off.
     pub fn row_hash(&self, dataset_id: &str, key: &str) -> String {
-        self.hash(&["row", dataset_id, key])
+        self.hash(&["row", dataset_id, key])[..32].to_owned()
+    }
+
+    /// What stands for the content of a row of an answer: sums of these tell whether two answers have the
+    /// same rows in whatever order, and nothing else.
+    pub fn content_hash(&self, row: &[u8]) -> u128 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.secret);
+        hasher.update(b"content");
+        hasher.update(row);
+        let mut first = [0; 16];
+        hasher.finalize_xof().fill(&mut first);
+        u128::from_le_bytes(first)
     }
 
     /// What stands for a statement (hex): the same text has the same one.
@@ -115,14 +182,31 @@ impl AuditLog {
         on_a_thread(move || files::read(&dir, &filter)).await
     }
 
-    /// Follows the chain from the first line to the last.
+    /// As [`AuditLog::read`], on the calling thread.
+    ///
+    /// # Errors
+    /// [`AuditError::Unreadable`].
+    pub fn read_now(&self, filter: &AuditFilter) -> Result<Vec<AuditLine>, AuditError> {
+        files::read(&self.dir, filter).map_err(|error| {
+            tracing::error!(%error, "the audit cannot be read");
+            AuditError::Unreadable
+        })
+    }
+
+    /// Follows the chain from the first line to the last, which is not before the last one written here.
     ///
     /// # Errors
     /// [`AuditError::Unreadable`]; a broken chain is no error but a result.
     pub async fn verify(&self) -> Result<Verified, AuditError> {
-        let dir = self.dir.clone();
-        on_a_thread(move || chain::verify(&dir)).await
+        let (dir, written) = (self.dir.clone(), self.written.load(Ordering::Relaxed));
+        on_a_thread(move || Ok(chain::verify(&dir)?.reaching(written))).await
     }
+}
+
+/// The line before which nothing of an answer stands.
+fn first_line(receipt: &str) -> Option<u64> {
+    let (number, _) = receipt.strip_prefix('r')?.split_once('-')?;
+    number.parse().ok()
 }
 
 async fn on_a_thread<T: Send + 'static>(

@@ -150,6 +150,8 @@ async fn after_a_write_that_failed_nothing_is_taken_any_more() {
     let log = AuditLog {
         dir: audit.clone(),
         secret: SECRET,
+        seal: Seal::new(&SECRET),
+        written: Arc::default(),
         jobs,
     };
     for _ in 0..2 {
@@ -172,4 +174,72 @@ fn a_hash_is_of_one_row_of_one_dataset() {
         log.statement_hash("SELECT 1"),
         log.statement_hash("SELECT 2")
     );
+}
+
+#[tokio::test]
+async fn two_hundred_flipped_bytes_of_a_running_audit_are_found_its_last_one_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = filled(dir.path(), 40).await;
+    let path = only_segment(dir.path());
+    let whole = fs::read(&path).unwrap();
+    let mut places: Vec<usize> = (0..199).map(|at| at * whole.len() / 199).collect();
+    places.push(whole.len() - 1);
+    for at in places {
+        let mut changed = whole.clone();
+        changed[at] ^= 1 << (at % 8);
+        fs::write(&path, &changed).unwrap();
+        let verified = log.verify().await.unwrap();
+        assert!(!verified.ok, "byte {at} of {}", whole.len());
+    }
+    fs::write(&path, &whole).unwrap();
+    assert!(log.verify().await.unwrap().ok);
+}
+
+#[tokio::test]
+async fn the_line_of_a_receipt_is_found_again_and_no_other_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = filled(dir.path(), 3).await;
+    let id = log.receipt_id();
+    let told = AuditEntry {
+        receipt: Some(id.clone()),
+        sealed: log.seal(&id, "SELECT 1"),
+        ..entry("ada", "safe", "k")
+    };
+    let rest = AuditEntry {
+        goes_on: true,
+        ..told.clone()
+    };
+    log.append(4, rest).await.unwrap();
+    log.append(5, told).await.unwrap();
+    let line = log.receipt(&id).await.unwrap().unwrap();
+    assert_eq!(line.seq, 5);
+    let sealed = line.entry.sealed.unwrap();
+    assert_eq!(log.unseal(&id, &sealed).as_deref(), Some("SELECT 1"));
+    for other in ["r1-00", "r9-00", "nonsense", ""] {
+        assert!(log.receipt(other).await.unwrap().is_none(), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn who_may_have_seen_a_row_is_found_and_who_was_refused_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = AuditLog::open(dir.path(), SECRET).unwrap();
+    let unnamed = AuditEntry {
+        row_keys: Vec::new(),
+        unnamed: vec!["id-1".to_owned()],
+        ..entry("ada", "safe", "")
+    };
+    let refused = AuditEntry {
+        allowed: false,
+        ..unnamed.clone()
+    };
+    log.append(1, unnamed).await.unwrap();
+    log.append(2, refused).await.unwrap();
+    let filter = AuditFilter {
+        row: Some(("id-1".to_owned(), "k".to_owned())),
+        ..all()
+    };
+    let lines = log.read(filter).await.unwrap();
+    assert_eq!(lines.len(), 1);
+    assert!(!lines[0].entry.names("id-1", "k"), "possibly");
 }

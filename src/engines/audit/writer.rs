@@ -5,6 +5,10 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use lakehouse_journal::record::Micros;
@@ -35,6 +39,7 @@ pub(super) struct Writer {
     head: Head,
     file: Option<File>,
     bytes: u64,
+    written: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -50,6 +55,7 @@ impl Writer {
             head: Head::default(),
             file: None,
             bytes: 0,
+            written: Arc::default(),
         };
         let Some(last) = all.last() else {
             writer.begin_segment()?;
@@ -59,7 +65,9 @@ impl Writer {
             let line = lines(&all[before])?.last().transpose()?;
             writer.head = line.as_deref().and_then(head_of).unwrap_or_default();
         }
-        match writer.follow(last)? {
+        let followed = writer.follow(last)?;
+        writer.written.store(writer.head.seq, Ordering::Relaxed);
+        match followed {
             Ok(()) => writer.reopen(last)?,
             Err(reason) => tracing::error!(
                 seq = writer.head.seq + 1,
@@ -68,6 +76,11 @@ impl Writer {
             ),
         }
         Ok(writer)
+    }
+
+    /// Number of the last line that is on disk, as it grows.
+    pub(super) fn written(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.written)
     }
 
     fn follow(&mut self, segment: &Path) -> io::Result<Result<(), &'static str>> {
@@ -158,6 +171,7 @@ impl Writer {
         file.write_all(text.as_bytes())?;
         file.sync_data()?;
         self.bytes += text.len() as u64;
+        self.written.store(head.seq, Ordering::Relaxed);
         self.head = head;
         Ok(())
     }

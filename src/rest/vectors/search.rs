@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use actix_web::{HttpResponse, http::StatusCode, web};
+use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use arrow::{
     array::{ArrayRef, AsArray},
     compute::cast,
@@ -17,11 +17,12 @@ use lakehouse_journal::model::{
     Fold,
     catalog::{CatalogState, Index},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
     engines::{
+        audit::SeenRows,
         indexes::{HITS_MAX, SearchQuery, SearchRequest, Searched, quoted},
         vectors::SearchPath,
     },
@@ -30,17 +31,19 @@ use crate::{
         row_key::{self, key_types, names, values},
     },
     rest::{
-        Edge,
-        auth::{May, ReadData},
+        Edge, ask,
+        audited::{self, Told},
+        auth::{self, May, Needs, ReadData},
         body::Body,
         past::Snapshot,
         predicate::predicate,
         problem::Problem,
+        receipts::{self, Asked},
     },
 };
 
 /// A search.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SearchBody {
     index: String,
@@ -68,10 +71,27 @@ fn ten() -> usize {
         (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub async fn search(
     edge: web::Data<Edge>,
-    _: May<ReadData>,
+    may: May<ReadData>,
+    request: HttpRequest,
     body: Body<SearchBody>,
 ) -> Result<HttpResponse, Problem> {
-    let asked = body.value;
+    let text = String::from_utf8_lossy(&body.bytes);
+    let mut told = ask::begun(&edge, &may, "search", &text);
+    let answer = answer(&edge, &may, &body.value, &mut told).await;
+    audited::tell(&request, told);
+    Ok(HttpResponse::Ok().json(answer?))
+}
+
+/// Searches for a caller, whatever the door. What is to be told stands in `told`, also when it fails.
+///
+/// # Errors
+/// The problem to answer with.
+pub(crate) async fn answer<P: Needs>(
+    edge: &web::Data<Edge>,
+    may: &May<P>,
+    asked: &SearchBody,
+    told: &mut Told,
+) -> Result<Value, Problem> {
     if asked.mode.as_deref().is_some_and(|mode| mode != "vector") {
         return Err(Problem::unsupported("a search mode other than `vector`"));
     }
@@ -94,17 +114,31 @@ pub async fn search(
         .transpose()?;
     let snapshot = Snapshot::of(&edge, asked.as_of.as_ref()).await?;
     let catalog = &snapshot.catalog;
-    let index = index_of(&edge, &snapshot, &asked.index)?;
+    let index = index_of(edge, &snapshot, &asked.index)?;
+    told.objects = vec![asked.index.clone(), index.spec.source.clone()];
+    told.journal_seq = Some(snapshot.as_of);
     let request = SearchRequest {
         query: wanted,
-        k: asked.k,
+        k: asked.k.min(
+            may.limits()
+                .rows()
+                .map_or(HITS_MAX, |rows| usize::try_from(rows).unwrap_or(HITS_MAX)),
+        ),
         filter: filter.as_deref(),
         ef_search: asked.ef_search,
         exact: asked.exact,
     };
-    let found = edge.indexes.search(catalog, index, &request).await?;
+    let kept = serde_json::to_value(asked).map_err(|error| Problem::internal(&error))?;
+    receipts::keep(edge, &may.token, Asked::Search(kept), told);
+    let _slot = may.limits().slot()?;
+    let found = tokio::select! {
+        found = edge.indexes.search(catalog, index, &request) => found?,
+        () = auth::ended(edge, &may.token) => return Err(auth::unauthorized()),
+    };
+    told.generation = Some(found.generation);
     edge.metrics.searches.fetch_add(1, Ordering::Relaxed);
-    let mut rows = rows_of(&edge, catalog, index, &found, &asked.columns).await?;
+    seen(edge, catalog, index, &found, told);
+    let mut rows = rows_of(edge, catalog, index, &found, &asked.columns).await?;
     let hits: Vec<Value> = found
         .found
         .hits
@@ -122,14 +156,42 @@ pub async fn search(
             value
         })
         .collect();
-    Ok(HttpResponse::Ok().json(json!({
+    let mut body = json!({
         "index": asked.index,
         "generation": found.generation,
         "hits": hits,
         "elapsed_us": found.elapsed_us,
         "as_of": snapshot.as_of,
         "path": match found.found.path { SearchPath::Ann => "ann", SearchPath::Exact => "exact" },
-    })))
+    });
+    if may.asked().is_audited() {
+        body["receipt"] = json!(told.receipt);
+    }
+    Ok(body)
+}
+
+/// The rows that a search found, as the audit has them.
+fn seen(
+    edge: &Edge,
+    catalog: &Fold<CatalogState>,
+    index: &Index,
+    found: &Searched,
+    told: &mut Told,
+) {
+    let keys: Vec<&String> = found.found.hits.iter().map(|hit| &hit.key).collect();
+    told.rows = Some(keys.len() as u64);
+    let contents = keys
+        .iter()
+        .map(|key| edge.audit.content_hash(key.as_bytes()));
+    let sum = contents.fold(0_u128, u128::wrapping_add);
+    told.content = Some(format!("{sum:032x}"));
+    if let Some(dataset) = catalog.state.datasets.get(&index.spec.source) {
+        let hashes = keys.iter().map(|key| edge.audit.row_hash(&dataset.id, key));
+        told.row_keys = vec![SeenRows {
+            dataset: dataset.id.clone(),
+            keys: hashes.collect(),
+        }];
+    }
 }
 
 /// The index as it was; one whose generation or rows of then are no longer kept is told so.

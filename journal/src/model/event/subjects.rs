@@ -23,6 +23,8 @@ impl Event {
                 vec![format!("token:{}", e.id), format!("token:{}", e.name)]
             }
             Self::Access(AccessEvent::TokenRevoked(e)) => vec![format!("token:{}", e.id)],
+            Self::Access(AccessEvent::ToolRegistered(e)) => vec![format!("tool:{}", e.tool.name)],
+            Self::Access(AccessEvent::ToolRemoved(e)) => vec![format!("tool:{}", e.tool)],
             Self::Scheduler(SchedulerEvent::TriggerFired(e)) => {
                 vec![format!("trigger:{}", e.trigger)]
             }
