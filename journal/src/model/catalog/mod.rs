@@ -6,7 +6,6 @@ mod command;
 mod compaction;
 mod decide;
 mod deletion;
-mod embedding;
 mod key;
 mod objects;
 mod past;
@@ -24,7 +23,6 @@ pub use command::{
     TombstoneRows,
 };
 pub use deletion::DeletionVector;
-pub use embedding::{ChunkSpec, ModelIdentity};
 pub use key::{KEY_COLUMNS_MAX, KeyColumns};
 pub use objects::OwnObject;
 pub use rules::SMALL_FILE_BYTES;
