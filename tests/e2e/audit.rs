@@ -67,8 +67,12 @@ async fn an_audit_that_is_damaged_refuses_agents_and_nobody_else_and_says_where(
     let verified = api.post("/audit/verify", &json!({})).await.ok();
     assert_eq!(verified["ok"], false);
     assert_eq!(verified["broken"]["seq"], 1);
-    let agent = api.with_role("agent").await;
-    let refused = agent.get("/catalog/datasets").await;
+    let another = json!({ "name": "another", "role": "agent" });
+    let refused = api
+        .with_token(&another)
+        .await
+        .get("/catalog/datasets")
+        .await;
     refused.problem_code(503, "audit_unavailable");
 }
 

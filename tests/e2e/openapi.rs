@@ -137,7 +137,7 @@ async fn every_failure_is_a_problem_document() {
         .call(Method::POST, "/query/sql")
         .header("content-type", "text/plain");
     not_json.body("SELECT 1").send().await.refused();
-    let large = format!("{{\"sql\": \"SELECT '{}'\"}}", "x".repeat(65 << 20));
+    let large = format!("{{\"sql\": \"SELECT '{}'\"}}", "x".repeat(129 << 20));
     let large = api
         .call(Method::POST, "/query/sql")
         .header("content-type", "application/json")

@@ -149,7 +149,7 @@ async fn what_makes_no_view_is_refused_and_changes_nothing() {
         (
             change("row_filter", json!("id IN (SELECT id FROM payroll)")),
             400,
-            "invalid_sql",
+            "statement_too_complex",
         ),
         (change("min_group_size", json!(1)), 422, "impossible"),
         (

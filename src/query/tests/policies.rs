@@ -279,8 +279,12 @@ fn is_redacted(rule: &Redaction, base: &ArrayRef, seen: &ArrayRef, row: usize) -
                     i64::from(seen.as_primitive::<Date32Type>().value(row)) % width == 0
                 }
                 DataType::Float64 => {
-                    let value = seen.as_primitive::<Float64Type>().value(row) / exact(width * 8);
-                    (value - value.round()).abs() < 1e-6
+                    // The multiple as a float has it: large ones are not all there.
+                    let (value, wide) = (
+                        seen.as_primitive::<Float64Type>().value(row),
+                        exact(width * 8),
+                    );
+                    ((value / wide).round() * wide - value).abs() < 1e-6
                 }
                 _ => {
                     let day = 86_400_000_000 * width;
