@@ -21,7 +21,7 @@ use crate::engines::{
 enum Engine {
     Hnsw(Box<HnswBuilder>),
     #[cfg(feature = "lance")]
-    Lance(LanceBuilder),
+    Lance(Box<LanceBuilder>),
 }
 
 /// Builds one generation in a directory of its own.
@@ -52,7 +52,8 @@ impl Builder {
             #[cfg(feature = "lance")]
             Backend::Lance => {
                 let config = super::config::lance_config(&spec.config)?;
-                LanceBuilder::new(&vectors, dimensions, config, options).map(Engine::Lance)
+                let builder = LanceBuilder::new(&vectors, dimensions, config, options);
+                builder.map(|builder| Engine::Lance(Box::new(builder)))
             }
             #[cfg(not(feature = "lance"))]
             Backend::Lance => return Err(super::config::without_lance()),
