@@ -15,7 +15,10 @@ use actix_web::{App, HttpServer, middleware::from_fn, web};
 use anyhow::Context;
 use lakehouse_actors::{
     Caller, Journal, Lake, Parts, Trigger,
-    ports::{BucketStore, Clock, DeletionLedger, IndexBuilder, KeyHash, Readers},
+    ports::{
+        BucketStore, Clock, DeletionLedger, EmbeddingWork, IndexBuilder, IndexDeltas, KeyHash,
+        Readers,
+    },
     start,
 };
 use lakehouse_journal::{
@@ -38,7 +41,8 @@ use crate::{
     engines::{
         audit::AuditLog,
         buckets::LakeBuckets,
-        indexes::LakeIndexes,
+        embedder::{Embedders, secrets_of_environment, store::VectorStore},
+        indexes::{Embedding, LakeIndexes},
         ingest::IngestLimits,
         keyring::random_secret,
         ledger::DirLedger,
@@ -227,6 +231,7 @@ async fn serve(
         Arc::clone(&buckets),
         Arc::clone(&query),
         Arc::clone(&key_hash),
+        embedding(&config)?,
     ));
     let sidecar = LakeSidecar::new(
         config.data_dir.join("staging"),
@@ -253,6 +258,8 @@ async fn serve(
         ledger,
         key_hash: Arc::clone(&key_hash),
         builder: Arc::clone(&indexes) as Arc<dyn IndexBuilder>,
+        deltas: Arc::clone(&indexes) as Arc<dyn IndexDeltas>,
+        embedding: Arc::clone(&indexes) as Arc<dyn EmbeddingWork>,
         buckets: Arc::clone(&store) as Arc<dyn BucketStore>,
         runtime: work,
         primary: config.storage.primary.clone(),
@@ -301,6 +308,13 @@ async fn serve(
     lake.ask_scheduler(checkpoint, Caller::daemon("daemon"))
         .await?;
     Ok(())
+}
+
+/// Who makes vectors, and where those that were paid for are kept.
+fn embedding(config: &Config) -> anyhow::Result<Embedding> {
+    let embedders = Embedders::new(config, &secrets_of_environment())?;
+    let store = VectorStore::open(&config.data_dir)?;
+    Ok(Embedding::new(Arc::new(embedders), Some(Arc::new(store))))
 }
 
 fn query_config(config: &Config) -> QueryConfig {

@@ -26,7 +26,7 @@ use crate::{
     error::{LakeError, PortError},
     lake::Lake,
     owner::Caller,
-    ports::{BucketStore, Compactor, IndexBuilder, Progress, Readers, Sidecar},
+    ports::{BucketStore, Compactor, EmbeddingWork, IndexBuilder, Progress, Readers, Sidecar},
     worker::{Claim, Duty},
 };
 
@@ -68,6 +68,7 @@ pub(crate) struct ErasureDuty {
     pub compactor: Arc<dyn Compactor>,
     pub store: Arc<dyn BucketStore>,
     pub builder: Arc<dyn IndexBuilder>,
+    pub embedding: Arc<dyn EmbeddingWork>,
     pub sidecar: Arc<dyn Sidecar>,
     pub readers: Arc<dyn Readers>,
     /// How long a query may go on reading what is to be deleted.
@@ -140,6 +141,8 @@ impl ErasureDuty {
                 .last_tombstone_seq();
             let files = self.scrub(name, progress).await?;
             let generations = self.rebuild(name, through).await?;
+            let snapshot = self.lake.catalog();
+            let kept = self.embedding.sweep(&snapshot, name, through).await?;
             let objects = self.delete_objects().await?;
             let orphans = self.sweep_leftovers(name).await?;
             self.sidecar
@@ -150,6 +153,7 @@ impl ErasureDuty {
                 ("generations_dropped".to_owned(), generations),
                 ("objects_deleted".to_owned(), objects),
                 ("leftovers_deleted".to_owned(), orphans),
+                ("embedding_files_rewritten".to_owned(), kept),
             ]);
             let confirm = CatalogCommand::ConfirmErasure {
                 dataset: name.to_owned(),
@@ -329,7 +333,7 @@ impl ErasureDuty {
                     );
                 }
                 let index = name.to_owned();
-                let request = CatalogCommand::RequestGeneration { index };
+                let request = CatalogCommand::RequestGeneration { index, made: None };
                 self.lake.ask_catalog(request, daemon()).await?;
                 asked = true;
             }

@@ -23,7 +23,7 @@ use crate::{
     error::{LakeError, PortError},
     lake::Lake,
     owner::Caller,
-    ports::{BucketStore, Sidecar},
+    ports::{BucketStore, EmbeddingWork, Sidecar},
     worker::Duty,
     writer::Replayed,
 };
@@ -42,6 +42,8 @@ pub enum Chore {
     Purge,
     /// Bring the lists of deleted rows beside the files up to date.
     ListDeleted,
+    /// Remove vectors that are kept of datasets that are gone.
+    ForgetEmbeddings,
     /// Remove objects of a bucket that no event points at and that are older than the grace.
     SweepOrphans {
         /// The bucket.
@@ -53,6 +55,7 @@ pub enum Chore {
 pub(crate) struct HousekeepingDuty {
     pub lake: Lake,
     pub store: Arc<dyn BucketStore>,
+    pub embedding: Arc<dyn EmbeddingWork>,
     pub sidecar: Arc<dyn Sidecar>,
     /// What the lists of deleted rows say: the datasets' last tombstones and changes of files.
     pub listed: Mutex<BTreeMap<String, (Seq, Seq)>>,
@@ -74,6 +77,11 @@ impl Duty for HousekeepingDuty {
             Chore::Snapshot => self.snapshot().await,
             Chore::Purge => self.purge().await,
             Chore::ListDeleted => self.list_deleted().await,
+            Chore::ForgetEmbeddings => {
+                let catalog = self.lake.catalog();
+                let forgotten = self.embedding.forget_dropped(&catalog.state).await;
+                forgotten.map_err(LakeError::from)
+            }
             Chore::SweepOrphans { bucket } => {
                 let horizon = self.lake.now() - micros(self.orphan_grace);
                 self.sweep(bucket, horizon).await

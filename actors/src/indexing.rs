@@ -179,6 +179,7 @@ impl IndexingDuty {
             vectors: built.vectors,
             skipped: built.skipped,
             build_ms: u64::try_from((self.lake.now() - started) / 1000).unwrap_or(0),
+            made: built.made,
         }))
     }
 }

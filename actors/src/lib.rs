@@ -25,6 +25,7 @@ mod sweep;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod trigger;
 mod worker;
 mod writer;
 
@@ -40,7 +41,7 @@ pub use lake::{Lake, StateReport};
 pub use leftovers::Leftovers;
 pub use owner::{Caller, Committed};
 pub use refresh::Refreshed;
-pub use scheduler::Trigger;
+pub use scheduler::{ScheduleInfo, ScheduledTask, Trigger};
 pub use start::{Parts, StartReport, start};
 pub use supervision::{ActorHealth, LifeState};
 pub use writer::{Journal, RebuildError, Replayed};

@@ -1,6 +1,12 @@
 //! What actors need from outside, as roles. `src/engines` implements them on real libraries,
 //! `testing` with fakes; both pass the same contract suites.
 
+mod embedding;
+
+pub use embedding::{
+    Behind, CatchUp, EmbedLimits, Embedded, Embedder, EmbeddingWork, RefusedRow, TextVector,
+};
+
 use std::{
     sync::{
         Arc,
@@ -16,7 +22,7 @@ use lakehouse_journal::{
         bucket::BucketSpec,
         catalog::{
             CatalogState, DataFile, Dataset, DeletionVector, DeltaFile, FileDigest, FileEntry,
-            Index, SchemaDoc,
+            Index, SchemaDoc, VectorSpec,
         },
         event::DeletedRows,
     },
@@ -274,6 +280,8 @@ pub struct BuiltGeneration {
     pub rows_seq: Option<Seq>,
     /// Position of the last delta that was folded in, when it is made of a generation.
     pub folded_through: Option<Seq>,
+    /// How its vectors were made.
+    pub made: Option<VectorSpec>,
 }
 
 /// Builds a generation of an index from a snapshot of its dataset.

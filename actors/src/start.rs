@@ -31,8 +31,8 @@ use crate::{
     lake::{Inner, Lake, OwnerHandle, WorkerHandle, Workers},
     owner::{Owner, OwnerParts},
     ports::{
-        BucketStore, Clock, Compactor, DeletionLedger, IndexBuilder, KeyHash, Readers, RowLookup,
-        Sidecar,
+        BucketStore, Clock, Compactor, DeletionLedger, EmbeddingWork, IndexBuilder, IndexDeltas,
+        KeyHash, Readers, RowLookup, Sidecar,
     },
     refresh::RefreshDuty,
     scheduler::{self, Trigger},
@@ -61,6 +61,10 @@ pub struct Parts {
     pub key_hash: KeyHash,
     /// Builds indexes.
     pub builder: Arc<dyn IndexBuilder>,
+    /// Reads what indexes have, and writes what rides on them.
+    pub deltas: Arc<dyn IndexDeltas>,
+    /// Embeds what indexes do not say yet.
+    pub embedding: Arc<dyn EmbeddingWork>,
     /// The buckets' objects.
     pub buckets: Arc<dyn BucketStore>,
     /// Where long work runs.
@@ -161,6 +165,7 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
             gates: Gates::default(),
             publishing: Gates::default(),
             past: Past::default(),
+            triggers: OnceLock::new(),
             workers: OnceLock::new(),
         }),
     };
@@ -174,9 +179,10 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
         .journal
         .on_recovered(Box::new(move || recovered.catch_up()));
     lake.poke_pending();
-    parts
-        .runtime
-        .spawn(scheduler::run(lake.clone(), parts.triggers));
+    if lake.inner.triggers.set(parts.triggers).is_err() {
+        unreachable!("a new lake has no schedules");
+    }
+    parts.runtime.spawn(scheduler::run(lake.clone()));
     Ok((lake, report))
 }
 
@@ -203,7 +209,17 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
             1,
             64,
         ),
-        refresh: starter.worker("refresh", RefreshDuty { lake: lake.clone() }, 2, 64),
+        refresh: starter.worker(
+            "refresh",
+            RefreshDuty::new(
+                lake.clone(),
+                Arc::clone(&parts.embedding),
+                Arc::clone(&parts.deltas),
+                Arc::clone(&parts.buckets),
+            ),
+            64,
+            256,
+        ),
         compaction: starter.worker(
             "compaction",
             CompactionDuty {
@@ -221,6 +237,7 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
                 compactor: Arc::clone(&parts.compactor),
                 store: Arc::clone(&parts.buckets),
                 builder: Arc::clone(&parts.builder),
+                embedding: Arc::clone(&parts.embedding),
                 sidecar: Arc::clone(&parts.sidecar),
                 readers: Arc::clone(&parts.readers),
                 query_deadline: parts.query_deadline,
@@ -233,6 +250,7 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
             HousekeepingDuty {
                 lake: lake.clone(),
                 store: Arc::clone(&parts.buckets),
+                embedding: Arc::clone(&parts.embedding),
                 sidecar: Arc::clone(&parts.sidecar),
                 listed: Mutex::default(),
                 orphan_grace: parts.orphan_grace,

@@ -1,6 +1,10 @@
 //! `TestLake`: the real actors over a journal in memory, with fakes behind every port. For tests of
 //! this crate and of others; it can panic actors, fail appends and restart on the same journal.
 
+mod embedding;
+
+pub use embedding::FakeEmbedding;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -28,9 +32,9 @@ use parking_lot::Mutex;
 use crate::{
     Caller, IngestRequest, Ingested, Journal, Lake, LakeError, Parts, PortError, StartReport,
     ports::{
-        BucketStore, BuildTask, BuiltGeneration, Clock, Compactor, IndexBuilder, KeyTest,
-        ObjectInfo, Progress, Readers, ResolvedRows, Rewritten, RowLookup, RowMap, Sidecar,
-        StageFn, StageOptions, StagedTable,
+        BucketStore, BuildTask, BuiltGeneration, Clock, Compactor, EmbeddingWork, IndexBuilder,
+        IndexDeltas, KeyTest, ObjectInfo, Progress, Readers, ResolvedRows, Rewritten, RowLookup,
+        RowMap, Sidecar, StageFn, StageOptions, StagedTable,
     },
 };
 
@@ -309,6 +313,7 @@ impl IndexBuilder for FakeBuilder {
             source_seq: snapshot.seq,
             rows_seq: None,
             folded_through: None,
+            made: Some(index.next.clone().unwrap_or_else(|| index.spec.made())),
         })
     }
 
@@ -402,6 +407,8 @@ pub struct TestLake {
     pub disk: TestDisk,
     /// The index builder.
     pub builder: Arc<FakeBuilder>,
+    /// The embedder and what it has embedded.
+    pub embedding: Arc<FakeEmbedding>,
     /// How the start went.
     pub report: StartReport,
 }
@@ -425,6 +432,7 @@ impl TestLake {
         clock.advance(Duration::from_hours(500_000));
         *disk.tables.clock.lock() = Some(Arc::clone(&clock));
         let builder = Arc::new(FakeBuilder::default());
+        let embedding = Arc::new(FakeEmbedding::of(&disk.tables));
         let log = Box::new(MemoryLog::open(disk.journal.clone()));
         let config = CommitterConfig {
             retry_interval: Duration::from_millis(20),
@@ -446,6 +454,8 @@ impl TestLake {
                 )
             }),
             builder: Arc::clone(&builder) as Arc<dyn IndexBuilder>,
+            deltas: Arc::clone(&embedding) as Arc<dyn IndexDeltas>,
+            embedding: Arc::clone(&embedding) as Arc<dyn EmbeddingWork>,
             buckets: Arc::clone(&disk.buckets) as Arc<dyn BucketStore>,
             runtime: tokio::runtime::Handle::current(),
             primary: "primary".to_owned(),
@@ -461,6 +471,7 @@ impl TestLake {
             clock,
             disk,
             builder,
+            embedding,
             report,
         }
     }
@@ -541,6 +552,7 @@ pub fn index_spec(dataset: &str) -> IndexSpec {
         provider: "in-process".to_owned(),
         model: "fake".to_owned(),
         dimensions: 4,
+        chunk: None,
         backend: Backend::Hnsw,
         config: IndexConfig::default(),
         bucket: "primary".to_owned(),

@@ -10,6 +10,7 @@ mod demo;
 mod erasure;
 mod ingest;
 mod journal;
+mod model;
 mod search;
 mod serve;
 mod sql;
@@ -48,6 +49,8 @@ enum Verb {
     Journal(journal::JournalArgs),
     /// Show where a deleted row still is, and check the receipt that it is nowhere
     Erasure(erasure::ErasureArgs),
+    /// Install models that run in the daemon's process
+    Model(model::ModelArgs),
     /// Make, list and revoke tokens
     Token(token::TokenArgs),
     /// Measure against a baseline in the same run
@@ -116,6 +119,7 @@ fn run(verb: Verb) -> Result<(), CliError> {
         Verb::Search(args) => block_on(args.run()),
         Verb::Journal(args) => args.run(),
         Verb::Erasure(args) => args.run(),
+        Verb::Model(args) => args.run(),
         Verb::Token(args) => block_on(args.run()),
         Verb::Bench(args) => args.run(),
     }
@@ -160,6 +164,7 @@ mod tests {
             "token create --name n --role analyst --view v --expires-at 2027-01-01T00:00:00Z",
             "token list",
             "token revoke t1",
+            "model install minilm some.whl --data-dir d",
             "bench vectors",
             "bench refresh --anything 5",
         ] {

@@ -141,14 +141,6 @@ fn what_this_version_does_not_carry_out_is_refused_not_ignored() {
             format!("{bucket}backend = \"local\"\nroot = \"/a\"\nrescue_bucket = \"b\""),
             "storage.buckets[0].rescue_bucket",
         ),
-        (
-            "[embedding.ollama]\nurl = \"http://127.0.0.1:11434\"".to_owned(),
-            "embedding.ollama",
-        ),
-        (
-            "[embedding.openai]\nurl = \"https://h/v1\"".to_owned(),
-            "embedding.openai",
-        ),
     ] {
         match load(&file, &[]) {
             Err(ConfigError::NotYet { key: named, .. }) => assert_eq!(named, key),
@@ -197,6 +189,18 @@ fn a_value_that_makes_no_sense_is_refused_with_its_key() {
             "embedding.default",
         ),
         (
+            "[embedding]\ndefault = \"ollama/nomic-embed-text\"".to_owned(),
+            "embedding.default",
+        ),
+        (
+            "[embedding.ollama]\nurl = \"nowhere\"".to_owned(),
+            "embedding.ollama.url",
+        ),
+        (
+            "[embedding.openai]\nurl = \"https://h/v1\"\nbatch_texts = 0".to_owned(),
+            "embedding.openai.batch_texts",
+        ),
+        (
             "[egress]\nallow = [\"db.internal\"]".to_owned(),
             "egress.allow",
         ),
@@ -211,6 +215,22 @@ fn a_value_that_makes_no_sense_is_refused_with_its_key() {
             other => panic!("{file}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_server_that_makes_vectors_is_described_by_its_address_alone() {
+    let file = "[embedding]\ndefault = \"ollama/nomic-embed-text\"\n\
+                [embedding.ollama]\nurl = \"http://127.0.0.1:11434\"\n\
+                [embedding.openai]\nurl = \"https://h/v1\"\nsecret = \"key\"\ntimeout_s = 5";
+    let config = load(file, &[]).expect("it is valid");
+    let ollama = config.embedding.ollama.expect("it is set");
+    assert_eq!(
+        (ollama.batch_texts, ollama.concurrency, ollama.attempts),
+        (64, 1, 6)
+    );
+    let openai = config.embedding.openai.expect("it is set");
+    assert_eq!(openai.secret.as_deref(), Some("key"));
+    assert_eq!(openai.timeout_s, 5);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use lakehouse_journal::model::error::check_name;
 
-use super::{Backend, BucketConfig, ByteSize, Config, ConfigError, IN_PROCESS_EMBEDDER};
+use super::{Backend, BucketConfig, ByteSize, Config, ConfigError};
 
 /// Less than this and no query with a join or a sort can run.
 const QUERY_MEMORY_MIN: ByteSize = ByteSize::mib(64);
@@ -65,23 +65,6 @@ impl Config {
                 known.join(", ")
             );
             return invalid("storage.primary", reason);
-        }
-        Ok(())
-    }
-
-    fn validate_embedding(&self) -> Result<(), ConfigError> {
-        if self.embedding.ollama.is_some() {
-            return not_yet("embedding.ollama", "the Ollama embedder");
-        }
-        if self.embedding.openai.is_some() {
-            return not_yet("embedding.openai", "the OpenAI embedder");
-        }
-        if self.embedding.default != IN_PROCESS_EMBEDDER {
-            let reason = format!(
-                "unknown provider `{}`; this version has `{IN_PROCESS_EMBEDDER}`",
-                self.embedding.default
-            );
-            return invalid("embedding.default", reason);
         }
         Ok(())
     }

@@ -10,8 +10,11 @@ mod build;
 mod builder;
 mod config;
 mod deltas;
+mod embedding;
 mod live;
 mod open;
+mod parts;
+mod refresh;
 mod search;
 mod sets;
 mod source;
@@ -35,6 +38,7 @@ use super::{object_store::Buckets, vectors::VectorError};
 use crate::query::QueryEngine;
 
 pub use config::{check_config, hnsw_config};
+pub use embedding::{Embedding, made_of};
 pub use live::{Base, Live};
 pub use search::{HITS_MAX, Reader, SearchHit, SearchMode, SearchQuery, SearchRequest, Searched};
 pub use sets::Shown;
@@ -48,6 +52,8 @@ pub struct LakeIndexes {
     buckets: Arc<Buckets>,
     query: Arc<QueryEngine>,
     key_hash: KeyHash,
+    /// Who makes vectors.
+    embedding: Embedding,
     open: Mutex<Opened>,
     /// Held while something is opened, so that many searches open it once.
     opening: tokio::sync::Mutex<()>,
@@ -70,16 +76,23 @@ impl LakeIndexes {
         buckets: Arc<Buckets>,
         query: Arc<QueryEngine>,
         key_hash: KeyHash,
+        embedding: Embedding,
     ) -> Self {
         Self {
             staging,
             buckets,
             query,
             key_hash,
+            embedding,
             open: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             on_corrupt: OnceLock::new(),
         }
+    }
+
+    /// Who makes vectors.
+    pub fn embedding(&self) -> &Embedding {
+        &self.embedding
     }
 
     /// Who is told of generations that are not what was built; once, at start.

@@ -14,6 +14,8 @@ use lakehouse_journal::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::engines::embedder::EmbedderName;
+
 use super::{
     Edge,
     auth::{Delete, May, ReadCatalog, Write},
@@ -145,6 +147,12 @@ pub async fn patch(
     if let Some(policy) = &changes.compaction {
         check_compaction(policy)?;
     }
+    if let Some(policy) = &changes.embedding_refresh_policy {
+        check_refresh(policy)?;
+    }
+    if let Some(embedding) = &changes.embedding {
+        check_embedding(&edge, embedding).await?;
+    }
     let command = CatalogCommand::PatchDataset(PatchDataset {
         dataset: name.to_string(),
         description: changes.description,
@@ -190,6 +198,35 @@ fn check_compaction(policy: &CompactionPolicy) -> Result<(), Problem> {
         Some(Err(error)) => refuse(format!("`compaction.schedule`: {error}")),
         _ => Ok(()),
     }
+}
+
+/// Refuses times that are none, so that a policy which is set is carried out.
+fn check_refresh(policy: &RefreshPolicy) -> Result<(), Problem> {
+    let RefreshPolicy::Scheduled(times) = policy else {
+        return Ok(());
+    };
+    match Trigger::in_zone("refresh", &times.cron, times.time_zone.as_deref()) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let text = format!("`embedding_refresh_policy`: {error}");
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            Err(Problem::new(status, "impossible", text))
+        }
+    }
+}
+
+/// Refuses an embedding that nobody here could make.
+async fn check_embedding(edge: &Edge, embedding: &EmbeddingSpec) -> Result<(), Problem> {
+    let name = EmbedderName {
+        provider: embedding.provider.clone(),
+        model: embedding.model.clone(),
+    };
+    edge.indexes.embedding().embedders.find(&name).await?;
+    if let Some(bucket) = &embedding.bucket {
+        edge.lake.known_bucket(bucket)?;
+        edge.indexes.must_take_indexes(bucket)?;
+    }
+    Ok(())
 }
 
 #[derive(Debug, Deserialize)]

@@ -161,6 +161,7 @@ impl<'a> Row<'a> {
         };
         let files = live.len() as u64;
         let every = files + kept.len() as u64;
+        let (vectors, in_vectors) = self.in_kept_vectors(edge)?;
         let none = "this version keeps none";
         let key_in_journal = if self.hashed.is_some() {
             "never row content; the key stands there as a keyed hash"
@@ -208,9 +209,9 @@ impl<'a> Row<'a> {
             place("lance_versions", PlaceState::Absent, 0, none),
             place(
                 "embedding_cache",
-                PlaceState::Absent,
-                0,
-                "vectors are kept in index generations only",
+                in_vectors,
+                vectors,
+                "vectors that were paid for, under keyed hashes of their texts",
             ),
             place("evaluation_sets", PlaceState::Absent, 0, none),
             place("rescue_copies", PlaceState::Absent, 0, none),
@@ -294,6 +295,20 @@ impl<'a> Row<'a> {
             state = worst(state, here);
         }
         (checked, state)
+    }
+
+    /// Files of kept vectors: those that were swept after the deletion hold nothing of the row.
+    fn in_kept_vectors(&self, edge: &Edge) -> Result<(u64, PlaceState), Problem> {
+        let Some(store) = &edge.indexes.embedding().store else {
+            return Ok((0, PlaceState::Absent));
+        };
+        let through = self.tombstone.map_or(0, |(seq, _)| seq);
+        let (files, older) = store.may_hold(&self.dataset.id, through)?;
+        let state = match (self.tombstone, older) {
+            (Some(_), true) => PlaceState::Hidden,
+            _ => PlaceState::Absent,
+        };
+        Ok((files, state))
     }
 
     /// Objects in the folders of the dataset and its indexes that no event points at.

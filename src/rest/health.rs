@@ -40,11 +40,26 @@ pub struct Metrics {
 
 /// Whether the daemon is well. Needs no token.
 #[utoipa::path(get, path = "/health", tag = "health", security(()),
-    responses((status = 200, description = "{status, version, journal: {seq, durable_seq}, uptime_s}")))]
+    responses((status = 200, description = "{status, version, journal: {seq, durable_seq}, embedders: [{provider, state}], uptime_s}")))]
 pub async fn health(edge: web::Data<Edge>) -> HttpResponse {
     let stats = edge.lake.journal().reader().stats();
+    let embedders = edge.indexes.embedding().embedders.health();
+    let down = embedders.iter().any(|provider| provider.down.is_some());
+    // What a server said is for who has a token: `GET /vectors/stale` tells it.
+    let embedders: Vec<_> = embedders
+        .iter()
+        .map(|provider| {
+            let answers = if provider.down.is_some() {
+                "down"
+            } else {
+                "up"
+            };
+            json!({ "provider": provider.provider, "state": answers })
+        })
+        .collect();
     HttpResponse::Ok().json(json!({
-        "status": if edge.lake.degraded() { "degraded" } else { "ok" },
+        "status": if edge.lake.degraded() || down { "degraded" } else { "ok" },
+        "embedders": embedders,
         "version": env!("CARGO_PKG_VERSION"),
         "journal": { "seq": stats.events, "durable_seq": stats.events },
         "uptime_s": edge.started.elapsed().as_secs(),

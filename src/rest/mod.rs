@@ -23,6 +23,7 @@ pub mod problem;
 pub mod query;
 pub mod request_id;
 mod row_keys;
+pub mod schedules;
 pub mod storage;
 pub mod system;
 pub mod times;
@@ -81,6 +82,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
     ingest::routes(config);
     jobs::routes(config);
     query::routes(config);
+    schedules::routes(config);
     vectors::routes(config);
     journal::routes(config);
     storage::routes(config);

@@ -8,7 +8,7 @@ use utoipa::{
 
 use super::{
     access, audit, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal,
-    problem, query, storage, vectors,
+    problem, query, schedules, storage, vectors,
 };
 
 /// `/openapi.json`
@@ -32,7 +32,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         vectors::define,
         vectors::define_lance, vectors::list, vectors::show, vectors::remove,
         vectors::build_generation, vectors::promote, vectors::rollback, vectors::row,
-        vectors::search, vectors::refresh, vectors::stale,
+        vectors::search, vectors::refresh, vectors::retry, vectors::failures, vectors::stale,
+        schedules::list, schedules::run, schedules::pause, schedules::resume,
         journal::events, journal::history, journal::stream, journal::stats, journal::verify,
         storage::buckets, storage::health, storage::list, storage::read, storage::head,
         audit::list, audit::verify, audit::subject,

@@ -1,6 +1,7 @@
 //! Vector indexes: defined, built as jobs, searched, refreshed, swapped.
 
 mod define;
+mod refresh;
 mod row;
 mod search;
 
@@ -10,7 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use lakehouse_actors::Caller;
 use lakehouse_journal::model::{
     Event,
-    catalog::{CatalogCommand, CatalogState, Generation, Index},
+    catalog::{CatalogCommand, ChunkSpec, Generation, Index, TextSpec, VectorSpec},
     event::CatalogEvent,
 };
 use serde::Deserialize;
@@ -25,8 +26,13 @@ use super::{
     times,
 };
 
+use crate::engines::indexes::made_of;
+
 // The paths of the OpenAPI document are the handlers' own.
 pub use define::{__path_define, __path_define_lance, define, define_lance};
+pub use refresh::{
+    __path_failures, __path_refresh, __path_retry, __path_stale, failures, refresh, retry, stale,
+};
 pub use row::{__path_row, row};
 pub use search::{__path_search, search};
 
@@ -53,6 +59,11 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .route("/vectors/indexes/{name}/rows/{key}", web::get().to(row))
         .route("/vectors/search", web::post().to(search))
         .route("/vectors/refresh/{dataset}", web::post().to(refresh))
+        .route(
+            "/vectors/refresh/{dataset}/failures",
+            web::get().to(failures),
+        )
+        .route("/vectors/refresh/{dataset}/retry", web::post().to(retry))
         .route("/vectors/stale", web::get().to(stale));
 }
 
@@ -131,6 +142,42 @@ pub async fn remove(
     Ok(HttpResponse::Ok().json(json!({ "index": *name, "journal_seq": committed.seq })))
 }
 
+/// How the vectors of a new generation are made, where otherwise than before.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remake {
+    provider: Option<String>,
+    model: Option<String>,
+    text: Option<TextSpec>,
+    chunk: Option<ChunkSpec>,
+}
+
+/// The way that was asked for, whole; nothing when none was.
+async fn remade(edge: &Edge, name: &str, asked: Remake) -> Result<Option<VectorSpec>, Problem> {
+    let catalog = edge.lake.catalog();
+    let index = catalog.state.index(name)?;
+    let other_model = asked.provider.is_some() || asked.model.is_some();
+    if !other_model && asked.text.is_none() && asked.chunk.is_none() {
+        return Ok(None);
+    }
+    if index.spec.vector_column.is_some() {
+        return Err(Problem::invalid(
+            "an index over a column of vectors embeds nothing",
+        ));
+    }
+    let mut made = made_of(index);
+    if other_model {
+        let embedders = &edge.indexes.embedding().embedders;
+        let name = embedders.name(asked.provider.as_deref(), asked.model.as_deref())?;
+        let embedder = embedders.find(&name).await?;
+        made.model = embedder.identity().clone();
+        made.chunk = embedder.limits().chunk;
+    }
+    made.text = asked.text.unwrap_or(made.text);
+    made.chunk = asked.chunk.or(made.chunk);
+    Ok(Some(made))
+}
+
 /// Builds a new generation beside the one that answers, and swaps.
 #[utoipa::path(post, path = "/vectors/indexes/{name}/generations", tag = "vectors",
     params(("name" = String, Path), ("wait" = Option<bool>, Query)),
@@ -140,12 +187,15 @@ pub async fn build_generation(
     may: May<Write>,
     name: web::Path<String>,
     request: HttpRequest,
+    body: Body<Remake>,
 ) -> Result<HttpResponse, Problem> {
     let asked: Wait = query(&request)?;
+    let caller = may.caller(&body.bytes);
     let command = CatalogCommand::RequestGeneration {
         index: name.to_string(),
+        made: remade(&edge, &name, body.value).await?,
     };
-    let committed = edge.lake.ask_catalog(command, may.caller(&[])).await?;
+    let committed = edge.lake.ask_catalog(command, caller).await?;
     let building = edge.lake.catalog().state.index(&name)?.building.clone();
     let mut answer = json!({
         "index": *name,
@@ -218,69 +268,6 @@ async fn answered_by(
     })))
 }
 
-/// Builds every index of a dataset anew and swaps.
-#[utoipa::path(post, path = "/vectors/refresh/{dataset}", tag = "vectors", params(("dataset" = String, Path)),
-    responses((status = 200, description = "{dataset, rows, embedded, unchanged, removed, provider_calls, elapsed_ms, journal_seq}"),
-        (status = 404, body = Problem)))]
-pub async fn refresh(
-    edge: web::Data<Edge>,
-    may: May<Write>,
-    dataset: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
-    let started = std::time::Instant::now();
-    let before = vectors_over(&edge.lake.catalog().state, &dataset);
-    let done = edge.lake.refresh(&dataset, may.caller(&[])).await?;
-    let embedded: u64 = done
-        .generations
-        .iter()
-        .map(|(_, built)| built.vectors)
-        .sum();
-    let rows = edge.lake.catalog().state.dataset(&dataset)?.row_count();
-    Ok(HttpResponse::Ok().json(json!({
-        "dataset": *dataset,
-        "rows": rows,
-        "embedded": embedded,
-        "unchanged": 0,
-        "removed": before.saturating_sub(embedded),
-        "provider_calls": 0,
-        "elapsed_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "journal_seq": done.seq,
-    })))
-}
-
-fn vectors_over(state: &CatalogState, dataset: &str) -> u64 {
-    let live = state
-        .indexes_over(dataset)
-        .filter_map(|index| index.live_generation());
-    live.map(|generation| generation.vectors).sum()
-}
-
-/// Datasets whose indexes are behind their rows.
-#[utoipa::path(get, path = "/vectors/stale", tag = "vectors",
-    responses((status = 200, description = "{items: [{dataset, embedding_stale_since, stale_for_s, last_embedded_at, rows_to_embed, policy, next_run_at}], next: null}")))]
-pub async fn stale(edge: web::Data<Edge>, _: May<ReadCatalog>) -> HttpResponse {
-    let now = edge.lake.now();
-    let catalog = edge.lake.catalog();
-    let items: Vec<Value> = catalog
-        .state
-        .datasets
-        .values()
-        .filter_map(|dataset| {
-            let since = dataset.embedding_stale_since?;
-            Some(json!({
-                "dataset": dataset.name,
-                "embedding_stale_since": times::text(since),
-                "stale_for_s": (now - since).max(0) / 1_000_000,
-                "last_embedded_at": times::maybe(dataset.last_embedded_at),
-                "rows_to_embed": dataset.row_count(),
-                "policy": dataset.embedding_refresh_policy,
-                "next_run_at": null,
-            }))
-        })
-        .collect();
-    HttpResponse::Ok().json(json!({ "items": items, "next": null }))
-}
-
 /// An index as the contract shows it.
 fn view(index: &Index) -> Value {
     let spec = &index.spec;
@@ -302,6 +289,7 @@ fn view(index: &Index) -> Value {
                 "bytes": size(&built.files),
                 "build_ms": built.build_ms,
                 "built_at": times::text(built.built_at),
+                "model": built.made.as_ref().map(|made| &made.model),
                 "live": index.live == Some(built.generation),
             })
         })
@@ -316,6 +304,7 @@ fn view(index: &Index) -> Value {
         "model": spec.model,
         "dimensions": spec.dimensions,
         "backend": spec.backend,
+        "chunk": spec.chunk,
         "config": spec.config,
         "bucket": spec.bucket,
         "vectors": live.map_or(0, |live| live.vectors),

@@ -31,6 +31,8 @@ mod postgres;
 mod process;
 mod query;
 mod races;
+mod refresh;
+mod refresh_gates;
 mod statements;
 mod storage;
 mod vectors;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::PATIENCE;
 
 /// Events that the daemon writes by itself, at times of its own.
-const DAEMON_EVENTS: [&str; 9] = [
+const DAEMON_EVENTS: [&str; 10] = [
     "FilesScrubbed",
     "FilesPurged",
     "ObjectsDeleted",
@@ -19,6 +19,7 @@ const DAEMON_EVENTS: [&str; 9] = [
     "GenerationsRetired",
     "DaemonStarted",
     "TriggerFired",
+    "RefreshFailed",
     "CheckpointTaken",
     "OrphansCollected",
 ];

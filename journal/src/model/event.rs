@@ -4,7 +4,9 @@
 //! again, and no row content. A new optional field is `#[serde(default)]`; any other change is a
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
+mod daemon;
 mod delta;
+mod refresh;
 mod subjects;
 
 use std::collections::BTreeMap;
@@ -13,15 +15,19 @@ pub use delta::{GenerationCorrupted, IndexDelta, IndexDeltaCommitted};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use daemon::{
+    CheckpointTaken, DaemonStarted, OwnerHash, TriggerFired, TriggerPaused, TriggerResumed,
+};
+pub use refresh::{RefreshCompleted, RefreshFailed, RefreshRequested};
+
 use super::{
     access::Role,
     bucket::BucketSpec,
     catalog::{
         CompactionPolicy, DatasetSpec, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest,
         FileEntry, IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity,
-        Source,
+        Source, VectorSpec,
     },
-    lake::OwnerId,
 };
 use crate::{
     record::{Micros, Seq},
@@ -146,6 +152,9 @@ events! {
         IndexDeltaCommitted = 1,
         GenerationsRetired = 1,
         IndexDropped = 1,
+        RefreshRequested = 1,
+        RefreshCompleted = 1,
+        RefreshFailed = 1,
     }
     /// What happens to a bucket.
     Bucket(BucketEvent) {
@@ -162,6 +171,8 @@ events! {
     Scheduler(SchedulerEvent) {
         DaemonStarted = 1,
         TriggerFired = 1,
+        TriggerPaused = 1,
+        TriggerResumed = 1,
         CheckpointTaken = 1,
     }
 }
@@ -433,6 +444,9 @@ pub struct GenerationRequested {
     /// Whether it is made of the generation that answers and its deltas, and not of the dataset.
     #[serde(default, skip_serializing_if = "is_false")]
     pub fold: bool,
+    /// How its vectors are made, when otherwise than before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<VectorSpec>,
 }
 
 /// A generation of an index is built and lies in its bucket.
@@ -463,6 +477,9 @@ pub struct GenerationBuilt {
     /// Position of the last delta that it has, when it was made of a generation and its deltas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folded_through: Option<Seq>,
+    /// How its vectors were made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<VectorSpec>,
 }
 
 /// A generation could not be built.
@@ -551,36 +568,4 @@ pub struct TokenIssued {
 pub struct TokenRevoked {
     /// Its id.
     pub id: String,
-}
-
-/// The daemon came up and had replayed its state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DaemonStarted {
-    /// Program version.
-    pub version: String,
-}
-
-/// A schedule came due.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TriggerFired {
-    /// Which one.
-    pub trigger: String,
-    /// When it was due.
-    pub due: Micros,
-}
-
-/// What the state's hashes were, so that a later replay can prove that it is the same.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CheckpointTaken {
-    /// Owner → position of its last event and hash of its state there.
-    pub owners: BTreeMap<OwnerId, OwnerHash>,
-}
-
-/// A state's hash at a position.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OwnerHash {
-    /// Position of the owner's last event.
-    pub seq: Seq,
-    /// blake3 (hex) of the canonical state.
-    pub hash: String,
 }

@@ -1,12 +1,18 @@
-//! `lakehouse bench refresh`: how fast the default embedder makes vectors, one thread and all cores.
-//! The texts are the glosses of the packed knowledge base, as the demo embeds them; nothing is stored.
+//! `lakehouse bench refresh`: how fast the embedders make vectors, what a refresh costs beside them,
+//! and what a difference over many rows takes of memory. The texts are the glosses of the packed
+//! knowledge base, and lines of a made-up log.
 
 mod embedder;
+mod local;
+mod memory;
+mod overhead;
+
+use std::path::PathBuf;
 
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::{BenchError, options, report::Report};
+use super::{BenchError, make_dir, options, report::Report, scratch};
 
 /// Measures what a refresh is made of.
 #[derive(Debug, Parser)]
@@ -15,9 +21,18 @@ struct Options {
     /// Texts of one repetition, taken from the knowledge base again and again
     #[arg(long, default_value_t = 117_791, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
     texts: u64,
-    /// Repetitions of everything
+    /// Repetitions of everything but the difference over many rows
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
+    /// The local model's wheel, or a directory that holds it; without, it is left out
+    #[arg(long, value_name = "FILE|DIR")]
+    minilm: Option<PathBuf>,
+    /// Rows that are compared for the memory that it takes; 0 leaves it out
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(0..=100_000_000))]
+    rows: u64,
+    /// Where to write; a directory in it is made and removed [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
 }
 
 /// Runs the benchmark that `words` describe and returns its figures.
@@ -26,11 +41,22 @@ struct Options {
 /// [`BenchError`]. A missed gate is no error.
 pub fn run(words: &[String]) -> Result<Value, BenchError> {
     let options: Options = options(words);
-    let mut report = Report::new("refresh", &std::env::temp_dir());
+    let dir = scratch(options.dir.as_deref())?;
+    let mut report = Report::new("refresh", dir.path());
     report.set(
         "options",
-        json!({ "texts": options.texts, "repeat": options.repeat }),
+        json!({ "texts": options.texts, "repeat": options.repeat, "rows": options.rows }),
     );
     embedder::measure(options.texts, options.repeat, &mut report)?;
+    if let Some(source) = &options.minilm {
+        let models = make_dir(dir.path(), "models")?;
+        local::measure(source, &models, options.repeat, &mut report)?;
+    }
+    let lake = make_dir(dir.path(), "overhead")?;
+    overhead::measure(&lake, options.repeat, &mut report)?;
+    if options.rows > 0 {
+        let lake = make_dir(dir.path(), "memory")?;
+        memory::measure(&lake, options.rows, &mut report)?;
+    }
     report.finish()
 }

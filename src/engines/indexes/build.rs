@@ -21,8 +21,10 @@ use lakehouse_journal::model::{
 use super::{
     LakeIndexes,
     builder::{Builder, BuiltFile},
+    embedding::Maker,
     internal,
-    source::{Rows, rows_of, rows_query},
+    source::{Rows, rows_of, rows_query, texts_query},
+    visible::dataset_of,
 };
 use crate::engines::{buckets::of_bucket, tables::of_query, vectors::BuildOptions};
 use crate::query::SessionTables;
@@ -46,11 +48,13 @@ impl IndexBuilder for LakeIndexes {
             .tempdir_in(&self.staging)
             .map_err(|error| internal(&error))?;
         let (meter, options) = Meter::new(progress);
+        let (task, maker) = self.as_it_will_be(task)?;
+        let made = maker.as_ref().map(|maker| maker.made.clone());
         let builder = Builder::new(work.path(), &task.index.spec, options)?;
         let fed = if task.index.folding {
             self.fold(&task, builder, &meter).await?
         } else {
-            self.read(&task, builder, &meter).await?
+            self.read(&task, maker, builder, &meter).await?
         };
         let (files, built) = fed.builder.finish().await?;
         let unique = uuid::Uuid::new_v4().simple().to_string();
@@ -70,6 +74,7 @@ impl IndexBuilder for LakeIndexes {
             source_seq: task.snapshot.seq,
             rows_seq: fed.rows_seq,
             folded_through: fed.folded_through,
+            made,
         };
         self.open_early(&task, &built).await;
         Ok(built)
@@ -85,10 +90,22 @@ struct Fed {
 }
 
 impl LakeIndexes {
+    /// The task with the index as it will be when the generation answers, and who makes its vectors;
+    /// nobody where they are a column.
+    fn as_it_will_be(&self, task: BuildTask) -> Result<(BuildTask, Option<Maker>), PortError> {
+        if task.index.spec.vector_column.is_some() {
+            return Ok((task, None));
+        }
+        let dataset = dataset_of(&task.snapshot.state, &task.index)?;
+        let (maker, index) = self.maker_of(&task, dataset)?;
+        Ok((BuildTask { index, ..task }, Some(maker)))
+    }
+
     /// Feeds the rows of the source.
     async fn read(
         &self,
         task: &BuildTask,
+        mut maker: Option<Maker>,
         mut builder: Builder,
         meter: &Meter,
     ) -> Result<Fed, PortError> {
@@ -97,18 +114,28 @@ impl LakeIndexes {
             let text = format!("index `{}` is over no dataset", task.index.name);
             return Err(PortError::new(ErrorKind::Unprocessable, "impossible", text));
         };
-        let sql = rows_query(&task.index)?;
+        let (sql, columns) = match &maker {
+            Some(maker) => texts_query(&dataset.name, &task.index.spec.key, &maker.made.text)?,
+            None => (rows_query(&task.index)?, 0),
+        };
         let mut batches = self.rows(SessionTables::of_dataset(dataset), &sql).await?;
         let mut skipped = 0;
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|error| of_query(&error))?;
             let count = batch.num_rows() as u64;
-            let index = Arc::clone(&task.index);
-            let rows = tokio::task::spawn_blocking(move || rows_of(&index, &batch));
-            let rows = rows.await.map_err(|error| internal(&error))??;
+            let rows = if let Some(maker) = &mut maker {
+                maker.rows(batch, columns, &meter.progress).await?
+            } else {
+                let index = Arc::clone(&task.index);
+                let rows = tokio::task::spawn_blocking(move || rows_of(&index, &batch));
+                rows.await.map_err(|error| internal(&error))??
+            };
             skipped += rows.skipped;
             builder = builder.add(rows).await?;
             meter.advance(count)?;
+        }
+        if let Some(maker) = maker {
+            self.embedding.note(&task.job, maker.tally);
         }
         Ok(Fed {
             builder,
@@ -197,6 +224,7 @@ impl LakeIndexes {
             built_at: 0,
             rows_seq: built.rows_seq,
             deltas: Vec::new(),
+            made: built.made.clone(),
         };
         if let Err(error) = self.base(&task.index, &generation).await {
             tracing::warn!(index = task.index.name, %error, "a new generation is not open yet");

@@ -9,12 +9,14 @@ use lakehouse_journal::model::{
     catalog::{CatalogState, Index},
 };
 
-use super::{LakeIndexes, Live, of_vector, sets::Shown, text::fused};
+use super::{
+    LakeIndexes, Live, of_vector,
+    parts::{by_row, depth},
+    sets::Shown,
+    text::fused,
+};
 use crate::{
-    engines::{
-        embedder::StaticEmbedder,
-        vectors::{Hit, SearchPath, VectorError},
-    },
+    engines::vectors::{Hit, SearchPath, VectorError},
     query::SessionTables,
 };
 
@@ -130,16 +132,10 @@ impl LakeIndexes {
         let shown = self
             .shown(catalog, index, &live, request.reader, request.filter)
             .await?;
-        let found = match request.mode {
-            SearchMode::Vector => {
-                self.by_meaning(index, &live, request, request.k, &shown)
-                    .await
-            }
-            SearchMode::Text => {
-                self.by_words(index, &live, request, request.k, &shown)
-                    .await
-            }
-            SearchMode::Hybrid => self.by_both(index, &live, request, &shown).await,
+        let found = if index.spec.chunk.is_some() {
+            self.find_rows(index, &live, request, &shown).await
+        } else {
+            self.find(index, &live, request, request.k, &shown).await
         };
         let (hits, path) = found.map_err(|error| match index.live_generation() {
             Some(generation) => self.told(index, generation, error),
@@ -151,6 +147,41 @@ impl LakeIndexes {
             path,
             elapsed_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         })
+    }
+
+    async fn find(
+        &self,
+        index: &Index,
+        live: &Live,
+        request: &SearchRequest<'_>,
+        k: usize,
+        shown: &Shown,
+    ) -> Result<(Vec<SearchHit>, &'static str), PortError> {
+        match request.mode {
+            SearchMode::Vector => self.by_meaning(index, live, request, k, shown).await,
+            SearchMode::Text => self.by_words(index, live, request, k, shown).await,
+            SearchMode::Hybrid => self.by_both(index, live, request, k, shown).await,
+        }
+    }
+
+    /// Searches among parts of rows, deeper until there are as many rows as are asked for.
+    async fn find_rows(
+        &self,
+        index: &Index,
+        live: &Live,
+        request: &SearchRequest<'_>,
+        shown: &Shown,
+    ) -> Result<(Vec<SearchHit>, &'static str), PortError> {
+        let mut deep = depth(request.k, None);
+        loop {
+            let (hits, path) = self.find(index, live, request, deep, shown).await?;
+            let all = hits.len() < deep;
+            let rows = by_row(hits, request.k);
+            if all || rows.len() >= request.k {
+                return Ok((rows, path));
+            }
+            deep = depth(request.k, Some(deep));
+        }
     }
 
     async fn by_meaning(
@@ -165,7 +196,7 @@ impl LakeIndexes {
         let vector = match request.query {
             SearchQuery::Vector(vector) => vector,
             SearchQuery::Text(text) => {
-                embedded = Self::embed(index, text)?;
+                embedded = self.embed(index, text).await?;
                 &embedded
             }
         };
@@ -218,9 +249,9 @@ impl LakeIndexes {
         index: &Index,
         live: &Live,
         request: &SearchRequest<'_>,
+        k: usize,
         shown: &Shown,
     ) -> Result<(Vec<SearchHit>, &'static str), PortError> {
-        let k = request.k;
         let deep = k.max(FUSED_MIN);
         let near = self.by_meaning(index, live, request, deep, shown).await;
         let (near, path) = match near {
@@ -241,21 +272,14 @@ impl LakeIndexes {
     }
 
     /// The vector of a query, made like those of the index were.
-    fn embed(index: &Index, text: &str) -> Result<Vec<f32>, PortError> {
+    async fn embed(&self, index: &Index, text: &str) -> Result<Vec<f32>, PortError> {
         if index.spec.vector_column.is_some() {
             return Err(unprocessable(&format!(
                 "index `{}` has vectors of a column: it is searched by `vector`",
                 index.name
             )));
         }
-        let vector = StaticEmbedder::built_in().embed(text).ok_or_else(|| {
-            PortError::new(
-                ErrorKind::Unprocessable,
-                NO_VECTOR,
-                "the text has no word that the embedder knows",
-            )
-        })?;
-        Ok(vector.to_vec())
+        self.query_vector(index, text).await
     }
 }
 

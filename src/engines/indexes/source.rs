@@ -1,5 +1,5 @@
-//! What an index is built from: the visible rows of its source as keys, texts and vectors, embedded on
-//! every core or read from a column of vectors; and, for a fold, the rows that answer already.
+//! What an index is built from: the visible rows of its source as keys and texts, which `embedding`
+//! makes vectors of, or as keys and vectors of a column.
 //! Reads through the query engine like everybody else.
 
 use std::sync::Arc;
@@ -14,16 +14,12 @@ use futures::StreamExt;
 use lakehouse_actors::PortError;
 use lakehouse_journal::model::{
     ErrorKind, Fold,
-    catalog::{CatalogState, Index, TextSpec},
+    catalog::{CatalogState, Index, KeyColumns, TextSpec},
 };
 
 use super::{LakeIndexes, internal, of_vector, quoted};
 use crate::{
-    engines::{
-        embedder::{DIMENSIONS, StaticEmbedder},
-        tables::of_query,
-        vectors::{self, VectorError},
-    },
+    engines::{tables::of_query, vectors::VectorError},
     query::{SessionTables, row_key::names},
 };
 
@@ -63,6 +59,34 @@ pub fn rows_query(index: &Index) -> Result<String, PortError> {
     ))
 }
 
+/// Key columns and columns of the text of every visible row of a source, and how many the latter are.
+///
+/// # Errors
+/// `Unprocessable` for a template that is none.
+pub fn texts_query(
+    source: &str,
+    key: &KeyColumns,
+    text: &TextSpec,
+) -> Result<(String, usize), PortError> {
+    let columns = text_columns(text)?;
+    let mut selected: Vec<String> = key.columns().iter().map(|column| quoted(column)).collect();
+    let named: Vec<String> = selected
+        .iter()
+        .map(|key| format!("{key} IS NOT NULL"))
+        .collect();
+    for (number, column) in columns.iter().enumerate() {
+        let column = quoted(column);
+        selected.push(format!("CAST({column} AS VARCHAR) AS text_{number}"));
+    }
+    let sql = format!(
+        "SELECT {} FROM {} WHERE {}",
+        selected.join(", "),
+        quoted(source),
+        named.join(" AND ")
+    );
+    Ok((sql, columns.len()))
+}
+
 fn text_columns(text: &TextSpec) -> Result<Vec<String>, PortError> {
     if text.is_none() {
         return Ok(Vec::new());
@@ -71,7 +95,7 @@ fn text_columns(text: &TextSpec) -> Result<Vec<String>, PortError> {
         .map_err(|reason| PortError::new(ErrorKind::Unprocessable, "impossible", reason))
 }
 
-/// The rows of an answer to [`rows_query`]. Blocks while it embeds.
+/// The rows of an answer to [`rows_query`], with the vectors of a column.
 ///
 /// # Errors
 /// `Invalid` for a vector of another length, with its row's key.
@@ -87,16 +111,13 @@ pub fn rows_of(index: &Index, batch: &RecordBatch) -> Result<Rows, PortError> {
             .map(|row| render(&index.spec.text, parts.iter().map(|part| cell(part, row))))
             .collect()
     });
-    if index.spec.vector_column.is_some() {
-        let dimensions = index.spec.dimensions as usize;
-        return with_vectors(
-            &keys,
-            texts.as_deref(),
-            batch.column(key + columns),
-            dimensions,
-        );
-    }
-    Ok(embedded(&keys, texts.unwrap_or_default()))
+    let dimensions = index.spec.dimensions as usize;
+    with_vectors(
+        &keys,
+        texts.as_deref(),
+        batch.column(key + columns),
+        dimensions,
+    )
 }
 
 fn cell(part: &ArrayRef, row: usize) -> &str {
@@ -106,24 +127,6 @@ fn cell(part: &ArrayRef, row: usize) -> &str {
     } else {
         part.value(row)
     }
-}
-
-fn embedded(keys: &arrow::array::StringArray, texts: Vec<String>) -> Rows {
-    let vectors = embed_all(&texts);
-    let mut rows = Rows::default();
-    let mut kept = Vec::with_capacity(texts.len());
-    for ((row, text), vector) in texts.into_iter().enumerate().zip(vectors) {
-        match vector {
-            Some(vector) => {
-                rows.keys.push(keys.value(row).to_owned());
-                kept.push(text);
-                rows.vectors.extend_from_slice(&vector);
-            }
-            None => rows.skipped += 1,
-        }
-    }
-    rows.texts = Some(kept);
-    rows
 }
 
 impl LakeIndexes {
@@ -207,29 +210,8 @@ fn with_vectors(
     Ok(rows)
 }
 
-/// The vectors of many texts, on every core.
-fn embed_all(texts: &[String]) -> Vec<Option<[f32; DIMENSIONS]>> {
-    let embedder = StaticEmbedder::built_in();
-    let part = texts.len().div_ceil(vectors::processors()).max(256);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = texts
-            .chunks(part)
-            .map(|texts| {
-                scope.spawn(move || {
-                    let vectors = texts.iter().map(|text| embedder.embed(text));
-                    vectors.collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().expect("embedding takes any text"))
-            .collect()
-    })
-}
-
 /// The text of a row out of its template and the values of the template's columns.
-fn render<'a>(template: &TextSpec, mut values: impl Iterator<Item = &'a str>) -> String {
+pub fn render<'a>(template: &TextSpec, mut values: impl Iterator<Item = &'a str>) -> String {
     match template {
         TextSpec::Columns(_) => values.collect::<Vec<_>>().join(" "),
         TextSpec::Template(template) => {
@@ -246,7 +228,7 @@ fn render<'a>(template: &TextSpec, mut values: impl Iterator<Item = &'a str>) ->
     }
 }
 
-fn text_column(batch: &RecordBatch, column: usize) -> Result<ArrayRef, PortError> {
+pub fn text_column(batch: &RecordBatch, column: usize) -> Result<ArrayRef, PortError> {
     cast(batch.column(column), &DataType::Utf8).map_err(|error| internal(&error))
 }
 

@@ -23,6 +23,7 @@ use lakehouse_journal::{
 use tempfile::TempDir;
 
 use super::*;
+use crate::engines::embedder::Embedders;
 use crate::{
     engines::vectors::contract::{Random, Rows},
     query::testing::Lake,
@@ -104,7 +105,13 @@ impl Served {
         let truth = keys.map(|(row, key)| (key.clone(), rows.row(row).to_vec()));
         let mut served = Self {
             truth: truth.collect(),
-            indexes: LakeIndexes::new(staging, lake.buckets, Arc::new(lake.engine), hash),
+            indexes: LakeIndexes::new(
+                staging,
+                lake.buckets,
+                Arc::new(lake.engine),
+                hash,
+                super::Embedding::new(Arc::new(Embedders::built_in_only()), None),
+            ),
             _folder: lake.folder,
             catalog,
             rows,
@@ -119,6 +126,7 @@ impl Served {
                 provider: "column".to_owned(),
                 model: "v".to_owned(),
                 dimensions: u32::try_from(DIMENSIONS).unwrap(),
+                chunk: None,
                 backend,
                 config: IndexConfig::default(),
                 bucket: "primary".to_owned(),
@@ -180,6 +188,7 @@ impl Served {
             build_ms: 1,
             rows_seq: built.rows_seq,
             folded_through: built.folded_through,
+            made: built.made,
         }));
     }
 

@@ -12,12 +12,14 @@ use lakehouse_journal::model::{
 use roaring::RoaringBitmap;
 
 use super::{
-    LakeIndexes, Live, internal, quoted, quoted_columns,
+    LakeIndexes, Live, internal,
+    parts::slots_of,
+    quoted, quoted_columns,
     search::Reader,
     sets::{Shown, position},
 };
 use crate::{
-    engines::tables::of_query,
+    engines::{embedder::chunks::row_key, tables::of_query},
     query::{QueryStream, SessionTables, row_key::names},
 };
 
@@ -86,7 +88,7 @@ impl LakeIndexes {
             let slots = self.slots_where(index, live, &everybody, None).await?;
             Shown::Only(Arc::new(slots))
         } else {
-            deleted_since(dataset, live, &self.key_hash)
+            deleted_since(dataset, live, index.spec.chunk.is_some(), &self.key_hash)
         };
         let shown = shown.without(live.superseded());
         live.sets.put(String::new(), at, shown.clone());
@@ -116,8 +118,8 @@ impl LakeIndexes {
             let batch = batch.map_err(|error| of_query(&error))?;
             let keys = names(batch.columns()).map_err(|error| internal(&error))?;
             for key in keys.iter().flatten() {
-                let slot = live.slot_of(key).and_then(|slot| u32::try_from(slot).ok());
-                slots.extend(slot);
+                let found = live.slots_of_row(key, index.spec.chunk.is_some());
+                slots.extend(found.filter_map(|slot| u32::try_from(slot).ok()));
             }
         }
         Ok(slots)
@@ -164,7 +166,7 @@ impl LakeIndexes {
 }
 
 /// Slots of the rows that were deleted after what holds them was made.
-fn deleted_since(dataset: &Dataset, live: &Live, key_hash: &KeyHash) -> Shown {
+fn deleted_since(dataset: &Dataset, live: &Live, in_parts: bool, key_hash: &KeyHash) -> Shown {
     let sources = live.segments.iter().map(|segment| segment.source_seq);
     let oldest = sources.fold(live.base.source_seq, u64::min);
     if dataset.last_tombstone_seq() <= oldest {
@@ -172,20 +174,25 @@ fn deleted_since(dataset: &Dataset, live: &Live, key_hash: &KeyHash) -> Shown {
     }
     let base = &live.base;
     let mut hidden = RoaringBitmap::new();
-    let mut hide = |slot: Option<u64>, made: u64, deleted: u64| {
+    let mut hide = |slots: &mut dyn Iterator<Item = u64>, made: u64, deleted: u64| {
         if deleted > made {
-            hidden.extend(slot.and_then(|slot| u32::try_from(slot).ok()));
+            hidden.extend(slots.filter_map(|slot| u32::try_from(slot).ok()));
         }
     };
     for (key, seq) in dataset.tombstones.iter().filter(|(_, seq)| **seq > oldest) {
-        hide(base.index.slot_of(key), base.source_seq, *seq);
+        let mut in_base = slots_of(key, in_parts, |key| base.index.slot_of(key));
+        hide(&mut in_base, base.source_seq, *seq);
         for segment in &live.segments {
-            hide(segment.slot_of(key), segment.source_seq, *seq);
+            let mut in_delta = slots_of(key, in_parts, |key| segment.slot_of(key));
+            hide(&mut in_delta, segment.source_seq, *seq);
         }
     }
     if dataset.has_hashed_keys() {
         // A hash does not lead to its key: every key is hashed and looked up.
-        let deleted = |key: &str| dataset.tombstones.get(&key_hash(key)).copied();
+        let deleted = |key: &str| {
+            let key = if in_parts { row_key(key).0 } else { key };
+            dataset.tombstones.get(&key_hash(key)).copied()
+        };
         for slot in 0..live.rows() {
             let Some(seq) = live.key_of(slot).and_then(deleted) else {
                 continue;
@@ -195,13 +202,16 @@ fn deleted_since(dataset: &Dataset, live: &Live, key_hash: &KeyHash) -> Shown {
                 .iter()
                 .find(|segment| segment.slots().contains(&slot));
             let made = segment.map_or(base.source_seq, |segment| segment.source_seq);
-            hide(Some(slot), made, seq);
+            hide(&mut std::iter::once(slot), made, seq);
         }
     }
     Shown::Except(Arc::new(hidden))
 }
 
-fn dataset_of<'a>(state: &'a CatalogState, index: &Index) -> Result<&'a Dataset, PortError> {
+pub(super) fn dataset_of<'a>(
+    state: &'a CatalogState,
+    index: &Index,
+) -> Result<&'a Dataset, PortError> {
     state
         .dataset(&index.spec.source)
         .map_err(|error| PortError::new(error.kind(), error.code(), error.to_string()))

@@ -4,7 +4,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use lakehouse_journal::model::{
     Event,
-    catalog::{Backend, CatalogCommand, DefineIndex, IndexConfig, IndexSpec, TextSpec},
+    catalog::{Backend, CatalogCommand, ChunkSpec, DefineIndex, IndexConfig, IndexSpec, TextSpec},
     event::CatalogEvent,
 };
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{Wait, built, view};
 use crate::{
-    engines::{embedder::StaticEmbedder, indexes::check_config},
+    engines::indexes::check_config,
     rest::{
         Edge,
         auth::{May, Write},
@@ -37,6 +37,7 @@ pub struct NewIndex {
     vector_column: Option<String>,
     provider: Option<String>,
     model: Option<String>,
+    chunk: Option<ChunkSpec>,
     backend: Option<Backend>,
     #[serde(default)]
     config: IndexConfig,
@@ -118,7 +119,7 @@ async fn spec_of(
 ) -> Result<IndexSpec, Problem> {
     let made = match &asked.vector_column {
         Some(column) => of_column(edge, &asked, column).await?,
-        None => of_text(&asked)?,
+        None => of_text(edge, &asked).await?,
     };
     check_config(backend, &asked.config, made.dimensions as usize)?;
     let bucket = asked
@@ -135,6 +136,7 @@ async fn spec_of(
         provider: made.provider,
         model: made.model,
         dimensions: made.dimensions,
+        chunk: made.chunk,
         backend,
         config: asked.config,
         bucket,
@@ -147,31 +149,28 @@ struct Made {
     provider: String,
     model: String,
     dimensions: u32,
+    chunk: Option<ChunkSpec>,
 }
 
-fn of_text(asked: &NewIndex) -> Result<Made, Problem> {
-    let embedder = StaticEmbedder::built_in().identity();
-    let named =
-        |name: &Option<String>, known: &str| name.as_deref().is_none_or(|name| name == known);
-    if !named(&asked.provider, embedder.provider) || !named(&asked.model, embedder.model) {
-        return Err(Problem::unsupported(
-            "an embedder other than `in-process`/`static-minilm-128`",
-        ));
-    }
+async fn of_text(edge: &Edge, asked: &NewIndex) -> Result<Made, Problem> {
     let text = asked.text.clone();
     let text = text.ok_or_else(|| Problem::invalid("`text` says what is embedded"))?;
+    let embedders = &edge.indexes.embedding().embedders;
+    let name = embedders.name(asked.provider.as_deref(), asked.model.as_deref())?;
+    let embedder = embedders.find(&name).await?;
     Ok(Made {
         text,
-        provider: embedder.provider.to_owned(),
-        model: embedder.model.to_owned(),
-        dimensions: u32::try_from(embedder.dimensions).expect("few dimensions"),
+        provider: name.provider,
+        model: name.model,
+        dimensions: embedder.identity().dimensions,
+        chunk: asked.chunk.or(embedder.limits().chunk),
     })
 }
 
 async fn of_column(edge: &Edge, asked: &NewIndex, column: &str) -> Result<Made, Problem> {
-    if asked.provider.is_some() || asked.model.is_some() {
+    if asked.provider.is_some() || asked.model.is_some() || asked.chunk.is_some() {
         return Err(Problem::invalid(
-            "`vector_column` needs no `provider` and no `model`: nothing is embedded",
+            "`vector_column` needs no `provider`, `model` or `chunk`: nothing is embedded",
         ));
     }
     let catalog = edge.lake.catalog();
@@ -185,5 +184,6 @@ async fn of_column(edge: &Edge, asked: &NewIndex, column: &str) -> Result<Made, 
         provider: COLUMN.to_owned(),
         model: column.to_owned(),
         dimensions,
+        chunk: None,
     })
 }

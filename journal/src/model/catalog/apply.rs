@@ -45,6 +45,7 @@ impl CatalogState {
                 self.change_index(&e.index, |index| {
                     index.building = Some((e.generation, e.job.clone()));
                     index.folding = e.fold;
+                    index.next.clone_from(&e.made);
                 });
             }
             CatalogEvent::GenerationBuilt(e) => self.generation_built(meta, e),
@@ -54,6 +55,9 @@ impl CatalogState {
             }
             CatalogEvent::IndexDeltaCommitted(e) => self.index_delta_committed(meta, e),
             CatalogEvent::IndexPromoted(e) => self.index_promoted(meta, &e.index, e.generation),
+            CatalogEvent::RefreshRequested(e) => self.refresh_requested(meta, e),
+            CatalogEvent::RefreshCompleted(e) => self.refresh_completed(meta, e),
+            CatalogEvent::RefreshFailed(e) => self.refresh_failed(meta, e),
             CatalogEvent::GenerationsRetired(e) => self.generations_retired(meta, e),
             CatalogEvent::IndexDropped(e) => {
                 if let Some(index) = self.indexes.remove(&e.index) {
@@ -196,6 +200,10 @@ impl CatalogState {
             embedding_stale_since: None,
             embedding_refresh_policy: RefreshPolicy::Manual,
             embedding: None,
+            embedding_seq: 0,
+            refresh_policy_at: None,
+            refresh_due: None,
+            last_refresh: None,
         };
         self.datasets
             .insert(event.dataset.clone(), Arc::new(dataset));
@@ -262,9 +270,11 @@ impl CatalogState {
             dataset.sensitivity.extend(event.sensitivity);
             if let Some(policy) = event.embedding_refresh_policy {
                 dataset.embedding_refresh_policy = policy;
+                dataset.refresh_policy_at = Some(meta.at);
             }
             if let Some(embedding) = event.embedding {
                 dataset.embedding = Some(embedding);
+                dataset.embedding_seq = meta.seq;
                 dataset.embedding_stale_since.get_or_insert(meta.at);
             }
             if let Some(erased_keys) = event.erased_keys {
@@ -310,6 +320,7 @@ impl CatalogState {
             failed: None,
             corrupt: None,
             created_at: meta.at,
+            next: None,
         };
         self.indexes.insert(event.index.clone(), Arc::new(index));
     }
@@ -331,9 +342,11 @@ impl CatalogState {
                 built_at: meta.at,
                 rows_seq,
                 deltas,
+                made: event.made.clone(),
             });
             index.building = None;
             index.folding = false;
+            index.next = None;
             index.failed = None;
         });
     }
@@ -342,6 +355,7 @@ impl CatalogState {
         self.change_index(&event.index, |index| {
             index.building = None;
             index.folding = false;
+            index.next = None;
             index.failed = Some((event.job.clone(), event.error.clone()));
         });
     }
@@ -352,6 +366,10 @@ impl CatalogState {
             index.live = Some(generation);
             index.corrupt = None;
             source = Some(index.spec.source.clone());
+            let made = index.live_generation().and_then(|live| live.made.clone());
+            if let Some(made) = made {
+                index.spec.take(&made);
+            }
         });
         if let Some(source) = source {
             self.note_embedded(meta, &source);

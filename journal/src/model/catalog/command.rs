@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CommitIndexDelta, CompactionPolicy, DatasetSpec, EmbeddingSpec, ErasedKeys, FileDigest,
-    FileEntry, IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    CommitIndexDelta, CompactionPolicy, CompleteRefresh, DatasetSpec, EmbeddingSpec, ErasedKeys,
+    FailRefresh, FileDigest, FileEntry, IndexSpec, IngestMode, JournalKeys, RefreshCause,
+    RefreshPolicy, SchemaDoc, Sensitivity, Source, VectorSpec,
 };
 use crate::{
     model::event::{DeletedRows, GenerationCorrupted, Scrub},
@@ -56,7 +57,20 @@ pub enum CatalogCommand {
     RequestGeneration {
         /// The index.
         index: String,
+        /// How its vectors are made, when otherwise than before.
+        made: Option<VectorSpec>,
     },
+    /// Bring the embeddings of a dataset up to date.
+    RequestRefresh {
+        /// The dataset.
+        dataset: String,
+        /// Why.
+        cause: RefreshCause,
+    },
+    /// See [`CompleteRefresh`].
+    CompleteRefresh(CompleteRefresh),
+    /// See [`FailRefresh`].
+    FailRefresh(FailRefresh),
     /// See [`CommitGeneration`].
     CommitGeneration(CommitGeneration),
     /// See [`FailGeneration`].
@@ -251,6 +265,8 @@ pub struct CommitGeneration {
     pub rows_seq: Option<Seq>,
     /// Position of the last delta that was folded in, when it is made of a generation.
     pub folded_through: Option<Seq>,
+    /// How its vectors were made.
+    pub made: Option<VectorSpec>,
 }
 
 /// Report a generation that could not be built.

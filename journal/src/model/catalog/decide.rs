@@ -3,9 +3,9 @@
 use super::compaction::{change, must_keep_rows};
 use super::key::check_key;
 use super::{
-    CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
-    Dataset, DefineIndex, DropDataset, ErasedKeys, FailGeneration, Index, IngestMode, PatchDataset,
-    RefreshPolicy, ScrubFiles,
+    CatalogCommand, CatalogState, ChunkSpec, CommitFiles, CommitGeneration, CompactFiles,
+    CreateDataset, Dataset, DefineIndex, DropDataset, ErasedKeys, FailGeneration, Index,
+    IngestMode, PatchDataset, ScrubFiles, VectorSpec,
 };
 use crate::{
     model::{
@@ -51,7 +51,14 @@ impl Aggregate for CatalogState {
             CatalogCommand::DropDataset(c) => self.drop_dataset(c),
             CatalogCommand::TombstoneRows(c) => self.tombstone_rows(c),
             CatalogCommand::DefineIndex(c) => self.define_index(c, stamp),
-            CatalogCommand::RequestGeneration { index } => self.request_generation(index, stamp),
+            CatalogCommand::RequestGeneration { index, made } => {
+                self.request_generation(index, made.as_ref(), stamp)
+            }
+            CatalogCommand::RequestRefresh { dataset, cause } => {
+                self.request_refresh(dataset, *cause, stamp)
+            }
+            CatalogCommand::CompleteRefresh(c) => self.complete_refresh(c, stamp),
+            CatalogCommand::FailRefresh(c) => self.fail_refresh(c, stamp),
             CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
             CatalogCommand::CommitIndexDelta(c) => self.commit_index_delta(c, stamp),
@@ -104,6 +111,7 @@ impl Aggregate for CatalogState {
         builds
             .chain(erasures)
             .chain(compactions)
+            .chain(self.pending_refreshes())
             .chain(doomed)
             .collect()
     }
@@ -334,9 +342,7 @@ impl CatalogState {
             dataset.must_have_key(&embedding.key)?;
             dataset.must_have_text(&embedding.text)?;
         }
-        if let Some(policy) = &command.embedding_refresh_policy {
-            check_policy(policy)?;
-        }
+        self.check_policy(dataset, command)?;
         let command = command.clone();
         Ok(vec![
             DatasetPatched {
@@ -393,6 +399,7 @@ impl CatalogState {
         let dataset = self.dataset(&command.spec.source)?;
         dataset.must_be_key(&command.spec.key)?;
         command.spec.must_fit(dataset)?;
+        command.spec.chunk.map_or(Ok(()), ChunkSpec::validate)?;
         Ok(vec![
             IndexDefined {
                 index: command.index.clone(),
@@ -403,12 +410,17 @@ impl CatalogState {
         ])
     }
 
-    fn request_generation(&self, name: &str, stamp: &Stamp) -> Decision {
+    fn request_generation(&self, name: &str, made: Option<&VectorSpec>, stamp: &Stamp) -> Decision {
         let index = self.index(name)?;
         if index.building.is_some() {
             return Ok(Vec::new());
         }
-        Ok(vec![self.requested(name, stamp, false)?.into()])
+        if let Some(made) = made {
+            self.dataset(&index.spec.source)?
+                .must_have_text(&made.text)?;
+            made.chunk.map_or(Ok(()), ChunkSpec::validate)?;
+        }
+        Ok(vec![self.requested(name, stamp, false, made)?.into()])
     }
 
     fn commit_generation(&self, command: &CommitGeneration) -> Decision {
@@ -433,6 +445,7 @@ impl CatalogState {
             build_ms: command.build_ms,
             rows_seq: command.rows_seq,
             folded_through: command.folded_through,
+            made: command.made,
         };
         Ok(vec![built.into(), promoted.into()])
     }
@@ -512,15 +525,5 @@ fn committed(command: &CommitFiles, retired: Vec<String>, new_schema: bool) -> F
         source_bytes: command.source_bytes,
         elapsed_ms: command.elapsed_ms,
         erased_skipped: command.erased_skipped,
-    }
-}
-
-fn check_policy(policy: &RefreshPolicy) -> Result<(), ModelError> {
-    match policy {
-        RefreshPolicy::Manual => Ok(()),
-        RefreshPolicy::OnAppend | RefreshPolicy::Scheduled(_) => Err(ModelError::Impossible {
-            what: "embedding_refresh_policy",
-            reason: "this version refreshes by hand only; set `manual`".to_owned(),
-        }),
     }
 }

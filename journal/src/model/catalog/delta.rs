@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CatalogState, Generation, Index};
+use super::{CatalogState, Generation, Index, VectorSpec};
 use crate::{
     model::{
         Meta, ModelError, Stamp,
@@ -123,7 +123,7 @@ impl CatalogState {
             }
             let more = delta.file.as_ref().map(|file| file.rows + file.removed);
             if more.is_some_and(|more| index.wants_folding(more)) {
-                folds.push(self.requested(&delta.index, stamp, true)?);
+                folds.push(self.requested(&delta.index, stamp, true, None)?);
             }
         }
         if command.deltas.is_empty() {
@@ -145,6 +145,7 @@ impl CatalogState {
         name: &str,
         stamp: &Stamp,
         fold: bool,
+        made: Option<&VectorSpec>,
     ) -> Result<GenerationRequested, ModelError> {
         let index = self.index(name)?;
         let last = index.generations.iter().map(|built| built.generation).max();
@@ -158,6 +159,7 @@ impl CatalogState {
                 stamp.id.clone()
             },
             fold,
+            made: made.cloned(),
         })
     }
 
@@ -171,7 +173,7 @@ impl CatalogState {
         if index.building.is_some() || index.live != Some(report.generation) {
             return Ok(Vec::new());
         }
-        let rebuild = self.requested(&report.index, stamp, false)?;
+        let rebuild = self.requested(&report.index, stamp, false, None)?;
         Ok(vec![report.clone().into(), rebuild.into()])
     }
 
@@ -196,17 +198,24 @@ impl CatalogState {
 
     /// The embeddings of a dataset are current when every index over it answers with its rows.
     pub(super) fn note_embedded(&mut self, meta: Meta<'_>, name: &str) {
-        let Some(rows_seq) = self.datasets.get(name).map(|dataset| dataset.rows_seq) else {
+        let Some(dataset) = self.datasets.get(name) else {
             return;
         };
+        let rows_seq = dataset.rows_seq;
+        // What the dataset wants embedded and no index has is not current, whatever the others say.
+        let unserved = dataset.embedding.as_ref().is_some_and(|wanted| {
+            let mut indexes = self.indexes_over(name);
+            !indexes.any(|index| index.spec.embeds(wanted))
+        });
         let behind = |index: &std::sync::Arc<Index>| {
             let live = index.live_generation();
             live.is_none_or(|live| live.embedded_through() < rows_seq)
         };
         // One that was never built is not stale: it does not answer at all.
-        let behind = self
-            .indexes_over(name)
-            .any(|index| index.live.is_some() && behind(index));
+        let behind = unserved
+            || self
+                .indexes_over(name)
+                .any(|index| index.live.is_some() && behind(index));
         self.change_dataset(name, |dataset| {
             if behind {
                 dataset.embedding_stale_since.get_or_insert(meta.at);
@@ -224,6 +233,14 @@ impl Index {
         let Some(live) = self.live_generation() else {
             return Vec::new();
         };
+        // Vectors of another model never ride on it.
+        let model = |made: &Option<VectorSpec>| {
+            let made = made.clone().unwrap_or_else(|| self.spec.made());
+            (made.model.provider, made.model.model, made.model.dimensions)
+        };
+        if model(&live.made) != model(&event.made) {
+            return Vec::new();
+        }
         let newer = |delta: &&Delta| match event.folded_through {
             Some(folded) => delta.seq > folded,
             None => delta.source_seq > event.source_seq,

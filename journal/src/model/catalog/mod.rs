@@ -7,9 +7,11 @@ mod compaction;
 mod decide;
 mod deletion;
 mod delta;
+mod embedding;
 mod key;
 mod objects;
 mod past;
+mod refresh;
 mod rules;
 mod state;
 #[cfg(test)]
@@ -22,8 +24,13 @@ pub use command::{
 };
 pub use deletion::DeletionVector;
 pub use delta::{CommitIndexDelta, Delta, DeltaFile};
+pub use embedding::{
+    ChunkSpec, DueRefresh, EndedRefresh, ModelIdentity, RefreshCause, RefreshCounts, RefreshPolicy,
+    RefreshSchedule, VectorSpec,
+};
 pub use key::{KEY_COLUMNS_MAX, KeyColumns};
 pub use objects::OwnObject;
+pub use refresh::{CompleteRefresh, FailRefresh};
 pub use rules::SMALL_FILE_BYTES;
 pub use state::{
     CatalogState, DataFile, Dataset, Doomed, Generation, HASHED_KEY_PREFIX, Index, LineageEntry,
@@ -70,18 +77,6 @@ pub enum Sensitivity {
     Pii,
     /// To nobody who does not have to.
     Secret,
-}
-
-/// When embeddings are brought up to date.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RefreshPolicy {
-    /// When somebody asks.
-    Manual,
-    /// After each commit.
-    OnAppend,
-    /// By a cron expression with seconds.
-    Scheduled(String),
 }
 
 /// What becomes of rows whose keys were deleted for good, when an ingest brings them again.
@@ -245,6 +240,9 @@ pub struct EmbeddingSpec {
     pub provider: String,
     /// With what.
     pub model: String,
+    /// How long texts are cut; as the provider suggests without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<ChunkSpec>,
     /// Where indexes go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bucket: Option<String>,
@@ -317,6 +315,9 @@ pub struct IndexSpec {
     pub model: String,
     /// Components of a vector.
     pub dimensions: u32,
+    /// How long texts are cut; whole without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<ChunkSpec>,
     /// The engine.
     pub backend: Backend,
     /// Its tuning.

@@ -7,8 +7,9 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CompactionPolicy, DeletionVector, Delta, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry,
-    IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    CompactionPolicy, DeletionVector, Delta, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
+    FileDigest, FileEntry, IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc,
+    Sensitivity, Source, VectorSpec,
 };
 use crate::{
     model::event::is_false,
@@ -105,6 +106,26 @@ pub struct Dataset {
     pub embedding_refresh_policy: RefreshPolicy,
     /// What is embedded.
     pub embedding: Option<EmbeddingSpec>,
+    /// Position of the last change of that.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub embedding_seq: Seq,
+    /// When the policy of refreshes was set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_policy_at: Option<Micros>,
+    /// The refresh that is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_due: Option<DueRefresh>,
+    /// How the last one ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_refresh: Option<EndedRefresh>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the shape that serde asks for"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A live file of a dataset.
@@ -276,6 +297,9 @@ pub struct Index {
     pub corrupt: Option<String>,
     /// When it was asked for.
     pub created_at: Micros,
+    /// How the vectors of the build that is due are made, when otherwise than before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<VectorSpec>,
 }
 
 /// One immutable build of an index.
@@ -305,6 +329,9 @@ pub struct Generation {
     /// What rides on it, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deltas: Vec<Delta>,
+    /// How its vectors were made; builds of older versions do not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<VectorSpec>,
 }
 
 impl Index {

@@ -7,7 +7,8 @@ use super::past::tests as past;
 use super::{
     Backend, CatalogCommand, CatalogState, Column, CommitFiles, CommitGeneration, CreateDataset,
     DatasetSpec, DefineIndex, DeletionVector, DropDataset, FileEntry, IndexConfig, IndexSpec,
-    IngestMode, PatchDataset, RefreshPolicy, SchemaDoc, Source, TextSpec, TombstoneRows,
+    IngestMode, PatchDataset, RefreshPolicy, RefreshSchedule, SchemaDoc, Source, TextSpec,
+    TombstoneRows,
 };
 use crate::{
     log::frame::GENESIS,
@@ -118,6 +119,7 @@ pub(super) fn define(index: &str, dataset: &str) -> CatalogCommand {
             provider: "in-process".to_owned(),
             model: "static-minilm-128".to_owned(),
             dimensions: 128,
+            chunk: None,
             backend: Backend::Hnsw,
             config: IndexConfig::default(),
             bucket: "primary".to_owned(),
@@ -143,6 +145,7 @@ pub(super) fn generation(
         build_ms: 5,
         rows_seq: None,
         folded_through: None,
+        made: None,
     })
 }
 
@@ -347,6 +350,7 @@ fn rows_make_embeddings_stale_and_a_build_from_after_them_current() {
     let asked = given.seq();
     given = given.and(&CatalogCommand::RequestGeneration {
         index: "kb".to_owned(),
+        made: None,
     });
     given = given.and(&generation("kb", 2, &format!("id-{asked}"), asked));
     assert!(
@@ -368,7 +372,10 @@ fn a_policy_that_nothing_would_carry_out_is_refused() {
     people().and(&patch(RefreshPolicy::Manual));
     for policy in [
         RefreshPolicy::OnAppend,
-        RefreshPolicy::Scheduled("0 0 2 * * *".to_owned()),
+        RefreshPolicy::Scheduled(RefreshSchedule {
+            cron: "0 0 2 * * *".to_owned(),
+            time_zone: None,
+        }),
     ] {
         let refused = people().when(&patch(policy));
         assert!(

@@ -26,6 +26,12 @@ impl Event {
             Self::Scheduler(SchedulerEvent::TriggerFired(e)) => {
                 vec![format!("trigger:{}", e.trigger)]
             }
+            Self::Scheduler(SchedulerEvent::TriggerPaused(e)) => {
+                vec![format!("trigger:{}", e.trigger)]
+            }
+            Self::Scheduler(SchedulerEvent::TriggerResumed(e)) => {
+                vec![format!("trigger:{}", e.trigger)]
+            }
             Self::Scheduler(SchedulerEvent::DaemonStarted(_)) => vec!["daemon".to_owned()],
             Self::Scheduler(SchedulerEvent::CheckpointTaken(_)) => vec!["checkpoint".to_owned()],
         }
@@ -60,6 +66,9 @@ impl CatalogEvent {
                 .collect(),
             Self::GenerationsRetired(e) => vec![index(&e.index)],
             Self::IndexDropped(e) => vec![index(&e.index)],
+            Self::RefreshRequested(e) => vec![dataset(&e.dataset)],
+            Self::RefreshCompleted(e) => vec![dataset(&e.dataset)],
+            Self::RefreshFailed(e) => vec![dataset(&e.dataset)],
         }
     }
 }
