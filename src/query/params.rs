@@ -47,8 +47,8 @@ fn bind_named(
         .get_parameter_names()
         .map_err(|error| QueryError::from_engine(&error, &[]))?;
     let missing = wanted.iter().find(|name| {
-        let plain = name.trim_start_matches('$');
-        params.iter().all(|(given, _)| given != plain)
+        let bare = name.trim_start_matches('$');
+        params.iter().all(|(given, _)| given != bare)
     });
     if let Some(name) = missing {
         return Err(QueryError::BadParameter(format!(

@@ -12,11 +12,13 @@ use http_body_util::{BodyDataStream, BodyExt as _, Full};
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::never::NeverSessionManager,
 };
+use serde_json::Value;
 
 use super::{
     Edge,
     audited::{self, Told},
     auth::{Ask, May},
+    body::Body,
     peer,
     problem::Problem,
     query::hung_up,
@@ -36,7 +38,7 @@ pub async fn serve(
     edge: web::Data<Edge>,
     may: May<Ask>,
     request: HttpRequest,
-    body: web::Bytes,
+    body: Body<Value>,
 ) -> Result<HttpResponse, Problem> {
     let told = Told {
         action: "mcp",
@@ -52,7 +54,7 @@ pub async fn serve(
         .disable_allowed_hosts();
     let sessions = Arc::new(NeverSessionManager::default());
     let service = StreamableHttpService::new(move || Ok(agent.clone()), sessions, config);
-    let asked = converted(&request, body)?;
+    let asked = converted(&request, body.bytes)?;
     let answer = tokio::select! {
         answer = service.handle(asked) => answer,
         () = peer::gone(&request) => return Err(hung_up()),

@@ -54,7 +54,7 @@ pub fn indexes<P: Needs>(edge: &Edge, may: &May<P>) -> Vec<String> {
 fn of_dataset(dataset: &Dataset) -> Result<Table, Problem> {
     Ok(Table {
         name: dataset.name.clone(),
-        description: dataset.description.clone(),
+        description: Some(dataset.description.clone()).filter(|text| !text.is_empty()),
         columns: column_docs(arrow_schema(&dataset.schema)?.as_ref()),
         key: dataset.key.first().cloned(),
     })

@@ -210,7 +210,7 @@ fn fits(key: &Jwk, algorithm: Algorithm) -> bool {
         AlgorithmParameters::RSA(_) => jsonwebtoken::AlgorithmFamily::Rsa,
         AlgorithmParameters::EllipticCurve(_) => jsonwebtoken::AlgorithmFamily::Ec,
         AlgorithmParameters::OctetKeyPair(_) => jsonwebtoken::AlgorithmFamily::Ed,
-        AlgorithmParameters::OctetKey(_) | AlgorithmParameters::Other(_) => return false,
+        _ => return false,
     };
     let encrypts = key.common.public_key_use == Some(jsonwebtoken::jwk::PublicKeyUse::Encryption);
     let named = key.common.key_algorithm.map(|named| named.to_string());
