@@ -77,7 +77,9 @@ pub struct Holder {
 
 /// A query that runs; another may when this is dropped.
 #[derive(Debug)]
-pub struct Slot(Option<OwnedSemaphorePermit>);
+pub struct Slot {
+    _permit: Option<OwnedSemaphorePermit>,
+}
 
 impl Limits {
     /// With these limits of roles, by their words.
@@ -153,11 +155,13 @@ impl Holder {
     /// [`Refused::Queries`].
     pub fn slot(&self) -> Result<Slot, Refused> {
         let Some(running) = &self.running else {
-            return Ok(Slot(None));
+            return Ok(Slot { _permit: None });
         };
         let permit = Arc::clone(running).try_acquire_owned();
         permit
-            .map(|permit| Slot(Some(permit)))
+            .map(|permit| Slot {
+                _permit: Some(permit),
+            })
             .map_err(|_| Refused::Queries {
                 most: self.limits.concurrent_queries.unwrap_or_default(),
             })

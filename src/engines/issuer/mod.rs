@@ -138,17 +138,14 @@ impl Issuer {
             .keys
             .iter()
             .filter(|key| fits(key, algorithm));
-        let key = match kid {
-            Some(kid) => fitting
-                .into_iter()
-                .find(|key| key.common.key_id.as_deref() == Some(kid)),
-            None => {
-                let mut fitting = fitting;
-                let only = fitting.next();
-                only.filter(|_| fitting.next().is_none())
-            }
-        };
-        DecodingKey::from_jwk(key?).ok()
+        let mut fitting =
+            fitting.filter(|key| kid.is_none() || key.common.key_id.as_deref() == kid);
+        let key = fitting.next()?;
+        // Without an id, only the one key that there is can be meant.
+        if kid.is_none() && fitting.next().is_some() {
+            return None;
+        }
+        DecodingKey::from_jwk(key).ok()
     }
 
     /// Checks a token, and reads off what its holder is.
@@ -170,6 +167,7 @@ impl Issuer {
         let subject = claims["sub"].as_str().ok_or("it has no subject")?;
         let name = claims[&self.config.name_claim].as_str().unwrap_or(subject);
         let expires = claims["exp"].as_f64().ok_or("it has no end")?;
+        let leeway = i64::try_from(self.config.leeway_s).unwrap_or_default() * 1_000_000;
         let granted = self
             .granted(&claims)
             .ok_or("it has no claim that gives a role")?;
@@ -178,7 +176,7 @@ impl Issuer {
             name: format!("{}:{}", self.config.name, printable(name)),
             role: granted.role,
             secret_hash: String::new(),
-            expires_at: Some(micros(expires) + micros(self.config.leeway_s as f64)),
+            expires_at: Some(micros(expires) + leeway),
             issued_at: claims["iat"].as_f64().map_or(0, micros),
             revoked_at: None,
             views: granted.views.clone(),

@@ -48,7 +48,7 @@ impl Marks {
             all.extend(texts.into_iter().map(hash));
         }
         row_texts(batch, |row| {
-            self.contents.push(edge.audit.content_hash(row))
+            self.contents.push(edge.audit.content_hash(row));
         })
     }
 

@@ -112,7 +112,7 @@ pub(crate) async fn answer<P: Needs>(
         .as_deref()
         .map(|text| predicate("filter", text))
         .transpose()?;
-    let snapshot = Snapshot::of(&edge, asked.as_of.as_ref()).await?;
+    let snapshot = Snapshot::of(edge, asked.as_of.as_ref()).await?;
     let catalog = &snapshot.catalog;
     let index = index_of(edge, &snapshot, &asked.index)?;
     told.objects = vec![asked.index.clone(), index.spec.source.clone()];
