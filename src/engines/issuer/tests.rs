@@ -15,7 +15,7 @@ const EDDSA: &str = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hg
 fn verified(token: &str, key: &DecodingKey, algorithm: Algorithm) -> bool {
     ring_provider::install();
     let (message, signature) = token.rsplit_once('.').expect("three parts");
-    verify(signature, message, key, algorithm).unwrap_or(false)
+    verify(signature, message.as_bytes(), key, algorithm).unwrap_or(false)
 }
 
 #[test]
