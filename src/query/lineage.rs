@@ -1,7 +1,7 @@
 //! Which columns of an answer are row keys, and of which dataset: followed through the plan, so that another
 //! name for a column hides nothing from the audit. Pure. Called by `session` once a statement is planned.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
 use datafusion::{
@@ -13,11 +13,11 @@ use datafusion::{
 
 use super::DatasetTable;
 
-/// A column of an answer that shows row keys.
+/// Columns of an answer that show row keys together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyColumn {
-    /// Its position in the answer.
-    pub column: usize,
+pub struct KeyColumns {
+    /// Their positions in the answer, in the order of the key.
+    pub columns: Vec<usize>,
     /// Id of the dataset whose keys they are.
     pub dataset: String,
 }
@@ -26,7 +26,7 @@ pub struct KeyColumn {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lineage {
     /// The columns that show row keys.
-    pub keys: Vec<KeyColumn>,
+    pub keys: Vec<KeyColumns>,
     /// Ids of datasets that were read and whose rows the answer does not name.
     pub unnamed: Vec<String>,
 }
@@ -37,45 +37,72 @@ impl Lineage {
     /// # Errors
     /// When the plan cannot be walked.
     pub fn of(plan: &LogicalPlan) -> Result<Self> {
-        let mut read = BTreeSet::new();
+        // Dataset by id: how many columns its key has.
+        let mut read = BTreeMap::new();
         plan.apply_with_subqueries(|node| {
             if let LogicalPlan::TableScan(scan) = node {
-                read.extend(keyed(scan).map(|(dataset, _)| dataset));
+                read.extend(keyed(scan).map(|(dataset, key)| (dataset, key.len())));
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
-        let columns = plan.schema().fields().len();
-        let keys: Vec<KeyColumn> = (0..columns)
-            .filter_map(|column| {
-                let dataset = origin(plan, column)?;
-                Some(KeyColumn { column, dataset })
-            })
-            .collect();
-        for key in &keys {
-            read.remove(&key.dataset);
+        let mut shown: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
+        for column in 0..plan.schema().fields().len() {
+            if let Some((dataset, part)) = origin(plan, column) {
+                shown.entry(dataset).or_default().push((part, column));
+            }
         }
-        Ok(Self {
-            keys,
-            unnamed: read.into_iter().collect(),
-        })
+        let mut lineage = Self::default();
+        for (dataset, parts) in read {
+            let columns = shown.remove(&dataset).unwrap_or_default();
+            let keys = whole_keys(parts, &columns);
+            if keys.is_empty() {
+                lineage.unnamed.push(dataset.clone());
+            }
+            lineage
+                .keys
+                .extend(keys.into_iter().map(|columns| KeyColumns {
+                    columns,
+                    dataset: dataset.clone(),
+                }));
+        }
+        Ok(lineage)
     }
 }
 
-/// The dataset that a scan reads, and the column that shows its row keys.
-fn keyed(scan: &TableScan) -> Option<(String, Option<String>)> {
+/// The keys that columns make up, each a (part of the key, position): every column for itself where the key
+/// has one, else the one set of columns that has every part once.
+fn whole_keys(parts: usize, columns: &[(usize, usize)]) -> Vec<Vec<usize>> {
+    match parts {
+        0 => Vec::new(),
+        1 => columns.iter().map(|(_, column)| vec![*column]).collect(),
+        _ => {
+            let of_part = |part: usize| {
+                let mut found = columns.iter().filter(|(of, _)| *of == part);
+                let only = found.next().map(|(_, column)| *column);
+                only.filter(|_| found.next().is_none())
+            };
+            let whole: Option<Vec<usize>> = (0..parts).map(of_part).collect();
+            whole.into_iter().collect()
+        }
+    }
+}
+
+/// The dataset that a scan reads, and the columns that show its row keys.
+fn keyed(scan: &TableScan) -> Option<(String, Vec<String>)> {
     let provider = source_as_provider(&scan.source).ok()?;
     let table = provider.downcast_ref::<DatasetTable>()?;
     let dataset = table.dataset();
-    Some((dataset.id.clone(), dataset.key.first().cloned()))
+    Some((dataset.id.clone(), dataset.key.clone()))
 }
 
-/// The dataset whose keys this column of a plan shows.
-fn origin(plan: &LogicalPlan, column: usize) -> Option<String> {
+/// The dataset whose keys this column of a plan shows, and which part of them.
+fn origin(plan: &LogicalPlan, column: usize) -> Option<(String, usize)> {
     match plan {
         LogicalPlan::TableScan(scan) => {
             let (dataset, key) = keyed(scan)?;
             let name = scan.projected_schema.field(column).name();
-            (key.as_ref() == Some(name)).then_some(dataset)
+            let part = key.iter().position(|part| part == name)?;
+            Some((dataset, part))
         }
         LogicalPlan::Projection(node) => through(&node.input, node.expr.get(column)?),
         LogicalPlan::Aggregate(node) => through(&node.input, node.group_expr.get(column)?),
@@ -119,7 +146,7 @@ fn origin(plan: &LogicalPlan, column: usize) -> Option<String> {
 }
 
 /// The same for an expression over an input: a column, by whatever name, also as text.
-fn through(input: &LogicalPlan, expr: &Expr) -> Option<String> {
+fn through(input: &LogicalPlan, expr: &Expr) -> Option<(String, usize)> {
     match expr {
         Expr::Alias(alias) => through(input, &alias.expr),
         Expr::Cast(cast) if is_text(cast.field.data_type()) => through(input, &cast.expr),

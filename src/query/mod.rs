@@ -31,7 +31,7 @@ pub use active::Drained;
 pub use engine::{MemorySharing, QueryConfig, QueryEngine};
 pub use error::QueryError;
 pub use gate::{GateLimits, tables_named};
-pub use lineage::{KeyColumn, Lineage};
+pub use lineage::{KeyColumns, Lineage};
 pub use lookup::{KeyedRows, Position, Resolved};
 pub use output::{
     ByteStream, ColumnDoc, CsvOptions, JsonRows, arrow_ipc, column_docs, csv, json_cells,

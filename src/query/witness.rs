@@ -1,14 +1,10 @@
 //! What sees an answer's rows before its reader does: the audit's place inside of a query. `session` calls it
 //! for every batch; when it fails, no further row leaves. Also reads row keys off a batch.
 
-use arrow::{
-    array::{AsArray, RecordBatch},
-    compute::cast,
-    datatypes::DataType,
-};
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 
-use super::{QueryError, lineage::Lineage};
+use super::{QueryError, lineage::Lineage, row_key};
 
 /// What a query reads, as its plan says.
 #[derive(Debug, Clone, Default)]
@@ -39,13 +35,16 @@ pub type KeyTexts = Vec<(String, Vec<Option<String>>)>;
 pub fn key_texts(lineage: &Lineage, batch: &RecordBatch) -> Result<KeyTexts, QueryError> {
     let mut all = KeyTexts::new();
     for key in &lineage.keys {
-        let Some(column) = batch.columns().get(key.column) else {
+        let columns = key
+            .columns
+            .iter()
+            .map(|column| batch.columns().get(*column).cloned());
+        let Some(columns) = columns.collect::<Option<Vec<_>>>() else {
             continue;
         };
-        let texts = cast(column, &DataType::Utf8)
+        let names = row_key::names(&columns)
             .map_err(|error| QueryError::Internal(format!("a key as text: {error}")))?;
-        let texts = texts.as_string::<i32>().iter();
-        let texts = texts.map(|text| text.map(str::to_owned)).collect();
+        let texts = names.iter().map(|name| name.map(str::to_owned)).collect();
         all.push((key.dataset.clone(), texts));
     }
     Ok(all)

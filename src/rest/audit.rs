@@ -11,7 +11,10 @@ use super::{
     problem::Problem,
     times,
 };
-use crate::engines::audit::{AuditError, AuditFilter, AuditLine};
+use crate::{
+    engines::audit::{AuditError, AuditFilter, AuditLine},
+    query::row_key,
+};
 
 /// Lines of an answer unless asked otherwise, and at most.
 const PAGE: usize = 100;
@@ -89,6 +92,9 @@ pub async fn subject(
     let (dataset, key) = path.into_inner();
     let snapshot = edge.lake.catalog();
     let found = snapshot.state.dataset(&dataset)?;
+    // A key as it is spelled in the dataset; one that no row can have was in no answer.
+    let spelled = row_key::spelled(found, std::slice::from_ref(&key))?;
+    let key = spelled.into_iter().next().flatten().unwrap_or(key);
     let hash = edge.audit.row_hash(&found.id, &key);
     let lines = edge.audit.read(AuditFilter {
         row: Some((found.id.clone(), hash.clone())),

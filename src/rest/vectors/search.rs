@@ -33,7 +33,7 @@ use crate::{
     rest::{
         Edge, ask,
         audited::{self, Told},
-        auth::{self, May, Needs, ReadData},
+        auth::{self, May, Needs, Permission, ReadData},
         body::Body,
         past::Snapshot,
         predicate::predicate,
@@ -92,6 +92,10 @@ pub(crate) async fn answer<P: Needs>(
     asked: &SearchBody,
     told: &mut Told,
 ) -> Result<Value, Problem> {
+    // An index answers who may read every row that it was built from; for others there is none.
+    if !may.also(Permission::ReadData) {
+        return Err(Problem::not_found("index", &asked.index));
+    }
     if asked.mode.as_deref().is_some_and(|mode| mode != "vector") {
         return Err(Problem::unsupported("a search mode other than `vector`"));
     }
