@@ -229,6 +229,7 @@ impl IngestDuty {
                 _ => 0,
             };
             let commit = CommitFiles {
+                proposals: staged.proposals(),
                 dataset: dataset.to_owned(),
                 mode,
                 read_seq: snapshot.seq,

@@ -2,6 +2,7 @@
 //! `testing` with fakes; both pass the same contract suites.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,7 +16,7 @@ use lakehouse_journal::{
         bucket::BucketSpec,
         catalog::{
             CatalogState, DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index,
-            SchemaDoc,
+            Proposal, SchemaDoc,
         },
         event::DeletedRows,
     },
@@ -94,6 +95,10 @@ pub trait StagedTable: Send + Sync {
     /// What whoever asked should know: columns that are carried as text, values that became null.
     fn notes(&self) -> &[String] {
         &[]
+    }
+    /// What the columns look like that hold data about people, as a proposal of their classes.
+    fn proposals(&self) -> BTreeMap<String, Proposal> {
+        BTreeMap::new()
     }
     /// Reads the rows' keys, for `replaced_rows`; the files are out of reach once published.
     ///

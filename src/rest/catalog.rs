@@ -127,6 +127,7 @@ pub struct Changes {
     erased_keys: Option<ErasedKeys>,
     journal_keys: Option<JournalKeys>,
     compaction: Option<CompactionPolicy>,
+    min_group_size: Option<u64>,
 }
 
 /// Describes a dataset or sets its policies.
@@ -156,6 +157,7 @@ pub async fn patch(
         erased_keys: changes.erased_keys,
         journal_keys: changes.journal_keys,
         compaction: changes.compaction,
+        min_group_size: changes.min_group_size,
     });
     let committed = edge.lake.ask_catalog(command, caller).await?;
     let catalog = edge.lake.catalog();
@@ -345,12 +347,13 @@ pub fn manifest(dataset: &Dataset) -> Value {
         .columns
         .iter()
         .map(|column| {
-            let class = dataset.sensitivity.get(&column.name);
+            let proposal = dataset.proposals.get(&column.name);
             json!({
                 "name": column.name,
                 "type": column.data_type,
                 "nullable": column.nullable,
-                "sensitivity": class.copied().unwrap_or(Sensitivity::Internal),
+                "sensitivity": dataset.class(&column.name),
+                "proposed": proposal,
             })
         })
         .collect();
@@ -391,6 +394,7 @@ pub fn manifest(dataset: &Dataset) -> Value {
         "erased_keys": dataset.erased_keys,
         "journal_keys": dataset.journal_keys,
         "compaction": dataset.compaction,
+        "min_group_size": dataset.min_group_size,
         "as_of_from": dataset.history_from,
         "retained_files": dataset.retained.len(),
     })

@@ -4,6 +4,7 @@
 //! again, and no row content. A new optional field is `#[serde(default)]`; any other change is a
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
+mod policy;
 mod subjects;
 mod tools;
 
@@ -12,13 +13,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use policy::{ViewDefined, ViewDropped};
+
 use super::{
     access::{Role, TokenLimits},
     bucket::BucketSpec,
     catalog::{
         CompactionPolicy, DatasetSpec, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest,
-        FileEntry, IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity,
-        Source,
+        FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc,
+        Sensitivity, Source,
     },
     lake::OwnerId,
 };
@@ -145,6 +148,8 @@ events! {
         IndexPromoted = 1,
         GenerationsRetired = 1,
         IndexDropped = 1,
+        ViewDefined = 1,
+        ViewDropped = 1,
     }
     /// What happens to a bucket.
     Bucket(BucketEvent) {
@@ -243,6 +248,9 @@ pub struct FilesCommitted {
     /// Rows that were not let in because their keys were erased before.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub erased_skipped: u64,
+    /// What columns look like.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub proposals: BTreeMap<String, Proposal>,
 }
 
 /// Files were rewritten without the rows that are gone; no visible row changed.
@@ -363,6 +371,9 @@ pub struct DatasetPatched {
     /// When files are merged without being asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compaction: Option<CompactionPolicy>,
+    /// Rows that an aggregate must be over; 0 lifts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_group_size: Option<u64>,
 }
 
 /// A dataset is gone, with its files.

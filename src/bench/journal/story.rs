@@ -219,6 +219,7 @@ fn file(n: u64, dataset: &str) -> FileEntry {
 
 fn committed(n: u64, dataset: &str, added: FileEntry) -> CatalogEvent {
     FilesCommitted {
+        proposals: std::collections::BTreeMap::new(),
         erased_skipped: 0,
         dataset: dataset.to_owned(),
         mode: IngestMode::Append,

@@ -50,6 +50,10 @@ impl CatalogState {
             CatalogEvent::GenerationFailed(e) => self.generation_failed(e),
             CatalogEvent::IndexPromoted(e) => self.index_promoted(meta, &e.index, e.generation),
             CatalogEvent::GenerationsRetired(e) => self.generations_retired(meta, e),
+            CatalogEvent::ViewDefined(e) => self.view_defined(meta, e),
+            CatalogEvent::ViewDropped(e) => {
+                self.views.remove(&e.view);
+            }
             CatalogEvent::IndexDropped(e) => {
                 if let Some(index) = self.indexes.remove(&e.index) {
                     for built in &index.generations {
@@ -163,6 +167,8 @@ impl CatalogState {
             description: String::new(),
             tags: Vec::new(),
             sensitivity: std::collections::BTreeMap::new(),
+            proposals: std::collections::BTreeMap::new(),
+            min_group_size: None,
             files: Vec::new(),
             files_seq: meta.seq,
             rows_seq: meta.seq,
@@ -208,6 +214,7 @@ impl CatalogState {
                 .contents
                 .insert(event.source.content_hash.clone(), meta.seq);
             dataset.last_content.clone_from(&event.source.content_hash);
+            dataset.propose(&event.proposals);
             dataset.lineage.push_back(LineageEntry {
                 source: event.source.clone(),
                 mode: event.mode,
@@ -248,6 +255,9 @@ impl CatalogState {
             if let Some(tags) = event.tags {
                 dataset.tags = tags;
             }
+            dataset
+                .proposals
+                .retain(|column, _| !event.sensitivity.contains_key(column));
             dataset.sensitivity.extend(event.sensitivity);
             if let Some(policy) = event.embedding_refresh_policy {
                 dataset.embedding_refresh_policy = policy;
@@ -264,6 +274,9 @@ impl CatalogState {
             }
             if let Some(compaction) = event.compaction {
                 dataset.compaction = compaction;
+            }
+            if let Some(least) = event.min_group_size {
+                dataset.min_group_size = (least > 1).then_some(least);
             }
             dataset.updated_at = meta.at;
         });
@@ -337,6 +350,9 @@ impl CatalogState {
         let Some((source, source_seq)) = built_from else {
             return;
         };
+        let Some(source) = self.dataset_under(&source).map(|under| under.name.clone()) else {
+            return;
+        };
         self.change_dataset(&source, |dataset| {
             if dataset.rows_seq <= source_seq {
                 dataset.last_embedded_at = Some(meta.at);
@@ -347,6 +363,15 @@ impl CatalogState {
 }
 
 impl Dataset {
+    /// Notes what columns look like that nobody has classified.
+    fn propose(&mut self, proposals: &std::collections::BTreeMap<String, super::Proposal>) {
+        let new = proposals
+            .iter()
+            .filter(|(column, _)| !self.sensitivity.contains_key(*column))
+            .map(|(column, proposal)| (column.clone(), proposal.clone()));
+        self.proposals.extend(new);
+    }
+
     /// Takes files out of the dataset; they are kept for queries of the past.
     fn retire(&mut self, meta: Meta<'_>, keys: &[String]) {
         if keys.is_empty() {

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CompactionPolicy, DatasetSpec, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry, IndexSpec,
-    IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    CompactionPolicy, DatasetSpec, DefineView, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry,
+    IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc, Sensitivity, Source,
 };
 use crate::{
     model::event::{DeletedRows, Scrub},
@@ -85,6 +85,15 @@ pub enum CatalogCommand {
         /// The index.
         index: String,
     },
+    /// See [`DefineView`].
+    DefineView(DefineView),
+    /// Remove a view.
+    DropView {
+        /// The view.
+        view: String,
+        /// Whether what is built on it goes along; without, that is a conflict.
+        cascade: bool,
+    },
 }
 
 /// Make a dataset with its first files.
@@ -123,6 +132,8 @@ pub struct CommitFiles {
     pub elapsed_ms: u64,
     /// Rows that are not let in, as `added` says.
     pub erased_skipped: u64,
+    /// What columns look like.
+    pub proposals: BTreeMap<String, Proposal>,
 }
 
 /// Swap files for their rewritten form.
@@ -183,6 +194,8 @@ pub struct PatchDataset {
     pub journal_keys: Option<JournalKeys>,
     /// When files are merged.
     pub compaction: Option<CompactionPolicy>,
+    /// Rows that an aggregate must be over; 0 lifts it.
+    pub min_group_size: Option<u64>,
 }
 
 /// Remove a dataset.
@@ -190,7 +203,7 @@ pub struct PatchDataset {
 pub struct DropDataset {
     /// The dataset.
     pub dataset: String,
-    /// Whether its indexes go along; without, they are a conflict.
+    /// Whether its views and indexes go along; without, they are a conflict.
     pub cascade: bool,
 }
 

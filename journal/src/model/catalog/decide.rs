@@ -4,17 +4,17 @@ use super::compaction::{change, must_keep_rows};
 use super::key::check_key;
 use super::{
     CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
-    Dataset, DefineIndex, DropDataset, ErasedKeys, FailGeneration, Index, IngestMode, PatchDataset,
+    Dataset, DropDataset, ErasedKeys, FailGeneration, Index, IngestMode, PatchDataset,
     RefreshPolicy, ScrubFiles,
 };
 use crate::{
     model::{
         Aggregate, Meta, ModelError, Stamp, Work,
-        error::{check_name, near_names},
+        error::near_names,
         event::{
             CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, FilesCommitted,
             FilesCompacted, FilesPurged, FilesScrubbed, GenerationBuilt, GenerationFailed,
-            GenerationRequested, GenerationsRetired, IndexDefined, IndexDropped, IndexPromoted,
+            GenerationRequested, GenerationsRetired, IndexDropped, IndexPromoted,
             ObjectsDeleted, RowsErased,
         },
     },
@@ -60,6 +60,8 @@ impl Aggregate for CatalogState {
             CatalogCommand::RetireGenerations { index, older_than } => {
                 self.retire_generations(index, *older_than)
             }
+            CatalogCommand::DefineView(c) => self.define_view(c, stamp),
+            CatalogCommand::DropView { view, cascade } => self.drop_view(view, *cascade),
             CatalogCommand::RollbackIndex { index } => self.rollback_index(index),
             CatalogCommand::DropIndex { index } => {
                 self.index(index)?;
@@ -150,13 +152,7 @@ impl CatalogState {
 
     fn create_dataset(&self, command: &CreateDataset) -> Decision {
         let name = &command.commit.dataset;
-        check_name("dataset", name)?;
-        if self.datasets.contains_key(name) {
-            return Err(ModelError::Exists {
-                what: "dataset",
-                name: name.clone(),
-            });
-        }
+        self.name_is_free("dataset", name)?;
         check_key(&command.spec.key, &command.spec.schema.columns)?;
         let created = DatasetCreated {
             dataset: name.clone(),
@@ -346,6 +342,7 @@ impl CatalogState {
                 erased_keys: command.erased_keys,
                 journal_keys: command.journal_keys,
                 compaction: command.compaction,
+                min_group_size: command.min_group_size,
             }
             .into(),
         ])
@@ -353,22 +350,7 @@ impl CatalogState {
 
     fn drop_dataset(&self, command: &DropDataset) -> Decision {
         self.dataset(&command.dataset)?;
-        let indexes: Vec<String> = self
-            .indexes_over(&command.dataset)
-            .map(|index| index.name.clone())
-            .collect();
-        if !indexes.is_empty() && !command.cascade {
-            let (what, name) = ("dataset", command.dataset.clone());
-            return Err(ModelError::InUse {
-                what,
-                name,
-                by: indexes,
-            });
-        }
-        let mut events: Vec<CatalogEvent> = indexes
-            .into_iter()
-            .map(|index| IndexDropped { index }.into())
-            .collect();
+        let mut events = self.drop_dependents("dataset", &command.dataset, command.cascade)?;
         events.push(
             DatasetDropped {
                 dataset: command.dataset.clone(),
@@ -377,24 +359,6 @@ impl CatalogState {
         );
         Ok(events)
     }
-
-    fn define_index(&self, command: &DefineIndex, stamp: &Stamp) -> Decision {
-        check_name("index", &command.index)?;
-        if self.indexes.contains_key(&command.index) {
-            return Err(ModelError::Exists {
-                what: "index",
-                name: command.index.clone(),
-            });
-        }
-        let dataset = self.dataset(&command.spec.source)?;
-        dataset.must_be_key(&command.spec.key)?;
-        dataset.must_have_text(&command.spec.text)?;
-        Ok(vec![
-            IndexDefined {
-                index: command.index.clone(),
-                spec: command.spec.clone(),
-                job: stamp.id.clone(),
-            }
             .into(),
         ])
     }
@@ -514,6 +478,7 @@ fn committed(command: &CommitFiles, retired: Vec<String>, new_schema: bool) -> F
         source_bytes: command.source_bytes,
         elapsed_ms: command.elapsed_ms,
         erased_skipped: command.erased_skipped,
+        proposals: command.proposals,
     }
 }
 

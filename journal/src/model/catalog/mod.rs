@@ -14,6 +14,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tombstone;
+mod view;
 
 pub use command::{
     CatalogCommand, CommitFiles, CommitGeneration, CompactFiles, CreateDataset, DefineIndex,
@@ -27,6 +28,7 @@ pub use state::{
     CatalogState, DataFile, Dataset, Doomed, Generation, HASHED_KEY_PREFIX, Index, LineageEntry,
     RetainedFile, Scrubbed, Tombstone, TombstoneBatch,
 };
+pub use view::{ColumnRedaction, DateUnit, DefineView, Proposal, Redaction, View, ViewSpec};
 
 use serde::{Deserialize, Serialize};
 
@@ -282,7 +284,7 @@ pub struct IndexConfig {
 /// What an index is made as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexSpec {
-    /// The dataset it is built over.
+    /// The dataset or view it is built over.
     pub source: String,
     /// The columns whose values name a row.
     pub key: KeyColumns,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CompactionPolicy, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry, IndexSpec,
-    IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
 };
 use crate::record::{Actor, Micros, Seq};
 
@@ -22,6 +22,9 @@ pub struct CatalogState {
     pub datasets: OrdMap<String, Arc<Dataset>>,
     /// Indexes by name.
     pub indexes: OrdMap<String, Arc<Index>>,
+    /// Views by name; none has the name of a dataset.
+    #[serde(default, skip_serializing_if = "OrdMap::is_empty")]
+    pub views: OrdMap<String, Arc<View>>,
     /// Objects that nothing points at and that are to be deleted, by `<bucket>/<key>`.
     pub doomed: OrdMap<String, Doomed>,
 }
@@ -58,6 +61,12 @@ pub struct Dataset {
     pub tags: Vec<String>,
     /// Classes of columns; what is absent is internal.
     pub sensitivity: BTreeMap<String, Sensitivity>,
+    /// What columns look like that nobody has classified.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub proposals: BTreeMap<String, Proposal>,
+    /// With this, only aggregates over at least so many rows are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_group_size: Option<u64>,
     /// Live files, in the order they were added.
     pub files: Vec<Arc<DataFile>>,
     /// Position of the last change of files.
@@ -311,11 +320,10 @@ impl Index {
     }
 }
 
-impl CatalogState {
-    /// The indexes built over a dataset.
-    pub fn indexes_over<'a>(&'a self, dataset: &'a str) -> impl Iterator<Item = &'a Arc<Index>> {
-        self.indexes
-            .values()
-            .filter(move |index| index.spec.source == dataset)
+impl Dataset {
+    /// The class of a column: what nobody classified is internal.
+    pub fn class(&self, column: &str) -> Sensitivity {
+        let class = self.sensitivity.get(column).copied();
+        class.unwrap_or(Sensitivity::Internal)
     }
 }

@@ -54,6 +54,7 @@ pub(super) fn commit(dataset: &str, mode: IngestMode, file: &str, read_seq: Seq)
         mode,
         read_seq,
         erased_skipped: 0,
+        proposals: std::collections::BTreeMap::new(),
         added: vec![FileEntry {
             erased: DeletionVector::default(),
             bucket: "primary".to_owned(),

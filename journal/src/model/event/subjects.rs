@@ -38,6 +38,7 @@ impl CatalogEvent {
     fn subjects(&self) -> Vec<String> {
         let dataset = |name: &str| format!("dataset:{name}");
         let index = |name: &str| format!("index:{name}");
+        let view = |name: &str| format!("view:{name}");
         match self {
             Self::DatasetCreated(e) => vec![dataset(&e.dataset)],
             Self::FilesCommitted(e) => vec![dataset(&e.dataset)],
@@ -58,6 +59,8 @@ impl CatalogEvent {
             Self::IndexPromoted(e) => vec![index(&e.index)],
             Self::GenerationsRetired(e) => vec![index(&e.index)],
             Self::IndexDropped(e) => vec![index(&e.index)],
+            Self::ViewDefined(e) => vec![view(&e.view), dataset(&e.spec.base)],
+            Self::ViewDropped(e) => vec![view(&e.view)],
         }
     }
 }
