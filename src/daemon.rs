@@ -50,7 +50,7 @@ use crate::{
     },
     exit::{Exit, HELD, STUCK_JOURNAL},
     limits::Limits,
-    query::{QueryConfig, QueryEngine},
+    query::{QueryConfig, QueryEngine, policy::RedactionKey},
     rest::{
         self, Edge, audited, auth, health::Metrics, identified, peer, problem::Problem, request_id,
     },
@@ -209,10 +209,9 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let receipts = SigningKey::open_or_make(&config.data_dir)
         .context("the key that receipts are signed with cannot be used")?;
-    let query = Arc::new(QueryEngine::new(
-        query_config(&config),
-        Arc::clone(&buckets),
-    )?);
+    let redactions = RedactionKey::new(random_secret(&config.data_dir, "redactions.key")?);
+    let query = QueryEngine::new(query_config(&config), Arc::clone(&buckets))?;
+    let query = Arc::new(query.with_redaction_key(redactions));
     let staging = config.data_dir.join("staging");
     let key_hash = row_keys::hasher(&config.data_dir)?;
     let limits = IngestLimits {

@@ -1,5 +1,5 @@
 //! The housekeeping worker: archives sealed segments, takes snapshots, sweeps orphans, lets go of
-//! files whose time is over, keeps the lists of deleted rows beside the files.
+//! files whose time is over, keeps the lists of deleted rows beside the files, and definitions of views.
 //! Everything it does may be lost and done again; it decides nothing about the lake's state.
 
 use std::{
@@ -24,6 +24,7 @@ use crate::{
     lake::Lake,
     owner::Caller,
     ports::{BucketStore, Sidecar},
+    view_files::ViewFiles,
     worker::Duty,
     writer::Replayed,
 };
@@ -42,6 +43,8 @@ pub enum Chore {
     Purge,
     /// Bring the lists of deleted rows beside the files up to date.
     ListDeleted,
+    /// Bring the definitions of views in the primary bucket up to date.
+    WriteViews,
     /// Remove objects of a bucket that no event points at and that are older than the grace.
     SweepOrphans {
         /// The bucket.
@@ -56,6 +59,7 @@ pub(crate) struct HousekeepingDuty {
     pub sidecar: Arc<dyn Sidecar>,
     /// What the lists of deleted rows say: the datasets' last tombstones and changes of files.
     pub listed: Mutex<BTreeMap<String, (Seq, Seq)>>,
+    pub view_files: ViewFiles,
     pub orphan_grace: Duration,
     pub retention: Duration,
     /// The state as of the last snapshot, so that the next replays the tail only.
@@ -78,6 +82,7 @@ impl Duty for HousekeepingDuty {
                 let horizon = self.lake.now() - micros(self.orphan_grace);
                 self.sweep(bucket, horizon).await
             }
+            Chore::WriteViews => self.write_views().await,
         };
         if let Err(error) = result {
             tracing::warn!(?chore, %error, "chore failed, it comes again");
@@ -166,6 +171,15 @@ impl HousekeepingDuty {
             self.listed.lock().insert(dataset.id.clone(), stamp);
         }
         Ok(())
+    }
+
+    async fn write_views(&self) -> Result<(), LakeError> {
+        let catalog = self.lake.catalog();
+        let store = self.store.as_ref();
+        let written = self
+            .view_files
+            .write(store, self.lake.primary(), &catalog.state);
+        Ok(written.await?)
     }
 }
 

@@ -24,6 +24,7 @@ mod sweep;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod view_files;
 mod worker;
 mod writer;
 

@@ -73,6 +73,7 @@ pub(crate) async fn run(lake: Lake, triggers: Vec<Trigger>) {
         lake.poke_pending();
         // A full worker gets them at the next tick.
         let _ = lake.chore(Chore::ListDeleted);
+        let _ = lake.chore(Chore::WriteViews);
         if ticks.is_multiple_of(UPKEEP_TICKS) {
             let _ = lake.chore(Chore::Purge);
             let _ = lake.chore(Chore::Archive);

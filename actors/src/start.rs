@@ -37,6 +37,7 @@ use crate::{
     refresh::RefreshDuty,
     scheduler::{self, Trigger},
     supervision::Tree,
+    view_files::ViewFiles,
     worker::{Claims, Duty, Worker},
     writer::{Journal, RebuildError},
 };
@@ -235,6 +236,7 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
                 store: Arc::clone(&parts.buckets),
                 sidecar: Arc::clone(&parts.sidecar),
                 listed: Mutex::default(),
+                view_files: ViewFiles::default(),
                 orphan_grace: parts.orphan_grace,
                 retention: parts.retention,
                 shadow: Mutex::new(Some(state)),

@@ -2,7 +2,7 @@
 //! reach the files through this; `compaction` and `sidecar` are ports of the same tables.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::Read,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
@@ -19,7 +19,7 @@ use lakehouse_actors::{
 };
 use lakehouse_journal::model::{
     ErrorKind,
-    catalog::{Dataset, DeletionVector, FileEntry, SchemaDoc},
+    catalog::{Dataset, DeletionVector, FileEntry, Proposal, SchemaDoc},
     event::DeletedRows,
 };
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
@@ -269,6 +269,10 @@ impl StagedTable for LakeStaged {
 
     fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    fn proposals(&self) -> BTreeMap<String, Proposal> {
+        self.staged.proposals.clone()
     }
 
     async fn load_keys(&self) -> Result<(), PortError> {

@@ -69,7 +69,13 @@ struct Ending {
 
 impl ActiveQueries {
     /// Registers a query that reads the snapshot at `snapshot`, until the lease is dropped.
+    #[cfg(test)]
     pub fn register(self: &Arc<Self>, snapshot: Seq) -> Arc<Lease> {
+        self.register_for(snapshot, false)
+    }
+
+    /// As `register`; a guarded query's errors are told in fixed words.
+    pub fn register_for(self: &Arc<Self>, snapshot: Seq, guarded: bool) -> Arc<Lease> {
         let ending = Ending::default();
         let mut running = self.running.lock();
         running.next += 1;
@@ -83,6 +89,7 @@ impl ActiveQueries {
             registry: Arc::clone(self),
             key,
             ending,
+            guarded,
         })
     }
 
@@ -167,6 +174,7 @@ pub(super) struct Lease {
     registry: Arc<ActiveQueries>,
     key: (Seq, u64),
     ending: Ending,
+    guarded: bool,
 }
 
 impl Lease {
@@ -206,16 +214,21 @@ impl Lease {
     }
 
     /// The error as it is told: what fails because the query was ended, or because a file of its
-    /// snapshot was removed after a drain, is the snapshot's end.
+    /// snapshot was removed after a drain, is the snapshot's end; a guarded query's is in fixed words.
     pub fn told(&self, error: QueryError) -> QueryError {
         let ended = self.ending.token.is_cancelled();
         let drained_before = self.registry.drained_before.load(Ordering::Relaxed);
-        match error {
+        let told = match error {
             QueryError::Cancelled if ended => QueryError::SnapshotExpired,
             QueryError::Missing { .. } if ended || self.key.0 < drained_before => {
                 QueryError::SnapshotExpired
             }
             other => other,
+        };
+        if self.guarded {
+            told.in_fixed_words()
+        } else {
+            told
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The names that one session may use: the datasets of a snapshot that the caller may read, and the
+//! The names that one session may use: the datasets and views of a snapshot that the reader sees, and the
 //! tables of the schema `system` where they are given. What is not here does not exist for the caller.
 //! Built for each request by `session`; it cannot be changed through SQL.
 
@@ -15,7 +15,11 @@ use datafusion::{
 use lakehouse_journal::model::{catalog::CatalogState, error::near_names};
 use parking_lot::Mutex;
 
-use super::{DatasetTable, QueryError, facts::FactsCache};
+use super::{
+    DatasetTable, QueryError, Reader, SafeViewProvider,
+    facts::FactsCache,
+    policy::{Lens, RedactionKey},
+};
 
 /// The catalog that names without one belong to.
 pub(super) const CATALOG: &str = "lake";
@@ -23,9 +27,6 @@ pub(super) const CATALOG: &str = "lake";
 pub(super) const DATASETS: &str = "datasets";
 /// The schema of the daemon's own tables.
 pub(super) const SYSTEM: &str = "system";
-
-/// Whether a caller may read the dataset of a name.
-pub type Visible = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// The tables that a session gave out: plans may scan these and no others.
 #[derive(Debug, Default)]
@@ -49,10 +50,14 @@ impl Readable {
 /// What the names of one session resolve to.
 pub(super) struct Names {
     pub state: Arc<CatalogState>,
-    pub visible: Visible,
+    pub reader: Arc<Reader>,
+    pub key: RedactionKey,
     pub system: BTreeMap<String, Arc<dyn TableProvider>>,
     pub facts: Arc<FactsCache>,
-    pub readable: Arc<Readable>,
+    pub given: Arc<Readable>,
+    /// Whether there is a barrier, so that a test sees what it keeps.
+    #[cfg(test)]
+    pub barrier: bool,
 }
 
 impl std::fmt::Debug for Names {
@@ -62,15 +67,22 @@ impl std::fmt::Debug for Names {
 }
 
 impl Names {
+    /// Whether views lie behind a barrier: always.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests take the barrier away")]
+    pub fn has_barrier(&self) -> bool {
+        true
+    }
+
+    /// Whether views lie behind a barrier, which a test may take away to see what it keeps.
+    #[cfg(test)]
+    pub fn has_barrier(&self) -> bool {
+        self.barrier
+    }
+
     /// The error for a name that does not resolve, with names like it that do.
     pub fn missing(&self, name: &str) -> QueryError {
-        let visible: Vec<String> = self
-            .state
-            .datasets
-            .keys()
-            .filter(|name| (self.visible)(name))
-            .cloned()
-            .collect();
+        let visible: Vec<String> = self.readable().cloned().collect();
         let plain = name.rsplit('.').next().unwrap_or(name);
         let near = near_names(plain, visible.iter())
             .into_iter()
@@ -88,25 +100,51 @@ impl Names {
         }
     }
 
-    fn dataset(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let Some(dataset) = self
-            .state
-            .datasets
-            .get(name)
-            .filter(|_| (self.visible)(name))
-        else {
+    /// The names of datasets and views that there are for the reader.
+    fn readable(&self) -> impl Iterator<Item = &String> {
+        let datasets = self.state.datasets.keys();
+        let views = self.state.views.keys();
+        datasets
+            .filter(|name| self.reader.sees_dataset(name))
+            .chain(views.filter(|name| self.reader.sees_view(name)))
+    }
+
+    /// The one place where a name becomes rows: what the reader sees of it, and no more.
+    fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let external = |error| DataFusionError::External(Box::new(error));
+        let lens = Lens::of(&self.state, name, &self.reader, &self.key).map_err(external)?;
+        let Some(lens) = lens else {
             return Ok(None);
         };
-        let table = DatasetTable::new(Arc::clone(dataset), Arc::clone(&self.facts))
-            .map_err(|error| DataFusionError::External(Box::new(error)))?;
-        let table: Arc<dyn TableProvider> = Arc::new(table);
-        self.readable.add(&table);
+        let facts = Arc::clone(&self.facts);
+        let table: Arc<dyn TableProvider> = if lens.is_clear() && !self.reader.is_guarded() {
+            Arc::new(DatasetTable::new(lens.dataset, facts).map_err(external)?)
+        } else {
+            self.behind_barrier(lens, facts)
+        };
+        self.given.add(&table);
         Ok(Some(table))
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "tests take the barrier away")]
+    fn behind_barrier(&self, lens: Lens, facts: Arc<FactsCache>) -> Arc<dyn TableProvider> {
+        Arc::new(SafeViewProvider::new(lens, facts))
+    }
+
+    #[cfg(test)]
+    fn behind_barrier(&self, lens: Lens, facts: Arc<FactsCache>) -> Arc<dyn TableProvider> {
+        let view = SafeViewProvider::new(lens, facts);
+        Arc::new(if self.barrier {
+            view
+        } else {
+            view.without_barrier()
+        })
     }
 
     fn system(&self, name: &str) -> Option<Arc<dyn TableProvider>> {
         let table = self.system.get(name).cloned()?;
-        self.readable.add(&table);
+        self.given.add(&table);
         Some(table)
     }
 }
@@ -177,24 +215,20 @@ impl SchemaProvider for SessionSchema {
         if self.system {
             return self.names.system.keys().cloned().collect();
         }
-        let names = self.names.state.datasets.keys();
-        names
-            .filter(|name| (self.names.visible)(name))
-            .cloned()
-            .collect()
+        self.names.readable().cloned().collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         if self.system {
             return Ok(self.names.system(name));
         }
-        self.names.dataset(name)
+        self.names.table(name)
     }
 
     fn table_exist(&self, name: &str) -> bool {
         if self.system {
             return self.names.system.contains_key(name);
         }
-        self.names.state.datasets.contains_key(name) && (self.names.visible)(name)
+        self.names.readable().any(|known| known == name)
     }
 }

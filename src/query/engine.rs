@@ -27,6 +27,7 @@ use super::{
     catalog::{CATALOG, DATASETS},
     facts::FactsCache,
     memory::PartOfPool,
+    policy::RedactionKey,
     session::{QuerySession, SessionTables},
     store::{LakeRegistry, LakeStore, lake_path},
 };
@@ -102,6 +103,9 @@ pub struct QueryEngine {
     config: QueryConfig,
     template: ArcSwap<SessionState>,
     facts: Arc<FactsCache>,
+    redaction_key: RedactionKey,
+    #[cfg(test)]
+    barrier: bool,
     active: Arc<ActiveQueries>,
     store: Arc<dyn ObjectStore>,
     runtime: Option<Runtime>,
@@ -138,11 +142,40 @@ impl QueryEngine {
         Ok(Self {
             template: ArcSwap::from_pointee(template(&config, env)),
             facts: Arc::new(FactsCache::default()),
+            redaction_key: RedactionKey::random()?,
+            #[cfg(test)]
+            barrier: true,
             active: Arc::default(),
             store,
             runtime: Some(runtime),
             config,
         })
+    }
+
+    /// The same with the secret that hashes and tokens are made with; without, they last as long as the
+    /// engine.
+    #[must_use]
+    pub fn with_redaction_key(mut self, key: RedactionKey) -> Self {
+        self.redaction_key = key;
+        self
+    }
+
+    /// The same with views that are no barriers, so that a test sees what these keep.
+    #[cfg(test)]
+    #[must_use]
+    pub fn without_barrier(mut self) -> Self {
+        self.barrier = false;
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_barrier(&self) -> bool {
+        self.barrier
+    }
+
+    /// The secret behind hashes and tokens.
+    pub fn redaction_key(&self) -> RedactionKey {
+        self.redaction_key
     }
 
     /// A session for one request: it sees `tables` and nothing else.

@@ -30,6 +30,24 @@ pub enum QueryError {
     /// Something other than one plain query.
     #[error("only queries are allowed: {0}")]
     NotAllowed(String),
+    /// A view whose definition no longer fits its dataset, or that failed beneath its barrier.
+    #[error("view `{0}` cannot be read as it is defined")]
+    ViewBroken(String),
+    /// Single rows of a table that tells of groups only.
+    #[error(
+        "only counts, sums, averages and deviations over at least {0} rows are told, of plain columns"
+    )]
+    GroupsOnly(u64),
+    /// What an agent is told: fixed words, whatever the cause.
+    #[error("{text}")]
+    Fixed {
+        /// The kind.
+        kind: ErrorKind,
+        /// The stable word.
+        code: &'static str,
+        /// The words.
+        text: &'static str,
+    },
     /// Longer, deeper or wider than is planned safely.
     #[error("the statement is too complex: {what} {found}, at most {limit} allowed")]
     TooComplex {
@@ -93,9 +111,13 @@ impl QueryError {
             }
             Self::DatasetNotFound { .. } => ErrorKind::NotFound,
             Self::ColumnNotFound(_) => ErrorKind::Invalid,
-            Self::NotAllowed(_) | Self::Memory | Self::Execution(_) | Self::TooManyRows(_) => {
-                ErrorKind::Unprocessable
-            }
+            Self::NotAllowed(_)
+            | Self::Memory
+            | Self::Execution(_)
+            | Self::TooManyRows(_)
+            | Self::ViewBroken(_)
+            | Self::GroupsOnly(_) => ErrorKind::Unprocessable,
+            Self::Fixed { kind, .. } => *kind,
             Self::Timeout(_) => ErrorKind::Timeout,
             Self::Unavailable { .. }
             | Self::Missing { .. }
@@ -115,6 +137,9 @@ impl QueryError {
             Self::DatasetNotFound { .. } => "dataset_not_found",
             Self::ColumnNotFound(_) => "column_not_found",
             Self::NotAllowed(_) => "statement_not_allowed",
+            Self::ViewBroken(_) => "view_broken",
+            Self::GroupsOnly(_) => "groups_only",
+            Self::Fixed { code, .. } => code,
             Self::TooComplex { .. } => "statement_too_complex",
             Self::Timeout(_) => "query_timeout",
             Self::Memory => "memory_limit",
@@ -126,6 +151,39 @@ impl QueryError {
             Self::TooManyRows(_) => "row_limit",
             Self::Unaudited => "audit_unavailable",
             Self::Internal(_) => "internal",
+        }
+    }
+
+    /// The same in words that depend on the kind of error only: no name, value, type or number of the
+    /// statement or of what it read is in them.
+    #[must_use]
+    pub fn in_fixed_words(self) -> Self {
+        let text = match &self {
+            Self::Invalid(_) => "the statement does not parse, or does not fit the views",
+            Self::BadParameter(_) => "the parameters do not fit the statement",
+            Self::DatasetNotFound { .. } => "no view of that name, or none that you may read",
+            Self::ColumnNotFound(_) => "a view has no column of that name",
+            Self::NotAllowed(_) => "only plain queries over views are allowed",
+            Self::TooComplex { .. } => "the statement is too complex",
+            Self::Timeout(_) => "the query took too long",
+            Self::Memory => "the query needs more memory than queries may use",
+            Self::Execution(_) => "the data does not allow the query",
+            Self::ViewBroken(_) => "a view cannot be read as it is defined",
+            Self::GroupsOnly(_) => "a view tells of groups of rows only",
+            Self::Unavailable { .. } | Self::Missing { .. } => "a bucket does not answer",
+            Self::Corrupt { .. } => "a file is damaged",
+            Self::Cancelled => "the query was cancelled",
+            Self::SnapshotExpired => "the query read rows that were erased meanwhile; ask again",
+            Self::Internal(cause) => {
+                tracing::error!(%cause, "a query failed inside the engine");
+                "the query failed inside the engine"
+            }
+            Self::TooManyRows(_) | Self::Unaudited | Self::Fixed { .. } => return self,
+        };
+        Self::Fixed {
+            kind: self.kind(),
+            code: self.code(),
+            text,
         }
     }
 

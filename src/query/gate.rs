@@ -2,25 +2,23 @@
 //! out of stack or time on it. Works on tokens first, without recursion, so that it is safe on any
 //! thread; then looks at the parsed statement; and, after planning, at the plan. Called by `session`.
 
-use datafusion::{
-    catalog::cte_worktable::CteWorkTable,
-    common::{Result as EngineResult, tree_node::TreeNodeRecursion},
-    datasource::source_as_provider,
-    logical_expr::LogicalPlan,
-    sql::{
-        parser::Statement as EngineStatement,
-        resolve::resolve_table_references,
-        sqlparser::{
-            ast::{Query, SetExpr, Statement},
-            dialect::GenericDialect,
-            keywords::Keyword,
-            parser::Parser,
-            tokenizer::{Token, TokenWithSpan, Tokenizer},
-        },
+mod plan;
+
+use datafusion::sql::{
+    parser::Statement as EngineStatement,
+    resolve::resolve_table_references,
+    sqlparser::{
+        ast::{Query, SetExpr, Statement},
+        dialect::GenericDialect,
+        keywords::Keyword,
+        parser::Parser,
+        tokenizer::{Token, TokenWithSpan, Tokenizer},
     },
 };
 
-use super::{QueryError, catalog::Readable};
+pub(super) use plan::{check_leaves, check_plan};
+
+use super::QueryError;
 
 /// How large a statement may be.
 #[derive(Debug, Clone)]
@@ -62,6 +60,14 @@ impl GateLimits {
             selects_max: 16,
             joins_max: 16,
             ..Self::default()
+        }
+    }
+
+    /// What an agent's statement may be: no larger than others, and smaller where these are large.
+    pub fn of_agents(others: &Self) -> Self {
+        Self {
+            bytes_max: others.bytes_max.min(64 * 1024),
+            ..others.clone()
         }
     }
 }
@@ -126,6 +132,20 @@ fn other_verb(tokens: &[TokenWithSpan]) -> Option<String> {
         Keyword::FROM,
     ];
     (!query.contains(&word.keyword)).then(|| word.value.to_ascii_uppercase())
+}
+
+/// Refuses a text that is longer, deeper or has longer chains than planning is safe for.
+///
+/// # Errors
+/// [`QueryError::TooComplex`], and [`QueryError::Invalid`] for what is no text of SQL.
+pub(super) fn check_shape(sql: &str, limits: &GateLimits) -> Result<(), QueryError> {
+    check("bytes", sql.len(), limits.bytes_max)?;
+    let mut tokens = Tokenizer::new(&GenericDialect {}, sql)
+        .tokenize_with_location()
+        .map_err(|error| QueryError::Invalid(error.to_string()))?;
+    tokens.retain(|token| !matches!(token.token, Token::Whitespace(_)));
+    check("tokens", tokens.len(), limits.tokens_max)?;
+    Shape::default().measure(&tokens, limits)
 }
 
 fn check(what: &'static str, found: usize, limit: usize) -> Result<(), QueryError> {
@@ -355,58 +375,6 @@ fn unsafe_body(body: &SetExpr) -> Option<&'static str> {
         SetExpr::Merge(_) => Some("MERGE"),
         SetExpr::Table(_) => Some("TABLE"),
     }
-}
-
-/// Lets a plan through that consists of query nodes over readable tables only, subqueries included.
-///
-/// # Errors
-/// [`QueryError::NotAllowed`] for any other node.
-pub(super) fn check_plan(plan: &LogicalPlan, readable: &Readable) -> Result<(), QueryError> {
-    let mut refused = None;
-    let walked: EngineResult<TreeNodeRecursion> = plan.apply_with_subqueries(|node| {
-        if let Some(what) = refused_node(node, readable) {
-            refused = Some(what);
-            return Ok(TreeNodeRecursion::Stop);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    walked.map_err(|error| QueryError::from_engine(&error, &[]))?;
-    refused.map_or(Ok(()), |what| Err(QueryError::NotAllowed(what)))
-}
-
-fn refused_node(node: &LogicalPlan, readable: &Readable) -> Option<String> {
-    let what = match node {
-        LogicalPlan::Projection(_)
-        | LogicalPlan::Filter(_)
-        | LogicalPlan::Window(_)
-        | LogicalPlan::Aggregate(_)
-        | LogicalPlan::Sort(_)
-        | LogicalPlan::Join(_)
-        | LogicalPlan::Repartition(_)
-        | LogicalPlan::Union(_)
-        | LogicalPlan::EmptyRelation(_)
-        | LogicalPlan::Subquery(_)
-        | LogicalPlan::SubqueryAlias(_)
-        | LogicalPlan::Limit(_)
-        | LogicalPlan::Values(_)
-        | LogicalPlan::Distinct(_)
-        | LogicalPlan::Unnest(_)
-        | LogicalPlan::RecursiveQuery(_) => return None,
-        LogicalPlan::TableScan(scan) => {
-            let known = source_as_provider(&scan.source).is_ok_and(|provider| {
-                provider.is::<CteWorkTable>() || readable.contains(&provider)
-            });
-            return (!known).then(|| "a table that is no dataset".to_owned());
-        }
-        LogicalPlan::Statement(_) => "a statement",
-        LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => "EXPLAIN",
-        LogicalPlan::Extension(_) => "an extension",
-        LogicalPlan::Dml(_) => "a change of rows",
-        LogicalPlan::Ddl(_) => "a change of tables",
-        LogicalPlan::Copy(_) => "COPY",
-        LogicalPlan::DescribeTable(_) => "DESCRIBE",
-    };
-    Some(what.to_owned())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, TableScan},
 };
 
-use super::DatasetTable;
+use super::{DatasetTable, SafeViewProvider};
 
 /// Columns of an answer that show row keys together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +90,14 @@ fn whole_keys(parts: usize, columns: &[(usize, usize)]) -> Vec<Vec<usize>> {
 /// The dataset that a scan reads, and the columns that show its row keys.
 fn keyed(scan: &TableScan) -> Option<(String, Vec<String>)> {
     let provider = source_as_provider(&scan.source).ok()?;
+    if let Some(view) = provider.downcast_ref::<SafeViewProvider>() {
+        let lens = view.lens();
+        let key = &lens.dataset.key;
+        // A key that is not shown as it is names no row.
+        let shown = key.iter().all(|column| lens.shows_plain(column));
+        let key = if shown { key.clone() } else { Vec::new() };
+        return Some((lens.dataset.id.clone(), key));
+    }
     let table = provider.downcast_ref::<DatasetTable>()?;
     let dataset = table.dataset();
     Some((dataset.id.clone(), dataset.key.clone()))

@@ -2,17 +2,22 @@
 //! bytes. The edge calls it with a published snapshot; it never writes and never opens the journal.
 
 pub mod active;
+pub mod barrier;
 pub mod cancel;
 pub mod catalog;
 pub mod engine;
 pub mod error;
 pub mod facts;
+mod functions;
 pub mod gate;
+mod groups;
 pub mod lineage;
 pub mod lookup;
 mod memory;
 pub mod output;
 pub mod params;
+pub mod policy;
+pub mod reader;
 pub mod row_key;
 pub mod scan;
 pub mod schema;
@@ -25,6 +30,7 @@ pub mod table;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod view;
 pub mod witness;
 
 pub use active::Drained;
@@ -38,8 +44,10 @@ pub use output::{
     row_texts, rows_json,
 };
 pub use params::Params;
-pub use schema::{arrow_schema, schema_doc, wide_keys};
+pub use reader::{Ceiling, Reader};
+pub use schema::{arrow_schema, schema_doc, type_text, wide_keys};
 pub use session::{Explained, QuerySession, SessionTables};
 pub use stream::QueryStream;
 pub use table::DatasetTable;
+pub use view::SafeViewProvider;
 pub use witness::{KeyTexts, Sources, Witness, key_texts};

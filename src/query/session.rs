@@ -29,11 +29,12 @@ use tokio::{
 };
 
 use super::{
-    DatasetTable, GateLimits, QueryEngine, QueryError,
+    DatasetTable, GateLimits, QueryEngine, QueryError, Reader, SafeViewProvider,
     active::Lease,
     cancel::StoppableJoins,
-    catalog::{Names, Readable, SYSTEM, SessionCatalogs, Visible},
-    gate::{check_plan, parse_query},
+    catalog::{Names, Readable, SYSTEM, SessionCatalogs},
+    gate::{check_leaves, check_plan, parse_query},
+    groups,
     lineage::Lineage,
     params::{Params, bind},
     stream::{Begun, QueryStream, Running},
@@ -50,20 +51,28 @@ pub struct SessionTables {
     pub state: Arc<CatalogState>,
     /// The journal position of the catalog whose files are read. Erasure waits for older ones.
     pub seq: Seq,
-    /// Which of its datasets the caller may read.
-    pub visible: Visible,
+    /// For whom it is read.
+    pub reader: Arc<Reader>,
     /// The tables of the schema `system`, by name; none for most callers.
     pub system: Vec<(String, Arc<dyn TableProvider>)>,
 }
 
 impl SessionTables {
-    /// Every dataset of the snapshot at this journal position.
+    /// Everything of the snapshot at this journal position, for work of the daemon itself.
     pub fn all(state: Arc<CatalogState>, seq: Seq) -> Self {
         Self {
             state,
             seq,
-            visible: Arc::new(|_| true),
+            reader: Arc::new(Reader::daemon()),
             system: Vec::new(),
+        }
+    }
+
+    /// What this reader sees of the snapshot at this journal position.
+    pub fn of_reader(state: Arc<CatalogState>, seq: Seq, reader: Reader) -> Self {
+        Self {
+            reader: Arc::new(reader),
+            ..Self::all(state, seq)
         }
     }
 
@@ -111,21 +120,29 @@ impl QuerySession {
     pub(super) fn new(engine: &QueryEngine, tables: SessionTables) -> Self {
         let names = Arc::new(Names {
             state: tables.state,
-            visible: tables.visible,
+            reader: tables.reader,
+            key: engine.redaction_key(),
             system: tables.system.into_iter().collect::<BTreeMap<_, _>>(),
             facts: Arc::clone(engine.facts()),
-            readable: Arc::new(Readable::default()),
+            given: Arc::new(Readable::default()),
+            #[cfg(test)]
+            barrier: engine.has_barrier(),
         });
+        let guarded = names.reader.is_guarded();
         let mut state = SessionState::clone(&engine.template());
         state.register_catalog_list(Arc::new(SessionCatalogs(Arc::clone(&names))));
         state.mark_start_execution();
         Self {
             state,
             names,
-            gate: engine.config().gate.clone(),
+            gate: if guarded {
+                GateLimits::of_agents(&engine.config().gate)
+            } else {
+                engine.config().gate.clone()
+            },
             timeout: engine.config().timeout,
             runtime: engine.handle(),
-            lease: engine.active().register(tables.seq),
+            lease: engine.active().register_for(tables.seq, guarded),
             witness: None,
         }
     }
@@ -238,6 +255,9 @@ impl QuerySession {
     /// # Errors
     /// Any [`QueryError`] of planning.
     pub async fn explain(self, sql: &str) -> Result<Explained, QueryError> {
+        if self.names.reader.is_guarded() {
+            return Err(QueryError::NotAllowed("EXPLAIN".to_owned()).in_fixed_words());
+        }
         self.lease.begin()?;
         let timeout = self.timeout;
         let runtime = self.runtime.clone();
@@ -245,7 +265,7 @@ impl QuerySession {
         let lease = Arc::clone(&self.lease);
         let task = runtime.spawn(async move {
             let statement = parse_query(&sql, &self.gate)?;
-            let plan = self.plan(statement).await?;
+            let plan = groups::enforce(self.plan(statement).await?)?;
             let plan = self.optimized(&plan)?;
             let physical = self.physical(&plan, &[]).await?;
             Ok(Explained {
@@ -280,7 +300,7 @@ impl QuerySession {
         limit: Option<usize>,
     ) -> Result<Ready, QueryError> {
         let statement = parse_query(sql, &self.gate)?;
-        let plan = bind(self.plan(statement).await?, params)?;
+        let plan = groups::enforce(bind(self.plan(statement).await?, params)?)?;
         let (names, buckets) = sources(&plan)?;
         let engine = |error| QueryError::from_engine(&error, &buckets);
         let lineage = Lineage::of(&plan).map_err(engine)?;
@@ -310,7 +330,7 @@ impl QuerySession {
             let error = QueryError::from_engine(&error, &[]);
             self.unknown_table(&error).unwrap_or(error)
         })?;
-        check_plan(&plan, &self.names.readable)?;
+        check_plan(&plan, &self.names.given, self.names.reader.is_guarded())?;
         Ok(plan)
     }
 
@@ -330,6 +350,9 @@ impl QuerySession {
             .create_physical_plan(plan, &self.state)
             .await
             .map_err(|error| QueryError::from_engine(&error, buckets))?;
+        if self.names.reader.is_guarded() && self.names.has_barrier() {
+            check_leaves(&physical)?;
+        }
         StoppableJoins(self.lease.flag().clone())
             .optimize(physical, self.state.config_options())
             .map_err(|error| QueryError::from_engine(&error, buckets))
@@ -368,6 +391,9 @@ fn sources(plan: &LogicalPlan) -> Result<(Vec<String>, Vec<String>), QueryError>
                 datasets.push(table.dataset().name.clone());
                 let files = table.dataset().files.iter();
                 buckets.extend(files.map(|file| file.entry.bucket.clone()));
+            } else if let Some(view) = provider.downcast_ref::<SafeViewProvider>() {
+                datasets.push(view.lens().name.clone());
+                buckets.extend(view.buckets());
             } else if scan.table_name.schema() == Some(SYSTEM) {
                 datasets.push(format!("{SYSTEM}.{}", scan.table_name.table()));
             }

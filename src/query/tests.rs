@@ -15,11 +15,14 @@ use lakehouse_journal::model::ErrorKind;
 use serde_json::json;
 
 use super::{
-    GateLimits, QueryError, SessionTables, rows_json,
+    GateLimits, QueryError, Reader, SessionTables, rows_json,
     testing::{Lake, people},
 };
 
+mod barrier;
 mod draining;
+mod groups;
+mod policies;
 mod visible_rows;
 
 fn on<T>(work: impl Future<Output = T>) -> T {
@@ -93,7 +96,7 @@ fn names_that_are_not_granted_do_not_exist() {
         let tables = || SessionTables {
             state: Arc::new(lake.state.clone()),
             seq: 1,
-            visible: Arc::new(|name: &str| name == "orders"),
+            reader: Arc::new(Reader::nobody("somebody").only(["orders".to_owned()])),
             system: Vec::new(),
         };
         for sql in ["SELECT * FROM people", "SELECT * FROM peoples"] {

@@ -233,7 +233,7 @@ fn known(snapshot: &Snapshot, question: &Question<'_>) -> Vec<String> {
     let state = &snapshot.catalog.state;
     let mut names = tables_named(question.sql);
     names.extend(question.only.map(str::to_owned));
-    names.retain(|name| state.datasets.contains_key(name));
+    names.retain(|name| state.datasets.contains_key(name) || state.views.contains_key(name));
     names.sort_unstable();
     names.dedup();
     names

@@ -14,7 +14,10 @@ use std::{
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::StatusCode, web};
 use lakehouse_actors::Caller;
 use lakehouse_journal::{
-    model::access::{Role, Token},
+    model::{
+        access::{Role, Token},
+        catalog::{Redaction, Sensitivity},
+    },
     record::Actor,
 };
 
@@ -25,7 +28,10 @@ use super::{
     problem::Problem,
     request_id::RequestId,
 };
-use crate::limits::Holder;
+use crate::{
+    limits::Holder,
+    query::{Ceiling, Reader},
+};
 
 /// Longest `Idempotency-Key` that is taken.
 const KEY_LENGTH_MAX: usize = 200;
@@ -63,6 +69,35 @@ pub fn allowed(role: Role, permission: Permission) -> bool {
         Role::Auditor => matches!(permission, Ask | ReadCatalog | ReadJournal),
         // An agent asks questions; what it sees of the answer is what its views show.
         Role::Agent => permission == Ask,
+    }
+}
+
+/// The highest class of columns that a role sees as they are, and what stands for the others; an admin
+/// sees everything.
+pub fn ceiling(role: Role) -> Option<Ceiling> {
+    let (class, instead) = match role {
+        Role::Admin => return None,
+        Role::Operator => (Sensitivity::Pii, Redaction::Null {}),
+        Role::Analyst => (Sensitivity::Internal, Redaction::Tokenize { domain: None }),
+        Role::Agent | Role::Auditor => (Sensitivity::Internal, Redaction::Null {}),
+    };
+    Some(Ceiling {
+        class,
+        rule: instead,
+    })
+}
+
+/// For whom a token reads: an agent its views, an auditor nothing, others every dataset and view, each
+/// within its role's ceiling.
+pub fn reader(token: &Token) -> Reader {
+    let name = token.name.clone();
+    let ceiling = ceiling(token.role);
+    match (token.role, ceiling) {
+        (Role::Agent, Some(ceiling)) => Reader::agent(name, token.views.iter().cloned(), ceiling),
+        (Role::Agent | Role::Auditor, _) => Reader::nobody(name),
+        (Role::Admin | Role::Operator | Role::Analyst, ceiling) => {
+            Reader::of_everything(name, ceiling)
+        }
     }
 }
 
@@ -157,6 +192,11 @@ impl<P: Needs> May<P> {
             request_id: self.request_id.clone(),
             on_behalf_of: self.on_behalf_of.clone(),
         }
+    }
+
+    /// For whom the caller reads: every read path asks this.
+    pub fn reader(&self) -> Reader {
+        reader(&self.token).on_behalf_of(self.on_behalf_of.clone())
     }
 
     /// Whether the role has a further permission.

@@ -33,6 +33,7 @@ pub mod system;
 pub mod times;
 pub mod tools;
 pub mod vectors;
+pub mod views;
 
 use std::{sync::Arc, time::Instant};
 
@@ -93,6 +94,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
     jobs::routes(config);
     query::routes(config);
     vectors::routes(config);
+    views::routes(config);
     journal::routes(config);
     storage::routes(config);
     access::routes(config);

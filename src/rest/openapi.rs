@@ -8,7 +8,7 @@ use utoipa::{
 
 use super::{
     access, audit, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal,
-    mcp, problem, query, receipts, storage, tools, vectors,
+    mcp, problem, query, receipts, storage, tools, vectors, views,
 };
 
 /// `/openapi.json`
@@ -26,6 +26,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         catalog::list, catalog::show, catalog::patch, catalog::remove,
         catalog::tombstone, catalog::tombstones, catalog::compact, deletion::delete_where,
         erasure::show, erasure::erase,
+        views::define, views::list, views::show, views::remove, views::preview, views::diff,
         ingest::file, ingest::postgres::db,
         jobs::list, jobs::show,
         query::sql, query::explain,

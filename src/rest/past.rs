@@ -58,6 +58,8 @@ impl Snapshot {
                 }
             }
         }
+        // Whatever the time that is asked of, a view is today's policy.
+        past.views = now.state.views.clone();
         for (name, index) in &now.state.indexes {
             if let Some(index) = index_then(index, then.indexes.get(name)) {
                 past.indexes.insert(name.clone(), Arc::new(index));

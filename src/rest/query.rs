@@ -145,16 +145,18 @@ pub(super) fn session<P: Needs>(
     snapshot: &Snapshot,
     only: Option<&str>,
 ) -> Result<QuerySession, Problem> {
-    let reads_rows = may.also(Permission::ReadData);
     let reads_system = may.also(Permission::ReadJournal);
     // Making these tables reads the journal: only for a statement that names the schema.
     let names_system = only.is_none() && sql.to_ascii_lowercase().contains("system");
     let catalog = &snapshot.catalog;
-    let only = only.map(str::to_owned);
+    let reader = match only {
+        Some(name) => may.reader().and_only(name),
+        None => may.reader(),
+    };
     let tables = SessionTables {
         state: Arc::new(catalog.state.clone()),
         seq: catalog.seq,
-        visible: Arc::new(move |name| reads_rows && only.as_ref().is_none_or(|only| only == name)),
+        reader: Arc::new(reader),
         system: if reads_system && names_system {
             system::tables(edge, sql)?
         } else {

@@ -1,7 +1,7 @@
 //! What a caller can ask about: the tables and indexes of its session, described. For listings only; what a
 //! statement reads is decided by the session.
 
-use lakehouse_journal::model::catalog::Dataset;
+use lakehouse_journal::model::catalog::{CatalogState, Index};
 use serde::Serialize;
 
 use super::{
@@ -9,7 +9,10 @@ use super::{
     auth::{May, Needs, Permission},
     problem::Problem,
 };
-use crate::query::{ColumnDoc, arrow_schema, column_docs};
+use crate::query::{
+    ColumnDoc, QueryError, column_docs,
+    policy::{Lens, way},
+};
 
 /// A table that a caller can read.
 #[derive(Debug, Clone, Serialize)]
@@ -26,36 +29,49 @@ pub struct Table {
     pub key: Option<String>,
 }
 
-/// The tables of a caller, in the order of their names.
+/// The tables of a caller, in the order of their names. A view that no longer fits its dataset is none.
 ///
 /// # Errors
 /// 500 when a schema cannot be read.
 pub fn tables<P: Needs>(edge: &Edge, may: &May<P>) -> Result<Vec<Table>, Problem> {
-    if !may.also(Permission::ReadData) {
-        return Ok(Vec::new());
-    }
     let catalog = edge.lake.catalog();
-    catalog
-        .state
-        .datasets
-        .values()
-        .map(|dataset| of_dataset(dataset))
-        .collect()
+    let (state, reader) = (&catalog.state, may.reader());
+    let mut names: Vec<&String> = state.datasets.keys().chain(state.views.keys()).collect();
+    names.sort_unstable();
+    let mut tables = Vec::new();
+    for name in names {
+        match Lens::of(state, name, &reader, &edge.query.redaction_key()) {
+            Ok(Some(lens)) => tables.push(table(&catalog.state, &lens)),
+            Ok(None) | Err(QueryError::ViewBroken(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(tables)
 }
 
 /// The names of the indexes that a caller can search.
 pub fn indexes<P: Needs>(edge: &Edge, may: &May<P>) -> Vec<String> {
-    if !may.also(Permission::ReadData) {
-        return Vec::new();
-    }
-    edge.lake.catalog().state.indexes.keys().cloned().collect()
+    let catalog = edge.lake.catalog();
+    let (reader, key) = (may.reader(), edge.query.redaction_key());
+    let answers = |index: &Index| {
+        let way = way(&catalog.state, index, &reader, None, &key);
+        way.is_ok_and(|way| way.is_ok())
+    };
+    let indexes = catalog.state.indexes.values();
+    indexes
+        .filter(|index| may.also(Permission::ReadData) && answers(index))
+        .map(|index| index.name.clone())
+        .collect()
 }
 
-fn of_dataset(dataset: &Dataset) -> Result<Table, Problem> {
-    Ok(Table {
-        name: dataset.name.clone(),
-        description: Some(dataset.description.clone()).filter(|text| !text.is_empty()),
-        columns: column_docs(arrow_schema(&dataset.schema)?.as_ref()),
-        key: dataset.key.first().cloned(),
-    })
+fn table(state: &CatalogState, lens: &Lens) -> Table {
+    let view = state.views.get(&lens.name);
+    let description = view.map_or(&lens.dataset.description, |view| &view.spec.description);
+    let key = lens.dataset.key.first();
+    Table {
+        name: lens.name.clone(),
+        description: Some(description.clone()).filter(|text| !text.is_empty()),
+        columns: column_docs(&lens.schema),
+        key: key.filter(|column| lens.shows_plain(column)).cloned(),
+    }
 }

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod daemon;
+pub mod hostile;
 pub mod rows;
 pub mod scan;
 pub mod wired;

@@ -5,7 +5,7 @@
 mod lake;
 mod share;
 mod single;
-mod table;
+pub(super) mod table;
 mod written;
 
 use std::path::PathBuf;

@@ -19,7 +19,7 @@ use rand::{SeedableRng as _, rngs::StdRng, seq::index};
 use super::super::tpch::{BATCH_ROWS, Batches};
 
 /// The key column.
-pub(super) const KEY: &str = "id";
+pub(in crate::bench) const KEY: &str = "id";
 /// Digits of the decimals, and of them behind the point.
 const HOURS: (u8, i8) = (6, 2);
 const AMOUNT: (u8, i8) = (12, 2);
@@ -84,7 +84,7 @@ pub(super) fn row(key: u64) -> Row {
 }
 
 /// The columns.
-pub(super) fn schema() -> SchemaRef {
+pub(in crate::bench) fn schema() -> SchemaRef {
     let field = |name: &str, kind| Field::new(name, kind, false);
     let approved = DataType::Timestamp(TimeUnit::Millisecond, None);
     Arc::new(Schema::new(vec![
@@ -100,7 +100,7 @@ pub(super) fn schema() -> SchemaRef {
 }
 
 /// The rows of the keys 1 to `rows`, in their order.
-pub(super) fn batches(rows: u64) -> Batches {
+pub(in crate::bench) fn batches(rows: u64) -> Batches {
     let starts = (1..=rows).step_by(BATCH_ROWS);
     Box::new(starts.map(move |start| batch(start, rows.min(start + BATCH_ROWS as u64 - 1))))
 }

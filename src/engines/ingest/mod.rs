@@ -14,6 +14,7 @@
 //!   anything else as its JSON text. A field that a row leaves out is NULL.
 
 mod blocks;
+mod classes;
 mod columnar;
 mod csv;
 mod error;
@@ -333,6 +334,7 @@ fn finish(ready: Ready, setup: &Setup, dir: StagingDir) -> Result<Staged, Ingest
         rows: written.rows,
         superseded_rows,
         batches: written.batches,
+        proposals: written.proposals,
         source_bytes: received.bytes,
         source_blake3: received.blake3,
         dir,

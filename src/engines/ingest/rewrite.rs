@@ -110,6 +110,7 @@ impl Rewrite {
             rows: self.rows,
             superseded_rows: 0,
             batches: self.batches,
+            proposals: std::collections::BTreeMap::new(),
             source_bytes,
             source_blake3: source_hash,
             dir: self.dir,

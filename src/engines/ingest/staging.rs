@@ -2,9 +2,11 @@
 //! The directory goes when its guard is dropped, so an ingest that fails leaves nothing;
 //! the caller takes the files by moving them and then dropping, or by keeping the directory.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
+use lakehouse_journal::model::catalog::Proposal;
 use roaring::RoaringTreemap;
 
 use super::error::IngestError;
@@ -67,6 +69,8 @@ pub struct Staged {
     pub superseded_rows: u64,
     /// Blocks of rows that were written.
     pub batches: u64,
+    /// What columns look like that hold data about people.
+    pub proposals: BTreeMap<String, Proposal>,
     /// Size of the body as received, in bytes.
     pub source_bytes: u64,
     /// blake3 of the body as received, in hex: equal bytes have equal hashes.

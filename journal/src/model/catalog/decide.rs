@@ -14,8 +14,8 @@ use crate::{
         event::{
             CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, FilesCommitted,
             FilesCompacted, FilesPurged, FilesScrubbed, GenerationBuilt, GenerationFailed,
-            GenerationRequested, GenerationsRetired, IndexDropped, IndexPromoted,
-            ObjectsDeleted, RowsErased,
+            GenerationRequested, GenerationsRetired, IndexDropped, IndexPromoted, ObjectsDeleted,
+            RowsErased,
         },
     },
     record::{Micros, Seq},
@@ -358,9 +358,6 @@ impl CatalogState {
             .into(),
         );
         Ok(events)
-    }
-            .into(),
-        ])
     }
 
     fn request_generation(&self, name: &str, stamp: &Stamp) -> Decision {

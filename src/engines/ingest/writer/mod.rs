@@ -6,6 +6,7 @@ mod files;
 mod lanes;
 mod layout;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,12 +14,14 @@ use std::sync::atomic::Ordering;
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
+use lakehouse_journal::model::catalog::Proposal;
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
 use parquet::errors::ParquetError;
 use parquet::file::writer::SerializedFileWriter;
 
 use super::Progress;
+use super::classes::Detector;
 use super::error::IngestError;
 use super::keys::{KeyOrder, KeyPlan, KeySpan};
 use super::parallel::{Permit, Pool};
@@ -53,6 +56,7 @@ pub(super) struct Written {
     pub files: Vec<StagedFile>,
     pub rows: u64,
     pub batches: u64,
+    pub proposals: BTreeMap<String, Proposal>,
     /// Whether every key was greater than the one before it, so that none comes twice.
     pub keys_increase: bool,
 }
@@ -71,6 +75,7 @@ pub(super) struct Sink {
     next_group: u64,
     rows: u64,
     batches: u64,
+    detector: Detector,
 }
 
 struct Output {
@@ -107,6 +112,7 @@ impl Sink {
             next_group: 0,
             rows: 0,
             batches: 0,
+            detector: Detector::default(),
         }
     }
 
@@ -134,6 +140,7 @@ impl Sink {
                 self.close_group();
             }
         }
+        self.detector.see(batch);
         let mut offset = 0;
         while offset < batch.num_rows() {
             let taken = self.push_part(batch, offset, permit)?;
@@ -212,6 +219,7 @@ impl Sink {
             files,
             rows: self.rows,
             batches: self.batches,
+            proposals: self.detector.proposals(),
             keys_increase: self.order.strict,
         })
     }
