@@ -73,9 +73,9 @@ async fn every_route_has_a_rule_and_every_rule_a_route() {
     let daemon = Daemon::start();
     let document = daemon.admin().get("/openapi.json").await.ok();
     let (documented, rules) = (documented(&document), rules());
-    let ruled: BTreeSet<String> = rules.keys().cloned().collect();
-    let without: Vec<_> = documented.difference(&ruled).collect();
-    let stale: Vec<_> = ruled.difference(&documented).collect();
+    let listed: BTreeSet<String> = rules.keys().cloned().collect();
+    let without: Vec<_> = documented.difference(&listed).collect();
+    let stale: Vec<_> = listed.difference(&documented).collect();
     assert!(
         without.is_empty() && stale.is_empty(),
         "no rule: {without:#?}\nno route: {stale:#?}"

@@ -110,6 +110,7 @@ fn candidates(twin: Twin) -> RecordBatch {
                 15_000 + day * 17
             }
         })
+        .map(Some)
         .collect();
     let names = texts(&people, |person| {
         let first = char::from(b'A' + u8::try_from(person.id % 20).unwrap());
