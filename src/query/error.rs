@@ -222,6 +222,12 @@ impl QueryError {
             DataFusionError::Execution(text) => Self::Execution(first_line(text)),
             DataFusionError::ArrowError(source, _) => from_arrow(source, buckets),
             DataFusionError::ExecutionJoin(source) if source.is_cancelled() => Self::Cancelled,
+            // The optimiser reads patterns before anything runs, and hands on what their parser says.
+            DataFusionError::External(source)
+                if source.to_string().starts_with("regex parse error") =>
+            {
+                Self::Invalid("the pattern is no regular expression".to_owned())
+            }
             other => Self::Internal(other.to_string()),
         }
     }

@@ -253,6 +253,10 @@ fn fallible() -> Vec<String> {
             "decode(CAST({} AS VARCHAR), 'hex')",
             "to_date(CAST({} AS VARCHAR))",
             "factorial(CAST({} AS BIGINT))",
+            "CAST({} AS DOUBLE)",
+            "CAST({} AS SMALLINT)",
+            "arrow_cast({}, 'Date32')",
+            "CAST({} AS TIME)",
             "chr(CAST({} AS BIGINT))",
         ] {
             let expression = expression.replace("{}", column);

@@ -75,7 +75,7 @@ fn a_filter_that_could_fail_or_do_more_is_refused() {
         "city = 7 + id",
         "id + 1 > 5",
         "regexp_like(city, '(')",
-        "city ~ 'x'",
+        "city ~ '^x[0-9]+$'",
         "city LIKE small",
         "id IN (SELECT 1)",
         "EXISTS (SELECT * FROM payroll)",
@@ -248,7 +248,8 @@ fn is_redacted(rule: &Redaction, base: &ArrayRef, seen: &ArrayRef, row: usize) -
         }
         Redaction::Constant { .. } => {
             let text = arrow::util::display::array_value_to_string(seen, row).unwrap();
-            ["7", "7.0", "true"].contains(&text.as_str()) || text.starts_with("1970-01-0")
+            ["7", "7.0", "true", "[7]", "{x: 7}"].contains(&text.as_str())
+                || text.starts_with("1970-01-0")
         }
         Redaction::Truncate { unit: Some(_), .. } => match seen.data_type() {
             DataType::Date32 => seen
