@@ -379,7 +379,8 @@ impl CatalogState {
         cascade: bool,
     ) -> Result<Vec<CatalogEvent>, ModelError> {
         let found = self.dependents(name);
-        if !cascade && !(found.views.is_empty() && found.indexes.is_empty()) {
+        let is_used = !found.views.is_empty() || !found.indexes.is_empty();
+        if is_used && !cascade {
             return Err(ModelError::InUse {
                 what,
                 name: name.to_owned(),
