@@ -1,4 +1,4 @@
-//! Every route by every role, out of the OpenAPI document: who may not is refused, whatever the name, and a
+//! Every route by every role, out of the `OpenAPI` document: who may not is refused, whatever the name, and a
 //! new route without a rule fails here.
 
 use std::collections::{BTreeMap, BTreeSet};

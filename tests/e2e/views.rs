@@ -1,6 +1,8 @@
 //! Views over REST: made, shown, previewed, compared, replaced, dropped; what an agent sees of the lake through
 //! one, and that nothing it can send shows more.
 
+use std::fmt::Write as _;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -22,14 +24,19 @@ fn people() -> String {
             }
         };
         let first = char::from(b'A' + u8::try_from(id % 20).unwrap());
-        csv.push_str(&format!(
-            "{id},{first}{CANARY}-{id},{CANARY}-{id}@x.org,{CANARY}-p-{id},{CANARY}-s-{id},{CANARY_NUMBER}{id:03},{},{},{},{},20{:02}-03-17\n",
+        let _ = writeln!(
+            csv,
+            "{id},{first}{CANARY}-{id},{CANARY}-{id}@x.org,{CANARY}-p-{id},{CANARY}-s-{id},{CANARY_NUMBER}{id:03},{},{},{},{},20{:02}-03-17",
             if blocked { "blocked" } else { "open" },
             shown(["Ulm", "Bonn", "Jena"]),
             shown(["writes rust", "writes sql", "keeps bees"]),
-            if blocked { format!("{CANARY_NUMBER}{id:03}.5") } else { format!("{}.5", id % 13) },
+            if blocked {
+                format!("{CANARY_NUMBER}{id:03}.5")
+            } else {
+                format!("{}.5", id % 13)
+            },
             10 + id % 10,
-        ));
+        );
     }
     csv
 }
@@ -418,10 +425,10 @@ async fn a_view_of_the_past_is_under_the_policy_of_today() {
 async fn classes_are_proposed_at_ingest_confirmed_by_patch_and_then_held() {
     let daemon = Daemon::start();
     let admin = daemon.admin();
-    let csv = "id,contact,card\n".to_owned()
-        + &(0..9)
-            .map(|id| format!("{id},p{id}@x.org,4111111111111111\n"))
-            .collect::<String>();
+    let mut csv = "id,contact,card\n".to_owned();
+    for id in 0..9 {
+        let _ = writeln!(csv, "{id},p{id}@x.org,4111111111111111");
+    }
     admin.create("people", &csv).await;
     let schema = |manifest: &Value, at: usize| manifest["schema"][at].clone();
     let manifest = admin.get("/catalog/datasets/people").await.ok();

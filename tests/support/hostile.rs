@@ -72,11 +72,19 @@ fn marks() -> Vec<String> {
         let plain = canary.to_lowercase();
         marks.push(plain.chars().rev().collect());
         for spelled in [canary.to_owned(), plain.clone(), canary.to_uppercase()] {
-            marks.push(spelled.bytes().map(|byte| format!("{byte:02x}")).collect());
+            marks.push(hex(&spelled));
         }
         marks.push(plain);
     }
     marks
+}
+
+fn hex(text: &str) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = text.bytes().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
 }
 
 /// What base64 makes of the text canary, wherever in a text it begins.
