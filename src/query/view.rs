@@ -48,6 +48,7 @@ impl SafeViewProvider {
 
     /// The same without a barrier, so that tests see what it keeps.
     #[cfg(test)]
+    #[must_use]
     pub fn without_barrier(mut self) -> Self {
         self.barrier = false;
         self

@@ -325,8 +325,8 @@ mod tests {
 
     #[test]
     fn an_agent_may_only_ask_and_an_admin_everything() {
-        assert!(allowed(Role::Agent, Permission::Ask));
         use Permission::{Administer, Delete, ReadCatalog, ReadData, ReadJournal, Write};
+        assert!(allowed(Role::Agent, Permission::Ask));
         for permission in [
             Administer,
             Delete,
