@@ -56,6 +56,8 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// Who turns text into vectors.
     pub embedding: EmbeddingConfig,
+    /// Where secrets are.
+    pub secrets: SecretsConfig,
     /// Where the daemon may connect to.
     pub egress: EgressConfig,
     /// What is written to standard error.
@@ -124,6 +126,9 @@ pub struct BucketConfig {
     /// Whether an S3 one may be spoken to without TLS.
     #[serde(default)]
     pub allow_http: bool,
+    /// Whether an S3 one stands in the path of a request (the default) or in its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_style: Option<bool>,
     /// The bucket that answers reads while this one does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rescue_bucket: Option<String>,
@@ -209,6 +214,16 @@ pub struct OpenaiConfig {
     pub secret: Option<String>,
 }
 
+/// Where secrets are, beside the environment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecretsConfig {
+    /// The file, which must be there then; `secrets.toml` in the data directory, if it is there, when
+    /// absent. A relative path starts at the data directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+}
+
 /// Where the daemon may connect to.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -251,6 +266,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             ingest: IngestConfig::default(),
             embedding: EmbeddingConfig::default(),
+            secrets: SecretsConfig::default(),
             egress: EgressConfig::default(),
             log: LogConfig::default(),
         }
@@ -342,6 +358,16 @@ impl Config {
             .collect()
     }
 
+    /// Endpoints of configured S3 buckets, as `host:port`: naming them here is leave to reach them.
+    pub fn bucket_endpoints(&self) -> Vec<String> {
+        let urls = self
+            .storage
+            .buckets
+            .iter()
+            .filter_map(|bucket| bucket.url.as_deref());
+        urls.filter_map(endpoint_of).collect()
+    }
+
     /// Puts the one local bucket in place that stands for "none configured".
     fn fill_in_primary(&mut self) {
         if self.storage.buckets.is_empty() {
@@ -370,6 +396,7 @@ impl BucketConfig {
             region: None,
             secret: None,
             allow_http: false,
+            path_style: None,
             rescue_bucket: None,
         }
     }
@@ -385,6 +412,7 @@ impl BucketConfig {
                 url: self.url.clone().unwrap_or_default(),
                 region: self.region.clone(),
                 secret: self.secret.clone(),
+                path_style: self.path_style,
                 rescue_bucket: self.rescue_bucket.clone(),
             },
         }
@@ -393,6 +421,16 @@ impl BucketConfig {
     fn local_root(&self, data_dir: &Path) -> PathBuf {
         data_dir.join(self.root.as_deref().unwrap_or(Path::new("")))
     }
+}
+
+/// `host:port` of a web address.
+fn endpoint_of(url: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    Some(format!(
+        "{}:{}",
+        url.host_str()?,
+        url.port_or_known_default()?
+    ))
 }
 
 /// Where a data directory's admin token stands.

@@ -37,6 +37,8 @@ use crate::{
     engines::{
         audit::AuditLog,
         buckets::LakeBuckets,
+        egress::EgressPolicy,
+        errors::BucketErrors,
         indexes::LakeIndexes,
         ingest::IngestLimits,
         issuer::Issuers,
@@ -44,7 +46,9 @@ use crate::{
         ledger::DirLedger,
         object_store::{Bucket, Buckets},
         receipts::SigningKey,
+        repair::LakeInspector,
         row_keys,
+        secrets::{self, SecretsProvider},
         sidecar::LakeSidecar,
         tables::LakeTables,
     },
@@ -78,18 +82,19 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     make_dirs(&config)?;
     let _lock = hold(&config.data_dir)?;
     let work = runtime()?;
-    let buckets = open_buckets(&config)?;
-    let store = Arc::new(LakeBuckets::new(Arc::clone(&buckets)));
+    let (buckets, secrets, store) = open_buckets(&config)?;
     let journal = open_journal(&config, work.handle(), &store)?;
     let system = actix_web::rt::System::new();
     let served = system.block_on(serve(
         config,
         work.handle().clone(),
-        buckets,
-        store,
+        (Arc::clone(&buckets), secrets, store),
         &journal,
     ));
     journal.committer().close();
+    if let Err(error) = buckets.errors().flush() {
+        tracing::warn!(%error, "the last bucket errors are not written");
+    }
     served
 }
 
@@ -153,20 +158,39 @@ fn runtime() -> anyhow::Result<Runtime> {
         .build()?)
 }
 
-fn open_buckets(config: &Config) -> anyhow::Result<Arc<Buckets>> {
-    let buckets = Arc::new(Buckets::new());
+type Stores = (Arc<Buckets>, Arc<dyn SecretsProvider>, Arc<LakeBuckets>);
+
+/// The configured buckets, with what opens further ones. A bucket that cannot be opened counts as down.
+fn open_buckets(config: &Config) -> anyhow::Result<Stores> {
+    let secrets = secrets::open(&config.data_dir, config.secrets.file.as_deref())?;
+    let secrets: Arc<dyn SecretsProvider> = Arc::new(secrets);
+    let errors = BucketErrors::open(&config.data_dir.join("errors"))
+        .context("the error journal cannot be read")?;
+    errors.write_in_background();
+    let buckets = Arc::new(Buckets::noting(errors));
+    let egress = bucket_egress(config);
+    let staging = config.data_dir.join("staging");
+    let store = LakeBuckets::new(Arc::clone(&buckets), Arc::clone(&secrets), egress, staging);
     for (name, spec) in config.bucket_specs() {
-        let bucket = Bucket::open(&name, &spec, &|_| None, false)
-            .with_context(|| format!("bucket `{name}` cannot be opened"))?;
-        if let Some(local) = &bucket.local {
+        store.open_or_broken(&name, &spec);
+        if let Some(local) = buckets.get(&name)?.local {
             // As with `staging`: nobody's any more, and it may hold any row.
             local
                 .remove_broken()
                 .with_context(|| format!("bucket `{name}` cannot be cleared of broken writes"))?;
         }
-        buckets.register(bucket);
     }
-    Ok(buckets)
+    Ok((buckets, secrets, Arc::new(store)))
+}
+
+/// Where buckets may be: endpoints of the configuration, and what `egress` names.
+fn bucket_egress(config: &Config) -> EgressPolicy {
+    let mut allow = config.egress.allow.clone();
+    allow.extend(config.bucket_endpoints());
+    EgressPolicy {
+        allow,
+        allow_loopback: false,
+    }
 }
 
 fn open_journal(
@@ -203,8 +227,7 @@ fn open_journal(
 async fn serve(
     config: Config,
     work: Handle,
-    buckets: Arc<Buckets>,
-    store: Arc<LakeBuckets>,
+    (buckets, secrets, store): Stores,
     journal: &Journal,
 ) -> anyhow::Result<()> {
     let receipts = SigningKey::open_or_make(&config.data_dir)
@@ -226,6 +249,7 @@ async fn serve(
     );
     let indexes = Arc::new(LakeIndexes::new(
         staging,
+        config.data_dir.join("cache"),
         Arc::clone(&buckets),
         Arc::clone(&query),
         Arc::clone(&key_hash),
@@ -256,6 +280,7 @@ async fn serve(
         key_hash: Arc::clone(&key_hash),
         builder: Arc::clone(&indexes) as Arc<dyn IndexBuilder>,
         buckets: Arc::clone(&store) as Arc<dyn BucketStore>,
+        inspector: Arc::new(LakeInspector::new(Arc::clone(&buckets))),
         runtime: work,
         primary: config.storage.primary.clone(),
         orphan_grace: Duration::from_secs(config.storage.orphan_grace_s),
@@ -289,6 +314,7 @@ async fn serve(
         tables,
         indexes,
         buckets,
+        secrets,
         store,
         receipts: Arc::new(receipts),
         started: Instant::now(),
@@ -481,10 +507,10 @@ pub fn restore(config: &Config, from: &str) -> anyhow::Result<String> {
             "`{from}` is no bucket and no directory"
         );
     }
-    let bucket = Bucket::open("archive", &spec, &|_| None, false)?;
-    let buckets = Arc::new(Buckets::new());
-    buckets.register(bucket.clone());
-    let segments = runtime()?.block_on(archived(&LakeBuckets::new(buckets), &bucket))?;
+    let (buckets, _, store) = open_buckets(config)?;
+    buckets.register(store.try_open("archive", &spec)?);
+    let bucket = buckets.get("archive")?;
+    let segments = runtime()?.block_on(archived(&store, &bucket))?;
     let report = restore_into(&config.data_dir.join("journal"), segments)?;
     let mut text = format!(
         "restored {} events in {} segments, up to {}",

@@ -105,7 +105,10 @@ impl Duty for ErasureDuty {
                 }
             }
             ErasureTask::Objects { claim } => {
-                let result = self.delete_objects().await;
+                let result = self.delete_objects().await.and_then(|(_, failed)| {
+                    let first = failed.into_iter().next();
+                    first.map_or(Ok(()), |(_, error)| Err(error.into()))
+                });
                 if let Err(error) = &result {
                     tracing::warn!(%error, "objects are not deleted yet, it comes again");
                 }
@@ -114,6 +117,9 @@ impl Duty for ErasureDuty {
         }
     }
 }
+
+/// How many objects are gone, and which could not be deleted, with their buckets.
+type Deleted = (u64, Vec<(String, PortError)>);
 
 fn daemon() -> Caller {
     Caller::daemon("erasure")
@@ -140,7 +146,10 @@ impl ErasureDuty {
                 .last_tombstone_seq();
             let files = self.scrub(name, progress).await?;
             let generations = self.rebuild(name, through).await?;
-            let objects = self.delete_objects().await?;
+            let (objects, failed) = self.delete_objects().await?;
+            if let Some((_, error)) = failed.into_iter().find(|(b, _)| self.lies_in(name, b)) {
+                return Err(error.into());
+            }
             let orphans = self.sweep_leftovers(name).await?;
             self.sidecar
                 .write(self.lake.catalog().state.dataset(name)?)
@@ -338,39 +347,62 @@ impl ErasureDuty {
     }
 
     /// Deletes what nothing points at, once no query reads it any more. Returns how many objects.
-    async fn delete_objects(&self) -> Result<u64, LakeError> {
+    async fn delete_objects(&self) -> Result<Deleted, LakeError> {
         let doomed = self.lake.catalog().state.doomed.clone();
         let Some(last) = doomed.values().map(|object| object.since).max() else {
-            return Ok(0);
+            return Ok((0, Vec::new()));
         };
         self.readers.drain(last, self.query_deadline).await;
         self.builder.release(&self.lake.catalog().state);
         let deletions: Vec<_> = doomed
             .iter()
             .map(|(name, object)| async move {
-                let deleted = self.delete(&object.bucket, &object.key).await;
+                let deleted = self.delete_everywhere(&object.bucket, &object.key).await;
+                let deleted = deleted.map_err(|error| (object.bucket.clone(), error));
                 deleted.map(|()| name.clone())
             })
             .collect();
-        let done: Vec<Result<String, PortError>> = stream::iter(deletions)
+        let done: Vec<Result<String, (String, PortError)>> = stream::iter(deletions)
             .buffer_unordered(DELETIONS_AT_A_TIME)
             .collect()
             .await;
         let mut gone = Vec::with_capacity(done.len());
-        let mut failed = None;
+        let mut failed = Vec::new();
         for deleted in done {
             match deleted {
                 Ok(name) => gone.push(name),
-                Err(error) => failed = Some(error),
+                Err(error) => failed.push(error),
             }
         }
         let deleted = gone.len() as u64;
         let forget = CatalogCommand::ForgetObjects { objects: gone };
         self.lake.ask_catalog(forget, daemon()).await?;
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(deleted),
+        Ok((deleted, failed))
+    }
+
+    /// Whether a dataset or an index over it has objects in the bucket: what cannot be deleted in
+    /// another one is not this dataset's.
+    fn lies_in(&self, name: &str, bucket: &str) -> bool {
+        let catalog = self.lake.catalog();
+        let Some(dataset) = catalog.state.datasets.get(name) else {
+            return true;
+        };
+        let mut indexes = catalog.state.indexes_over(name);
+        dataset.bucket == bucket
+            || dataset.all_files().any(|file| file.entry.bucket == bucket)
+            || indexes.any(|index| index.spec.bucket == bucket)
+    }
+
+    /// Deletes an object or a folder, and its copies in the rescue bucket.
+    async fn delete_everywhere(&self, bucket: &str, key: &str) -> Result<(), PortError> {
+        // A dataset that was moved to its rescue bucket lies there under the same key.
+        let state = &self.lake.catalog().state;
+        if let Some(rescue) = self.lake.rescue_of(bucket)
+            && !state.points_at(&rescue, key)
+        {
+            self.delete(&rescue, key).await?;
         }
+        self.delete(bucket, key).await
     }
 
     /// Deletes an object, or everything in a folder.

@@ -101,9 +101,16 @@ impl HousekeepingDuty {
                 .await
                 .map_err(|error| PortError::internal(error.to_string()))?
                 .map_err(|error| PortError::internal(error.to_string()))?;
-            self.store
-                .put_if_absent(self.lake.primary(), &key, bytes)
-                .await?;
+            let primary = self.lake.primary();
+            if let Some(rescue) = self.lake.rescue_of(primary) {
+                // A copy that fails is no reason to leave the archive itself behind.
+                if let Err(error) = self.store.put_if_absent(&rescue, &key, bytes.clone()).await {
+                    tracing::warn!(rescue, %error, "a journal segment has no copy there yet");
+                    self.store.put_if_absent(primary, &key, bytes).await?;
+                    continue;
+                }
+            }
+            self.store.put_if_absent(primary, &key, bytes).await?;
             self.archived.lock().insert(key);
         }
         Ok(())
@@ -161,16 +168,20 @@ impl HousekeepingDuty {
     }
 
     async fn list_deleted(&self) -> Result<(), LakeError> {
+        let mut failed = None;
         let catalog = self.lake.catalog();
         for dataset in catalog.state.datasets.values() {
             let stamp = (dataset.last_tombstone_seq(), dataset.files_seq);
             if stamp.0 == 0 || self.listed.lock().get(&dataset.id) == Some(&stamp) {
                 continue;
             }
-            self.sidecar.write(dataset).await?;
-            self.listed.lock().insert(dataset.id.clone(), stamp);
+            // A bucket that is down keeps only its own lists from being written.
+            match self.sidecar.write(dataset).await {
+                Ok(()) => drop(self.listed.lock().insert(dataset.id.clone(), stamp)),
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     async fn write_views(&self) -> Result<(), LakeError> {

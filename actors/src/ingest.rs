@@ -191,7 +191,7 @@ impl IngestDuty {
             Ok(committed) => committed.repeated || committed.events.is_empty(),
             Err(error) => error.is_definite(),
         };
-        if unused {
+        if unused && !staged.lies_in_bucket() {
             discard(self.store.as_ref(), &added).await;
         }
         result.map(summary)

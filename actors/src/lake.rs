@@ -38,8 +38,10 @@ use crate::{
     ingest::{IngestDuty, IngestRequest, IngestTask, Ingested},
     jobs::Jobs,
     owner::{Ask, Caller, CatchUp, Committed, Owner, Published},
+    places::PlacesDuty,
     ports::{Clock, DeletionLedger, KeyHash, RowLookup},
     refresh::{RefreshDuty, RefreshTask, Refreshed},
+    rescue::RescueDuty,
     supervision::{ActorHealth, Tree, Vital},
     worker::{Claims, Do, Duty, Worker},
     writer::Journal,
@@ -103,6 +105,8 @@ pub(crate) struct Workers {
     pub refresh: WorkerHandle<RefreshDuty>,
     pub compaction: WorkerHandle<CompactionDuty>,
     pub erasure: WorkerHandle<ErasureDuty>,
+    pub rescue: WorkerHandle<RescueDuty>,
+    pub places: WorkerHandle<PlacesDuty>,
     pub housekeeping: WorkerHandle<HousekeepingDuty>,
 }
 

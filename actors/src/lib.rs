@@ -1,6 +1,7 @@
 //! Who does what, when: owners that decide and apply, workers that do the long work, and the
 //! supervision of both. The edge holds a [`Lake`]; nothing here names a storage or HTTP library.
 
+mod background;
 mod compaction;
 mod deletion;
 mod erasure;
@@ -14,8 +15,10 @@ mod jobs;
 mod lake;
 mod leftovers;
 mod owner;
+mod places;
 pub mod ports;
 mod refresh;
+mod rescue;
 mod scheduler;
 mod start;
 mod supervision;
@@ -38,7 +41,9 @@ pub use jobs::{Job, JobState, JobView, Jobs};
 pub use lake::{Lake, StateReport};
 pub use leftovers::Leftovers;
 pub use owner::{Caller, Committed};
+pub use places::{Moved, Repaired};
 pub use refresh::Refreshed;
+pub use rescue::RescueState;
 pub use scheduler::Trigger;
 pub use start::{Parts, StartReport, start};
 pub use supervision::{ActorHealth, LifeState};

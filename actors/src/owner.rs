@@ -18,6 +18,7 @@ use lakehouse_journal::{
 use tokio::sync::oneshot;
 
 use crate::{
+    background::Background,
     error::LakeError,
     ports::Clock,
     supervision::{Verdict, Vital, guard},
@@ -103,6 +104,8 @@ pub(crate) struct OwnerParts<A: Aggregate> {
     pub part: fn(&LakeState, &OwnerId) -> Fold<A>,
     /// Called after every publication and every replay.
     pub effects: Box<dyn Fn(&A) + Send>,
+    /// What it does by itself from time to time, beside its messages.
+    pub background: Option<Background>,
 }
 
 /// The actor that owns one aggregate.
@@ -427,6 +430,10 @@ impl<A: Aggregate> Actor for Owner<A> {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MAX);
+        // A restart comes through here as well, with the intervals of the time before gone.
+        if let Some(background) = &self.parts.background {
+            background.run(ctx);
+        }
         if self.behind {
             // A restart: `restarting` has put the replay in front of every message.
             return;

@@ -18,7 +18,7 @@ use lakehouse_journal::{
             CatalogState, DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index,
             Proposal, SchemaDoc,
         },
-        event::DeletedRows,
+        event::{DeletedRows, FileRepair},
     },
     record::{Micros, Seq},
 };
@@ -116,6 +116,10 @@ pub trait StagedTable: Send + Sync {
     /// # Errors
     /// When the keys cannot be read.
     async fn rows_where(&self, test: KeyTest) -> Result<Vec<DeletionVector>, PortError>;
+    /// Whether the rows lay in files of a bucket already, which stay there whatever comes of this.
+    fn lies_in_bucket(&self) -> bool {
+        false
+    }
     /// Puts the files into a bucket under `datasets/<dataset_id>/`; durable when it returns.
     ///
     /// # Errors
@@ -290,6 +294,41 @@ pub struct ObjectInfo {
     pub modified: Micros,
 }
 
+/// An object to be copied from one bucket to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectCopy {
+    /// The bucket it is in.
+    pub from: String,
+    /// The bucket it is to be in as well.
+    pub to: String,
+    /// Its key in both.
+    pub key: String,
+    /// Its size.
+    pub bytes: u64,
+    /// blake3 (hex) of its bytes.
+    pub blake3: String,
+}
+
+/// What a file really is.
+#[derive(Debug, Clone)]
+pub struct Inspected {
+    /// Its place, rows, size and hash.
+    pub file: FileRepair,
+    /// Its columns.
+    pub schema: SchemaDoc,
+}
+
+/// Reads what files say of themselves.
+#[async_trait]
+pub trait FileInspector: Send + Sync {
+    /// Reads the footer and all bytes of the file that lies in `bucket` under `key`; nothing when there
+    /// is none.
+    ///
+    /// # Errors
+    /// `Unavailable` when the bucket does not answer, `Corrupt` when it is no Parquet file.
+    async fn inspect(&self, bucket: &str, key: &str) -> Result<Option<Inspected>, PortError>;
+}
+
 /// The buckets' objects.
 #[async_trait]
 pub trait BucketStore: Send + Sync {
@@ -314,6 +353,18 @@ pub trait BucketStore: Send + Sync {
     /// # Errors
     /// When the bucket does not answer.
     async fn delete(&self, bucket: &str, key: &str) -> Result<(), PortError>;
+    /// Forgets a bucket that is no longer registered.
+    fn close(&self, bucket: &str);
+    /// Looks whether a bucket answers, when that is due, and notes it; opens one that could not be
+    /// opened before. Called often; ends soon, whatever the bucket does.
+    async fn look_after(&self, bucket: &str, spec: &BucketSpec);
+    /// Copies an object to another bucket, under the same key, unless it is there; reads it back and
+    /// compares. Durable when it returns.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there, `Corrupt` when it is not what is expected, `Conflict` when other
+    /// bytes have the key, `Unavailable` when one of the buckets does not answer.
+    async fn copy(&self, copy: &ObjectCopy) -> Result<(), PortError>;
     /// Writes, reads and removes a small object.
     ///
     /// # Errors

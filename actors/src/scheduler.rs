@@ -71,6 +71,7 @@ pub(crate) async fn run(lake: Lake, triggers: Vec<Trigger>) {
         tokio::time::sleep(TICK).await;
         ticks += 1;
         lake.poke_pending();
+        lake.poke_rescue();
         // A full worker gets them at the next tick.
         let _ = lake.chore(Chore::ListDeleted);
         let _ = lake.chore(Chore::WriteViews);

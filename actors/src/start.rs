@@ -20,6 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 
 use crate::{
+    background::Background,
     compaction::CompactionDuty,
     erasure::ErasureDuty,
     gate::Gates,
@@ -29,18 +30,23 @@ use crate::{
     ingest::IngestDuty,
     jobs::Jobs,
     lake::{Inner, Lake, OwnerHandle, WorkerHandle, Workers},
-    owner::{Owner, OwnerParts},
+    owner::{Owner, OwnerParts, Published},
+    places::PlacesDuty,
     ports::{
-        BucketStore, Clock, Compactor, DeletionLedger, IndexBuilder, KeyHash, Readers, RowLookup,
-        Sidecar,
+        BucketStore, Clock, Compactor, DeletionLedger, FileInspector, IndexBuilder, KeyHash,
+        Readers, RowLookup, Sidecar,
     },
     refresh::RefreshDuty,
+    rescue::RescueDuty,
     scheduler::{self, Trigger},
     supervision::Tree,
     view_files::ViewFiles,
     worker::{Claims, Duty, Worker},
     writer::{Journal, RebuildError},
 };
+
+/// How often a bucket's owner considers whether to look at its bucket.
+const LOOK_AFTER_EVERY: Duration = Duration::from_millis(250);
 
 /// What the actors work with.
 pub struct Parts {
@@ -64,6 +70,8 @@ pub struct Parts {
     pub builder: Arc<dyn IndexBuilder>,
     /// The buckets' objects.
     pub buckets: Arc<dyn BucketStore>,
+    /// Reads what files say of themselves.
+    pub inspector: Arc<dyn FileInspector>,
     /// Where long work runs.
     pub runtime: Handle,
     /// Name of the primary bucket.
@@ -229,6 +237,25 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
             2,
             64,
         ),
+        rescue: starter.worker(
+            "rescue",
+            RescueDuty {
+                lake: lake.clone(),
+                store: Arc::clone(&parts.buckets),
+            },
+            1,
+            1,
+        ),
+        places: starter.worker(
+            "places",
+            PlacesDuty {
+                lake: lake.clone(),
+                store: Arc::clone(&parts.buckets),
+                inspector: Arc::clone(&parts.inspector),
+            },
+            2,
+            64,
+        ),
         housekeeping: starter.worker(
             "housekeeping",
             HousekeepingDuty {
@@ -261,15 +288,14 @@ impl Starter<'_> {
         part: fn(&LakeState, &OwnerId) -> Fold<A>,
         effects: Box<dyn Fn(&A) + Send>,
     ) -> OwnerHandle<A> {
-        start_owner(
-            &self.parts.journal,
-            &self.parts.clock,
-            self.tree,
+        let owner = Starting {
             id,
-            fold,
+            published: Arc::new(ArcSwap::from_pointee(fold)),
             part,
             effects,
-        )
+            background: None,
+        };
+        start_owner(&self.parts.journal, &self.parts.clock, self.tree, owner)
     }
 
     fn worker<D: Duty>(
@@ -302,19 +328,51 @@ fn bucket_starter(parts: &Parts, tree: &Tree) -> BucketStarter {
         Arc::clone(&parts.clock),
         tree.clone(),
     );
-    let store = Arc::clone(&parts.buckets);
+    let (store, runtime) = (Arc::clone(&parts.buckets), parts.runtime.clone());
     Arc::new(move |name, fold| {
-        let (store, opened) = (Arc::clone(&store), name.to_owned());
-        let effects = Box::new(move |bucket: &BucketState| {
-            if let Some(spec) = &bucket.spec
-                && let Err(error) = store.open(&opened, spec)
-            {
-                tracing::error!(bucket = opened, %error, "bucket cannot be opened");
+        let (bucket_name, opener) = (name.to_owned(), Arc::clone(&store));
+        let effects = Box::new(move |bucket: &BucketState| match &bucket.spec {
+            Some(spec) => {
+                if let Err(error) = opener.open(&bucket_name, spec) {
+                    tracing::error!(bucket = bucket_name, %error, "bucket cannot be opened");
+                }
             }
+            None => opener.close(&bucket_name),
         });
-        let id = OwnerId::Bucket(name.to_owned());
-        start_owner(&journal, &clock, &tree, id, fold, bucket_part, effects)
+        let published = Arc::new(ArcSwap::from_pointee(fold));
+        let background = looking_after(name, &store, &published, &runtime);
+        let owner = Starting {
+            id: OwnerId::Bucket(name.to_owned()),
+            published,
+            part: bucket_part,
+            effects,
+            background: Some(background),
+        };
+        start_owner(&journal, &clock, &tree, owner)
     })
+}
+
+/// A bucket's owner looks after it while it is registered.
+fn looking_after(
+    name: &str,
+    store: &Arc<dyn BucketStore>,
+    published: &Published<BucketState>,
+    runtime: &Handle,
+) -> Background {
+    let (name, store, published) = (name.to_owned(), Arc::clone(store), Arc::clone(published));
+    Background {
+        every: LOOK_AFTER_EVERY,
+        runtime: runtime.clone(),
+        work: Arc::new(move || {
+            let (name, store) = (name.clone(), Arc::clone(&store));
+            let spec = published.load().state.spec.clone();
+            Box::pin(async move {
+                if let Some(spec) = spec {
+                    store.look_after(&name, &spec).await;
+                }
+            })
+        }),
+    }
 }
 
 fn bucket_part(lake: &LakeState, id: &OwnerId) -> Fold<BucketState> {
@@ -324,26 +382,33 @@ fn bucket_part(lake: &LakeState, id: &OwnerId) -> Fold<BucketState> {
     }
 }
 
+/// An owner that is about to be started.
+struct Starting<A: Aggregate> {
+    id: OwnerId,
+    published: Published<A>,
+    part: fn(&LakeState, &OwnerId) -> Fold<A>,
+    effects: Box<dyn Fn(&A) + Send>,
+    background: Option<Background>,
+}
+
 fn start_owner<A: Aggregate>(
     journal: &Journal,
     clock: &Arc<dyn Clock>,
     tree: &Tree,
-    id: OwnerId,
-    fold: Fold<A>,
-    part: fn(&LakeState, &OwnerId) -> Fold<A>,
-    effects: Box<dyn Fn(&A) + Send>,
+    starting: Starting<A>,
 ) -> OwnerHandle<A> {
-    let vital = tree.add(id.to_string(), "lakehouse");
-    let published = Arc::new(ArcSwap::from_pointee(fold));
-    effects(&published.load().state);
+    let vital = tree.add(starting.id.to_string(), "lakehouse");
+    let published = starting.published;
+    (starting.effects)(&published.load().state);
     let owner = Owner::new(OwnerParts {
-        id,
+        id: starting.id,
         journal: journal.clone(),
         clock: Arc::clone(clock),
         vital: Arc::clone(&vital),
         published: Arc::clone(&published),
-        part,
-        effects,
+        part: starting.part,
+        effects: starting.effects,
+        background: starting.background,
     });
     OwnerHandle {
         addr: supervise(owner),

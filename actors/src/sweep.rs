@@ -96,7 +96,12 @@ impl HousekeepingDuty {
             .values()
             .filter(|object| object.bucket == bucket)
             .map(|object| object.key.clone());
-        files.chain(generations).chain(doomed).collect()
+        let copies = self.lake.copies_in(bucket);
+        files
+            .chain(generations)
+            .chain(doomed)
+            .chain(copies)
+            .collect()
     }
 }
 

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use lakehouse_journal::{
     log::{CommitterConfig, MemoryLog, MemoryStore},
     model::{
+        ErrorKind,
         bucket::BucketSpec,
         catalog::{
             Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, FileDigest,
@@ -29,9 +30,9 @@ use parking_lot::Mutex;
 use crate::{
     Caller, IngestRequest, Ingested, Journal, Lake, LakeError, Parts, PortError, StartReport,
     ports::{
-        BucketStore, BuiltGeneration, Clock, Compactor, IndexBuilder, KeyTest, ObjectInfo,
-        Progress, Readers, ResolvedRows, Rewritten, RowLookup, RowMap, Sidecar, StageFn,
-        StageOptions, StagedTable,
+        BucketStore, BuiltGeneration, Clock, Compactor, FileInspector, IndexBuilder, Inspected,
+        KeyTest, ObjectCopy, ObjectInfo, Progress, Readers, ResolvedRows, Rewritten, RowLookup,
+        RowMap, Sidecar, StageFn, StageOptions, StagedTable,
     },
 };
 
@@ -359,6 +360,37 @@ impl BucketStore for FakeBuckets {
     async fn probe(&self, _: &str) -> Result<Duration, PortError> {
         Ok(Duration::ZERO)
     }
+
+    fn close(&self, _: &str) {}
+
+    async fn look_after(&self, _: &str, _: &BucketSpec) {}
+
+    async fn copy(&self, copy: &ObjectCopy) -> Result<(), PortError> {
+        let mut objects = self.objects.lock();
+        let from = objects.get(&(copy.from.clone(), copy.key.clone()));
+        let Some(object) = from.cloned() else {
+            let text = "no such object";
+            return Err(PortError::new(
+                ErrorKind::NotFound,
+                "object_not_found",
+                text,
+            ));
+        };
+        objects
+            .entry((copy.to.clone(), copy.key.clone()))
+            .or_insert(object);
+        Ok(())
+    }
+}
+
+/// Says what the catalog says.
+struct FakeInspector;
+
+#[async_trait]
+impl FileInspector for FakeInspector {
+    async fn inspect(&self, _: &str, _: &str) -> Result<Option<Inspected>, PortError> {
+        Ok(None)
+    }
 }
 
 /// What outlives a restart: the journal and the objects.
@@ -441,6 +473,7 @@ impl TestLake {
             }),
             builder: Arc::clone(&builder) as Arc<dyn IndexBuilder>,
             buckets: Arc::clone(&disk.buckets) as Arc<dyn BucketStore>,
+            inspector: Arc::new(FakeInspector),
             runtime: tokio::runtime::Handle::current(),
             primary: "primary".to_owned(),
             orphan_grace: Duration::from_hours(1),

@@ -131,16 +131,7 @@ fn a_value_of_another_type_says_where_and_what_was_expected() {
 
 #[test]
 fn what_this_version_does_not_carry_out_is_refused_not_ignored() {
-    let bucket = "[[storage.buckets]]\nname = \"primary\"\n";
     for (file, key) in [
-        (
-            format!("{bucket}backend = \"s3\"\nurl = \"https://s3/b\""),
-            "storage.buckets[0].backend",
-        ),
-        (
-            format!("{bucket}backend = \"local\"\nroot = \"/a\"\nrescue_bucket = \"b\""),
-            "storage.buckets[0].rescue_bucket",
-        ),
         (
             "[embedding.ollama]\nurl = \"http://127.0.0.1:11434\"".to_owned(),
             "embedding.ollama",
@@ -250,5 +241,41 @@ fn the_file_under_deploy_is_valid_and_shows_every_key_with_its_default() {
                 "{section}.{key} is not shown"
             );
         }
+    }
+}
+
+#[test]
+fn an_s3_bucket_and_a_rescue_bucket_are_read_and_their_slips_named() {
+    let file = "[[storage.buckets]]\nname = \"primary\"\nbackend = \"s3\"\nurl = \"https://s3.example/lake\"\n\
+        secret = \"cold\"\nrescue_bucket = \"here\"\n\
+        [[storage.buckets]]\nname = \"here\"\nbackend = \"local\"\nroot = \"here\"";
+    let config = load(file, &[]).expect("it is valid");
+    assert_eq!(config.bucket_endpoints(), ["s3.example:443"]);
+    let bucket = "[[storage.buckets]]\nname = \"primary\"\n";
+    for (rest, key) in [
+        ("backend = \"s3\"", "storage.buckets[0].url"),
+        (
+            "backend = \"s3\"\nurl = \"http://s3.example/lake\"",
+            "storage.buckets[0].url",
+        ),
+        (
+            "backend = \"s3\"\nurl = \"s3://lake\"\nroot = \"/a\"",
+            "storage.buckets[0].root",
+        ),
+        (
+            "backend = \"local\"\nroot = \"/a\"\nrescue_bucket = \"b\"",
+            "storage.buckets[0].rescue_bucket",
+        ),
+        (
+            "backend = \"local\"\nroot = \"/a\"\nrescue_bucket = \"primary\"",
+            "storage.buckets[0].rescue_bucket",
+        ),
+        (
+            "backend = \"local\"\nroot = \"/a\"\nallow_http = true",
+            "storage.buckets[0].allow_http",
+        ),
+    ] {
+        let text = message(&format!("{bucket}{rest}"), &[]);
+        assert!(text.contains(key), "{rest}: {text}");
     }
 }

@@ -53,6 +53,10 @@ impl Config {
                 return invalid(&format!("{key}.name"), reason);
             }
             bucket.validate(&key)?;
+            self.validate_rescue(&key, bucket)?;
+            if bucket.backend == Backend::S3 {
+                continue;
+            }
             let root = bucket.local_root(&self.data_dir);
             if let Some(other) = roots.insert(root, &bucket.name) {
                 let reason = format!("bucket `{other}` is in the same directory");
@@ -67,6 +71,21 @@ impl Config {
                 known.join(", ")
             );
             return invalid("storage.primary", reason);
+        }
+        Ok(())
+    }
+
+    fn validate_rescue(&self, key: &str, bucket: &BucketConfig) -> Result<(), ConfigError> {
+        let Some(rescue) = &bucket.rescue_bucket else {
+            return Ok(());
+        };
+        let mut buckets = self.storage.buckets.iter();
+        let key = format!("{key}.rescue_bucket");
+        if *rescue == bucket.name {
+            return invalid(&key, "a bucket cannot answer for itself");
+        }
+        if !buckets.any(|other| other.name == *rescue) {
+            return invalid(&key, format!("no bucket is named `{rescue}`"));
         }
         Ok(())
     }
@@ -95,10 +114,7 @@ impl BucketConfig {
             return invalid(&format!("{key}.name"), e.to_string());
         }
         if self.backend == Backend::S3 {
-            return not_yet(&format!("{key}.backend"), "S3 buckets");
-        }
-        if self.rescue_bucket.is_some() {
-            return not_yet(&format!("{key}.rescue_bucket"), "rescue buckets");
+            return self.validate_s3(key);
         }
         if self.root.as_ref().is_none_or(|r| r.as_os_str().is_empty()) {
             return invalid(&format!("{key}.root"), "a local bucket needs a directory");
@@ -108,10 +124,33 @@ impl BucketConfig {
             ("region", self.region.is_some()),
             ("secret", self.secret.is_some()),
             ("allow_http", self.allow_http),
+            ("path_style", self.path_style.is_some()),
         ];
         match of_s3.iter().find(|(_, set)| *set) {
             Some((name, _)) => invalid(&format!("{key}.{name}"), "a local bucket has none"),
             None => Ok(()),
+        }
+    }
+}
+
+impl BucketConfig {
+    fn validate_s3(&self, key: &str) -> Result<(), ConfigError> {
+        if self.root.is_some() {
+            return invalid(&format!("{key}.root"), "an S3 bucket has none");
+        }
+        let url = self.url.as_deref().unwrap_or_default();
+        match url.split_once("://").map(|(scheme, _)| scheme) {
+            Some("s3" | "https") => Ok(()),
+            Some("http") if self.allow_http => Ok(()),
+            Some("http") => {
+                let reason = "plain HTTP needs `allow_http = true` beside it";
+                invalid(&format!("{key}.url"), reason)
+            }
+            _ => {
+                let reason =
+                    "an S3 bucket needs \"s3://bucket/prefix\" or \"https://host/bucket/prefix\"";
+                invalid(&format!("{key}.url"), reason)
+            }
         }
     }
 }

@@ -1,85 +1,84 @@
-//! The `BucketStore` port on object stores: opens buckets, writes, lists and removes whole objects.
-//! The actors' housekeeping calls it; it decides nothing about what may be removed.
+//! The `BucketStore` port on object stores: opens buckets, looks after them, writes, copies, lists and
+//! removes whole objects. The actors call it; it decides nothing about what may be removed.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::TryStreamExt;
 use lakehouse_actors::{
     PortError,
-    ports::{BucketStore, ObjectInfo},
+    ports::{BucketStore, ObjectCopy, ObjectInfo},
 };
 use lakehouse_journal::model::{ErrorKind, bucket::BucketSpec};
-use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 
-use parking_lot::Mutex;
+use super::{
+    egress::EgressPolicy,
+    object_store::{
+        Bucket, BucketError, Buckets, Opening, check_key,
+        failure::{NoAnswerInTime, own, words},
+        fetch,
+    },
+    secrets::SecretsProvider,
+};
 
-use super::object_store::{Bucket, BucketError, Buckets, check_key};
-
-/// How long a failure counts.
-const HOUR: Duration = Duration::from_hours(1);
+/// How often a bucket that is well and not used otherwise is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// How often one that is not.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long a look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The buckets of the daemon.
 pub struct LakeBuckets {
     buckets: Arc<Buckets>,
-    failures: Mutex<BTreeMap<String, Failures>>,
-}
-
-/// What went wrong on one bucket, since the daemon started.
-#[derive(Default)]
-struct Failures {
-    /// When, oldest first, of the last hour.
-    recent: VecDeque<Instant>,
-    last: Option<String>,
-}
-
-impl Failures {
-    fn forget_old(&mut self) {
-        while self.recent.front().is_some_and(|at| at.elapsed() > HOUR) {
-            self.recent.pop_front();
-        }
-    }
+    secrets: Arc<dyn SecretsProvider>,
+    egress: EgressPolicy,
+    /// Where copies lie on their way from one bucket to another.
+    staging: std::path::PathBuf,
 }
 
 impl LakeBuckets {
     /// The port over this registry.
-    pub fn new(buckets: Arc<Buckets>) -> Self {
+    pub fn new(
+        buckets: Arc<Buckets>,
+        secrets: Arc<dyn SecretsProvider>,
+        egress: EgressPolicy,
+        staging: std::path::PathBuf,
+    ) -> Self {
         Self {
             buckets,
-            failures: Mutex::default(),
+            secrets,
+            egress,
+            staging,
         }
     }
 
-    /// Operations of the daemon's own (archive, sweeps, probes) that failed in the last hour.
-    pub fn errors_last_hour(&self, bucket: &str) -> usize {
-        let mut failures = self.failures.lock();
-        let failures = failures.entry(bucket.to_owned()).or_default();
-        failures.forget_old();
-        failures.recent.len()
+    /// Opens a bucket without making it known.
+    ///
+    /// # Errors
+    /// As [`Bucket::open`].
+    pub fn try_open(&self, name: &str, spec: &BucketSpec) -> Result<Bucket, BucketError> {
+        let with = Opening {
+            secrets: self.secrets.as_ref(),
+            egress: &self.egress,
+        };
+        Bucket::open(name, spec, &with)
     }
 
-    /// The last of them, without paths.
-    pub fn last_error(&self, bucket: &str) -> Option<String> {
-        self.failures.lock().get(bucket)?.last.clone()
-    }
-
-    /// Counts a failure of the bucket itself; an object that is there or not is none.
-    fn noted<T>(&self, bucket: &str, result: Result<T, PortError>) -> Result<T, PortError> {
-        if let Err(error) = &result
-            && error.kind == ErrorKind::Unavailable
-        {
-            let mut failures = self.failures.lock();
-            let failures = failures.entry(bucket.to_owned()).or_default();
-            failures.forget_old();
-            failures.recent.push_back(Instant::now());
-            failures.last = Some(error.to_string());
-        }
-        result
+    /// Makes a bucket known, also one that cannot be opened: it counts as down and is opened later.
+    pub fn open_or_broken(&self, name: &str, spec: &BucketSpec) {
+        let bucket = self.try_open(name, spec).unwrap_or_else(|error| {
+            tracing::error!(bucket = name, error = %of_bucket(name, &error), "bucket cannot be opened");
+            Bucket::broken(name, spec)
+        });
+        self.buckets.register(bucket);
     }
 
     fn bucket(&self, name: &str) -> Result<Bucket, PortError> {
@@ -98,7 +97,7 @@ pub fn of_bucket(bucket: &str, error: &BucketError) -> PortError {
         _ => "bad_object",
     };
     if let BucketError::Io(cause) = error {
-        tracing::error!(bucket, %cause, "bucket failed");
+        tracing::error!(bucket, cause = %cause.kind(), "bucket failed");
     }
     PortError::new(error.kind(), code, format!("bucket `{bucket}`: {error}"))
 }
@@ -116,7 +115,11 @@ pub fn of_store(bucket: &str, error: &object_store::Error) -> PortError {
             PortError::new(ErrorKind::Conflict, "object_exists", text)
         }
         cause => {
-            tracing::error!(bucket, %cause, "bucket failed");
+            // A key that a link leads out of the bucket is no failure of the bucket.
+            if let Some(own @ BucketError::BadKey { .. }) = own(cause) {
+                return of_bucket(bucket, own);
+            }
+            tracing::warn!(bucket, cause = words(cause), "bucket failed");
             let text = format!("bucket `{bucket}` does not answer");
             PortError::new(ErrorKind::Unavailable, "bucket_unavailable", text)
         }
@@ -126,10 +129,44 @@ pub fn of_store(bucket: &str, error: &object_store::Error) -> PortError {
 #[async_trait]
 impl BucketStore for LakeBuckets {
     fn open(&self, bucket: &str, spec: &BucketSpec) -> Result<(), PortError> {
-        let opened = Bucket::open(bucket, spec, &|_| None, false)
-            .map_err(|error| of_bucket(bucket, &error))?;
-        self.buckets.register(opened);
+        let known = self.buckets.get(bucket);
+        if !known.is_ok_and(|known| known.is_open_as(spec)) {
+            self.open_or_broken(bucket, spec);
+        }
         Ok(())
+    }
+
+    fn close(&self, bucket: &str) {
+        self.buckets.unregister(bucket);
+    }
+
+    async fn look_after(&self, bucket: &str, spec: &BucketSpec) {
+        let Ok(known) = self.buckets.get(bucket) else {
+            return;
+        };
+        if !known.health.look_is_due(LOOK_EVERY, LOOK_AGAIN) {
+            return;
+        }
+        if !known.is_open_as(spec) {
+            self.open_or_broken(bucket, spec);
+        }
+        let Ok(known) = self.buckets.get(bucket) else {
+            return;
+        };
+        let started = Instant::now();
+        // One that is down must show that it takes writes before it counts as up.
+        let look = async {
+            if known.health.is_up() {
+                known.glance().await
+            } else {
+                known.canary().await
+            }
+        };
+        match tokio::time::timeout(LOOK_TIMEOUT, look).await {
+            Ok(Ok(())) => known.health.looked(started.elapsed()),
+            Ok(Err(error)) => known.health.look_failed(&error),
+            Err(_) => known.health.look_failed(&NoAnswerInTime.into()),
+        }
     }
 
     async fn put_if_absent(
@@ -138,52 +175,17 @@ impl BucketStore for LakeBuckets {
         key: &str,
         bytes: Vec<u8>,
     ) -> Result<(), PortError> {
-        self.noted(bucket, self.create(bucket, key, bytes).await)
+        let opened = self.bucket(bucket)?;
+        let path = key_in(bucket, key)?;
+        let put = opened.put_if_absent(&path, bytes.into()).await;
+        put.map(|_| ()).map_err(|error| of_store(bucket, &error))
     }
 
     async fn list(&self, bucket: &str, prefix: &str) -> Result<Vec<ObjectInfo>, PortError> {
-        self.noted(bucket, self.all_below(bucket, prefix).await)
-    }
-
-    async fn delete(&self, bucket: &str, key: &str) -> Result<(), PortError> {
-        self.noted(bucket, self.remove(bucket, key).await)
-    }
-
-    async fn probe(&self, bucket: &str) -> Result<Duration, PortError> {
-        self.noted(bucket, self.canary(bucket).await)
-    }
-}
-
-impl LakeBuckets {
-    async fn create(&self, bucket: &str, key: &str, bytes: Vec<u8>) -> Result<(), PortError> {
         let store = self.bucket(bucket)?.store;
-        let path = check_key(key).map_err(|error| of_bucket(bucket, &error))?;
-        let bytes = Bytes::from(bytes);
-        let options = PutOptions {
-            mode: PutMode::Create,
-            ..PutOptions::default()
-        };
-        let payload = PutPayload::from_bytes(bytes.clone());
-        match object_store::ObjectStore::put_opts(store.as_ref(), &path, payload, options).await {
-            Ok(_) => Ok(()),
-            Err(error @ object_store::Error::AlreadyExists { .. }) => {
-                // Our own write whose answer was lost, or another writer's: the bytes tell.
-                let there = store.get(&path).await.map_err(|e| of_store(bucket, &e))?;
-                let there = there.bytes().await.map_err(|e| of_store(bucket, &e))?;
-                if there == bytes {
-                    Ok(())
-                } else {
-                    Err(of_store(bucket, &error))
-                }
-            }
-            Err(error) => Err(of_store(bucket, &error)),
-        }
-    }
-
-    async fn all_below(&self, bucket: &str, prefix: &str) -> Result<Vec<ObjectInfo>, PortError> {
-        let store = self.bucket(bucket)?.store;
-        let prefix = object_store::path::Path::from(prefix.trim_end_matches('/'));
-        object_store::ObjectStore::list(store.as_ref(), Some(&prefix))
+        let prefix = Path::from(prefix.trim_end_matches('/'));
+        store
+            .list(Some(&prefix))
             .map_ok(|object| ObjectInfo {
                 key: object.location.to_string(),
                 bytes: object.size,
@@ -194,60 +196,74 @@ impl LakeBuckets {
             .map_err(|error| of_store(bucket, &error))
     }
 
-    async fn remove(&self, bucket: &str, key: &str) -> Result<(), PortError> {
+    async fn delete(&self, bucket: &str, key: &str) -> Result<(), PortError> {
         let store = self.bucket(bucket)?.store;
-        let path = check_key(key).map_err(|error| of_bucket(bucket, &error))?;
-        match store.delete(&path).await {
+        match store.delete(&key_in(bucket, key)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(of_store(bucket, &error)),
         }
     }
 
-    async fn canary(&self, bucket: &str) -> Result<Duration, PortError> {
-        let started = Instant::now();
-        let key = format!("_probe/{}", uuid::Uuid::new_v4());
-        self.create(bucket, &key, b"probe".to_vec()).await?;
-        let store = self.bucket(bucket)?.store;
-        let path = check_key(&key).map_err(|error| of_bucket(bucket, &error))?;
-        store
-            .get(&path)
+    async fn copy(&self, copy: &ObjectCopy) -> Result<(), PortError> {
+        let from = self
+            .buckets
+            .rescued(&copy.from)
+            .map_err(|error| of_bucket(&copy.from, &error))?;
+        let to = self.bucket(&copy.to)?;
+        let key = key_in(&copy.from, &copy.key)?;
+        let staged = tempfile::Builder::new()
+            .prefix("copy-")
+            .tempfile_in(&self.staging)
+            .map_err(|error| PortError::internal(error.to_string()))?
+            .into_temp_path();
+        let (hash, bytes) = fetch(&from, &key, &staged)
             .await
-            .map_err(|error| of_store(bucket, &error))?;
-        self.remove(bucket, &key).await?;
-        Ok(started.elapsed())
+            .map_err(|error| of_store(&copy.from, &error))?;
+        copy.must_be(&hash, bytes)?;
+        let there = |error: object_store::Error| of_store(&copy.to, &error);
+        to.put_file(staged.to_path_buf(), &copy.key)
+            .await
+            .map_err(there)?;
+        let (hash, bytes) = to.hash_of(&key).await.map_err(there)?;
+        copy.must_be(&hash, bytes)
+    }
+
+    async fn probe(&self, bucket: &str) -> Result<Duration, PortError> {
+        let opened = self.bucket(bucket)?;
+        let started = Instant::now();
+        let probed = tokio::time::timeout(LOOK_TIMEOUT, opened.canary()).await;
+        let probed = probed.unwrap_or_else(|_| Err(NoAnswerInTime.into()));
+        match probed {
+            Ok(()) => {
+                opened.health.looked(started.elapsed());
+                Ok(started.elapsed())
+            }
+            Err(error) => {
+                opened.health.look_failed(&error);
+                Err(of_store(bucket, &error))
+            }
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What a copy has to be.
+trait Expected {
+    fn must_be(&self, hash: &blake3::Hash, bytes: u64) -> Result<(), PortError>;
+}
 
-    #[tokio::test]
-    async fn failures_of_a_bucket_are_counted_and_a_missing_object_is_none() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let root = dir.path().join("primary");
-        let buckets = Arc::new(Buckets::new());
-        buckets.register(Bucket::local("primary", &root).expect("opened"));
-        let store = LakeBuckets::new(buckets);
-        store
-            .delete("primary", "datasets/none")
-            .await
-            .expect("no error");
-        assert_eq!(
-            (
-                store.errors_last_hour("primary"),
-                store.last_error("primary")
-            ),
-            (0, None)
+impl Expected for ObjectCopy {
+    fn must_be(&self, hash: &blake3::Hash, bytes: u64) -> Result<(), PortError> {
+        if bytes == self.bytes && hash.to_hex().as_str() == self.blake3 {
+            return Ok(());
+        }
+        let text = format!(
+            "an object of bucket `{}` is not what was written",
+            self.from
         );
-        std::fs::remove_dir_all(&root).expect("removed");
-        std::fs::write(&root, b"no directory any more").expect("written");
-        store
-            .probe("primary")
-            .await
-            .expect_err("nothing can be written there");
-        assert_eq!(store.errors_last_hour("primary"), 1);
-        let text = store.last_error("primary").expect("noted");
-        assert!(!text.contains(dir.path().to_str().expect("text")), "{text}");
+        Err(PortError::new(ErrorKind::Corrupt, "object_corrupt", text))
     }
+}
+
+fn key_in(bucket: &str, key: &str) -> Result<Path, PortError> {
+    check_key(key).map_err(|error| of_bucket(bucket, &error))
 }

@@ -98,9 +98,9 @@ impl OpenFile {
     ) -> EngineResult<Self> {
         let entry = &file.entry;
         let in_store = |error| DataFusionError::from(object_store::Error::from(error));
-        let bucket = buckets.get(&entry.bucket).map_err(in_store)?;
+        let store = buckets.rescued(&entry.bucket).map_err(in_store)?;
         let path = check_key(&entry.key).map_err(in_store)?;
-        let mut reader = ParquetObjectReader::new(bucket.store, path)
+        let mut reader = ParquetObjectReader::new(Arc::new(store), path)
             .with_file_size(entry.bytes)
             .with_footer_size_hint(FOOTER_HINT_BYTES);
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);

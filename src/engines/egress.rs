@@ -250,3 +250,5 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tripwire;

@@ -22,9 +22,9 @@ use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 
 use super::{
-    buckets::of_bucket,
     embedder::StaticEmbedder,
-    object_store::{Buckets, DurableLocal},
+    index_files::IndexFiles,
+    object_store::Buckets,
     tables::of_query,
     usearch::HnswIndex,
     vectors::{self, Found, HnswConfig, Quantization, VectorError, Visible},
@@ -38,6 +38,7 @@ pub const HITS_MAX: usize = 10_000;
 pub struct LakeIndexes {
     staging: PathBuf,
     buckets: Arc<Buckets>,
+    files: IndexFiles,
     query: Arc<QueryEngine>,
     key_hash: KeyHash,
     open: Mutex<HashMap<(String, u64), Arc<OpenGeneration>>>,
@@ -94,15 +95,18 @@ pub struct Searched {
 }
 
 impl LakeIndexes {
-    /// Indexes that are built in this staging directory.
+    /// Indexes that are built in this staging directory; files that cannot be mapped where they lie are
+    /// fetched into `cache`.
     pub fn new(
         staging: PathBuf,
+        cache: PathBuf,
         buckets: Arc<Buckets>,
         query: Arc<QueryEngine>,
         key_hash: KeyHash,
     ) -> Self {
         Self {
             staging,
+            files: IndexFiles::new(cache, Arc::clone(&buckets)),
             buckets,
             query,
             key_hash,
@@ -122,7 +126,7 @@ impl LakeIndexes {
         request: &SearchRequest<'_>,
     ) -> Result<Searched, PortError> {
         let started = Instant::now();
-        let (generation, open) = self.live(index)?;
+        let (generation, open) = self.live(index).await?;
         let dataset = dataset_of(&catalog.state, index)?;
         let vector = match &request.query {
             SearchQuery::Vector(vector) => vector.to_vec(),
@@ -168,7 +172,7 @@ impl LakeIndexes {
         index: &Index,
         key: &str,
     ) -> Result<Option<(Arc<OpenGeneration>, u64)>, PortError> {
-        let (_, open) = self.live(index)?;
+        let (_, open) = self.live(index).await?;
         let dataset = dataset_of(&catalog.state, index)?;
         let Some(slot) = open.index.slot_of(key) else {
             return Ok(None);
@@ -179,16 +183,18 @@ impl LakeIndexes {
 
     /// Whether the generation that answers has a row of this key, hidden or not. One that cannot be
     /// opened may have it.
-    pub fn live_holds(&self, index: &Index, key: &str) -> bool {
+    pub async fn live_holds(&self, index: &Index, key: &str) -> bool {
         if index.live.is_none() {
             return false;
         }
         self.live(index)
+            .await
             .map_or(true, |(_, open)| open.index.slot_of(key).is_some())
     }
 
     /// Lets go of generations that no index has any more.
     pub fn forget_dropped(&self, state: &CatalogState) {
+        self.files.forget_dropped(state);
         self.open.lock().retain(|(name, number), _| {
             state.indexes.get(name).is_some_and(|index| {
                 index
@@ -199,7 +205,7 @@ impl LakeIndexes {
         });
     }
 
-    fn live(&self, index: &Index) -> Result<(u64, Arc<OpenGeneration>), PortError> {
+    async fn live(&self, index: &Index) -> Result<(u64, Arc<OpenGeneration>), PortError> {
         let Some(generation) = index.live_generation() else {
             let text = match &index.failed {
                 Some((_, error)) => format!("index `{}` could not be built: {error}", index.name),
@@ -213,17 +219,19 @@ impl LakeIndexes {
         {
             return Ok((generation.generation, Arc::clone(open)));
         }
-        let open = Arc::new(self.open_generation(index, generation)?);
+        let open = Arc::new(self.open_generation(index, generation).await?);
         self.open.lock().insert(name, Arc::clone(&open));
         Ok((generation.generation, open))
     }
 
-    fn open_generation(
+    async fn open_generation(
         &self,
         index: &Index,
         generation: &Generation,
     ) -> Result<OpenGeneration, PortError> {
-        let dir = self.local_dir(&index.spec.bucket, &generation.prefix)?;
+        let (bucket, prefix) = (&index.spec.bucket, &generation.prefix);
+        let files = self.files.of_generation(bucket, prefix, &generation.files);
+        let dir = files.await?;
         let expected: Vec<vectors::FileDigest> = generation
             .files
             .iter()
@@ -242,23 +250,6 @@ impl LakeIndexes {
             source_seq: generation.source_seq,
             visible: Mutex::new(None),
         })
-    }
-
-    fn local_bucket(&self, bucket: &str) -> Result<Arc<DurableLocal>, PortError> {
-        let opened = self
-            .buckets
-            .get(bucket)
-            .map_err(|error| of_bucket(bucket, &error))?;
-        opened.local.ok_or_else(|| {
-            let text = format!("bucket `{bucket}` is no directory; indexes are mapped from files");
-            PortError::new(ErrorKind::Unprocessable, "unsupported", text)
-        })
-    }
-
-    fn local_dir(&self, bucket: &str, prefix: &str) -> Result<PathBuf, PortError> {
-        self.local_bucket(bucket)?
-            .file(prefix)
-            .map_err(|error| of_bucket(bucket, &error))
     }
 
     /// What of a generation the snapshot shows; remembered until the dataset changes.

@@ -3,17 +3,29 @@
 //! and nothing here deletes on its own account.
 
 mod broken;
+mod circuit;
 mod disk;
+pub mod failure;
+mod files;
+mod health;
 mod keys;
 mod local;
 mod multipart;
+mod nothing;
 mod registry;
+mod rescued;
+mod s3;
 #[cfg(test)]
 mod tests;
+mod watched;
 
+pub use circuit::{CircuitState, FAILURES_TO_OPEN};
+pub use files::fetch;
+pub use health::{BucketHealth, HealthView};
 pub use keys::check_key;
 pub use local::{DurableLocal, PutOutcome};
-pub use registry::{Bucket, Buckets, Leftover, S3Keys};
+pub use registry::{Bucket, Buckets, Leftover, Opening, S3Keys};
+pub use rescued::{RescueUse, Rescued};
 
 /// Why a bucket could not be opened or did not take a file.
 #[derive(Debug, thiserror::Error)]

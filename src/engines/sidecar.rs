@@ -23,7 +23,7 @@ use lakehouse_journal::{
     model::catalog::{DataFile, Dataset, DeletionVector, TombstoneBatch},
     record::Seq,
 };
-use object_store::{ObjectStoreExt, PutPayload};
+use object_store::ObjectStoreExt;
 use tokio::sync::Mutex;
 
 use self::list::{Entry, List};
@@ -31,7 +31,7 @@ use super::{
     buckets::{of_bucket, of_store},
     data_file::{OpenFile, read_schema},
     object_store::{Buckets, check_key},
-    tables::{of_query, of_staging},
+    tables::of_query,
 };
 use crate::query::{
     QueryError, arrow_schema,
@@ -156,21 +156,8 @@ impl LakeSidecar {
             .buckets
             .get(bucket)
             .map_err(|error| of_bucket(bucket, &error))?;
-        if let Some(local) = opened.local {
-            let (name, object) = (bucket.to_owned(), object.to_owned());
-            return blocking(move || {
-                let replaced = local.replace_file(&list, &object);
-                replaced.map_err(|error| of_bucket(&name, &error))
-            })
-            .await;
-        }
-        let bytes = blocking(move || std::fs::read(&list).map_err(|error| of_staging(&error)));
-        let path = check_key(object).map_err(|error| of_bucket(bucket, &error))?;
-        let put = opened
-            .store
-            .put(&path, PutPayload::from(bytes.await?))
-            .await;
-        put.map(|_| ()).map_err(|error| of_store(bucket, &error))
+        let replaced = opened.replace_file(list.to_path_buf(), object).await;
+        replaced.map_err(|error| of_store(bucket, &error))
     }
 
     async fn remove(&self, bucket: &str, object: &str) -> Result<(), PortError> {

@@ -25,7 +25,7 @@ use lakehouse_journal::model::{
 use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
 
 use super::{
-    buckets::of_bucket,
+    buckets::{of_bucket, of_store},
     ingest::{
         self, ChannelReader, FileFormat, IngestError, IngestErrorKind, IngestLimits, IngestOptions,
         Staged, StagedFile,
@@ -323,15 +323,6 @@ impl StagedTable for LakeStaged {
             .buckets
             .get(bucket)
             .map_err(|e| of_bucket(bucket, &e))?;
-        let Some(local) = opened.local else {
-            let text =
-                format!("bucket `{bucket}` is no directory; this version writes to those only");
-            return Err(PortError::new(
-                ErrorKind::Unprocessable,
-                "unsupported",
-                text,
-            ));
-        };
         let mut entries = Vec::new();
         let mut moves = Vec::new();
         for file in &self.staged.files {
@@ -345,17 +336,12 @@ impl StagedTable for LakeStaged {
             moves.push((file.path.clone(), key.clone()));
             entries.push(Self::entry(file, bucket, key));
         }
-        let name = bucket.to_owned();
-        tokio::task::spawn_blocking(move || {
-            moves.iter().try_for_each(|(path, key)| {
-                local
-                    .put_file(path, key)
-                    .map(|_| ())
-                    .map_err(|error| of_bucket(&name, &error))
-            })
-        })
-        .await
-        .map_err(|error| PortError::internal(error.to_string()))??;
+        for (path, key) in moves {
+            opened
+                .put_file(path, &key)
+                .await
+                .map_err(|error| of_store(bucket, &error))?;
+        }
         Ok(entries)
     }
 }

@@ -31,7 +31,7 @@ use super::{
     session::{QuerySession, SessionTables},
     store::{LakeRegistry, LakeStore, lake_path},
 };
-use crate::engines::object_store::Buckets;
+use crate::engines::object_store::{Buckets, RescueUse};
 
 /// Stack of a query thread: what the largest statement that the gate lets in needs, many times over.
 const STACK_BYTES: usize = 64 << 20;
@@ -108,6 +108,7 @@ pub struct QueryEngine {
     barrier: bool,
     active: Arc<ActiveQueries>,
     store: Arc<dyn ObjectStore>,
+    lake: LakeStore,
     runtime: Option<Runtime>,
 }
 
@@ -130,7 +131,8 @@ impl QueryEngine {
             std::fs::remove_dir_all(&config.spill_dir).map_err(|e| failed(&e))?;
         }
         std::fs::create_dir_all(&config.spill_dir).map_err(|e| failed(&e))?;
-        let store: Arc<dyn ObjectStore> = Arc::new(LakeStore::new(buckets));
+        let lake = LakeStore::new(buckets);
+        let store: Arc<dyn ObjectStore> = Arc::new(lake.clone());
         let env = runtime_env(&config, &store)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.partitions().max(2))
@@ -147,6 +149,7 @@ impl QueryEngine {
             barrier: true,
             active: Arc::default(),
             store,
+            lake,
             runtime: Some(runtime),
             config,
         })
@@ -258,6 +261,13 @@ impl QueryEngine {
             .with_runtime_env(Arc::new(env))
             .build();
         Ok(Arc::new(state))
+    }
+
+    /// The environment of one session: as all have it, but for who is noted to have answered for whom.
+    pub(super) fn environment(&self, shared: &RuntimeEnv, used: Arc<RescueUse>) -> Arc<RuntimeEnv> {
+        let mut own = RuntimeEnv::clone(shared);
+        own.object_store_registry = Arc::new(LakeRegistry(Arc::new(self.lake.noting(used))));
+        Arc::new(own)
     }
 
     pub(super) fn facts(&self) -> &Arc<FactsCache> {

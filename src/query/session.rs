@@ -28,6 +28,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::engines::object_store::RescueUse;
+
 use super::{
     DatasetTable, GateLimits, QueryEngine, QueryError, Reader, SafeViewProvider,
     active::Lease,
@@ -96,6 +98,7 @@ pub struct QuerySession {
     runtime: Handle,
     lease: Arc<Lease>,
     witness: Option<Arc<dyn Witness>>,
+    rescued: Arc<RescueUse>,
 }
 
 /// The plans of a statement, without addresses of files.
@@ -129,7 +132,12 @@ impl QuerySession {
             barrier: engine.has_barrier(),
         });
         let guarded = names.reader.is_guarded();
-        let mut state = SessionState::clone(&engine.template());
+        let template = engine.template();
+        let rescued = Arc::new(RescueUse::default());
+        let env = engine.environment(template.runtime_env(), Arc::clone(&rescued));
+        let mut state = SessionStateBuilder::new_from_existing(SessionState::clone(&template))
+            .with_runtime_env(env)
+            .build();
         state.register_catalog_list(Arc::new(SessionCatalogs(Arc::clone(&names))));
         state.mark_start_execution();
         Self {
@@ -144,6 +152,7 @@ impl QuerySession {
             runtime: engine.handle(),
             lease: engine.active().register_for(tables.seq, guarded),
             witness: None,
+            rescued,
         }
     }
 
@@ -210,7 +219,7 @@ impl QuerySession {
         let runtime = self.runtime.clone();
         let timeout = self.timeout;
         let deadline = Instant::now() + timeout;
-        let lease = Arc::clone(&self.lease);
+        let (lease, rescued) = (Arc::clone(&self.lease), Arc::clone(&self.rescued));
         let (started, start) = oneshot::channel();
         let (rows, receiver) = mpsc::channel(BATCHES_WAITING);
         let sql = sql.to_owned();
@@ -242,6 +251,7 @@ impl QuerySession {
         Ok(QueryStream::from(Begun {
             schema,
             sources,
+            rescued,
             receiver,
             deadline,
             timeout,

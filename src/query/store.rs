@@ -13,12 +13,12 @@ use datafusion::{
 use futures::stream::BoxStream;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
 };
 use url::Url;
 
 use super::error::BucketFailure;
-use crate::engines::object_store::Buckets;
+use crate::engines::object_store::{Buckets, RescueUse, Rescued};
 
 /// The address of the store inside the engine.
 const LAKE_URL: &str = "lake://lake";
@@ -33,28 +33,39 @@ pub(super) fn lake_path(bucket: &str, key: &str) -> Path {
     std::iter::once(bucket).chain(key.split('/')).collect()
 }
 
-/// Reads `<bucket>/<key>` from the bucket of that name.
+/// Reads `<bucket>/<key>` from the bucket of that name, else from the one that answers for it.
 #[derive(Debug, Clone)]
 pub struct LakeStore {
     buckets: Arc<Buckets>,
+    used: Arc<RescueUse>,
 }
 
 impl LakeStore {
     /// A store over these buckets, as they are at each read.
     pub fn new(buckets: Arc<Buckets>) -> Self {
-        Self { buckets }
+        Self {
+            buckets,
+            used: Arc::default(),
+        }
     }
 
-    fn route(&self, location: &Path) -> Result<(String, Arc<dyn ObjectStore>, Path)> {
+    /// The same store, which notes in `used` who answered for whom.
+    #[must_use]
+    pub fn noting(&self, used: Arc<RescueUse>) -> Self {
+        let buckets = Arc::clone(&self.buckets);
+        Self { buckets, used }
+    }
+
+    fn route(&self, location: &Path) -> Result<(String, Rescued, Path)> {
         let mut parts = location.parts();
         let bucket = parts.next().map(|part| part.as_ref().to_owned());
         let key: Path = parts.collect();
         let bucket = bucket.unwrap_or_default();
         let found = self
             .buckets
-            .get(&bucket)
+            .rescued(&bucket)
             .map_err(|error| tagged(&bucket, error.into()))?;
-        Ok((bucket, found.store, key))
+        Ok((bucket, found.noting(Arc::clone(&self.used)), key))
     }
 }
 
@@ -106,10 +117,7 @@ impl ObjectStore for LakeStore {
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let (bucket, store, key) = self.route(location)?;
-        let read = match ranges {
-            [one] => store.get_range(&key, one.clone()).await.map(|b| vec![b]),
-            many => store.get_ranges(&key, many).await,
-        };
+        let read = store.get_ranges(&key, ranges).await;
         read.map_err(|error| tagged(&bucket, error))
     }
 

@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{QueryError, active::Lease, witness::Sources};
+use crate::engines::object_store::RescueUse;
 
 /// A query on its threads; dropping it ends the query.
 pub(super) struct Running<T> {
@@ -68,6 +69,7 @@ impl<T> Running<Result<T, QueryError>> {
 pub struct QueryStream {
     schema: SchemaRef,
     sources: Sources,
+    rescued: Arc<RescueUse>,
     receiver: mpsc::Receiver<Result<RecordBatch, QueryError>>,
     sleep: Pin<Box<Sleep>>,
     expired: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -80,6 +82,7 @@ pub struct QueryStream {
 pub(super) struct Begun {
     pub schema: SchemaRef,
     pub sources: Sources,
+    pub rescued: Arc<RescueUse>,
     pub receiver: mpsc::Receiver<Result<RecordBatch, QueryError>>,
     pub deadline: Instant,
     pub timeout: Duration,
@@ -92,6 +95,7 @@ impl From<Begun> for QueryStream {
         Self {
             schema: begun.schema,
             sources: begun.sources,
+            rescued: begun.rescued,
             receiver: begun.receiver,
             sleep: Box::pin(tokio::time::sleep_until(begun.deadline)),
             expired: Box::pin(begun.running.lease.expired()),
@@ -111,6 +115,11 @@ impl QueryStream {
     /// The datasets that the query reads, in the order of their names; `system.x` for those.
     pub fn datasets(&self) -> &[String] {
         &self.sources.names
+    }
+
+    /// Which buckets others answered for; complete when all rows are read.
+    pub fn rescued(&self) -> Arc<RescueUse> {
+        Arc::clone(&self.rescued)
     }
 
     /// What it reads, and what is known of the rows behind the answer.

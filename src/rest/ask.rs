@@ -48,6 +48,8 @@ pub struct Answer {
     pub rows: JsonRows,
     /// The views and datasets that were read.
     pub names: Vec<String>,
+    /// Buckets that others answered for, and which did; nothing that an agent is told.
+    pub rescued: Vec<(String, String)>,
     /// The position of the journal that it is of.
     pub as_of: u64,
     /// How long it took.
@@ -68,6 +70,11 @@ impl Answer {
             "datasets": self.names,
             "as_of": self.as_of,
         });
+        if self.receipt.is_none() {
+            let rescued = self.rescued.iter();
+            let rescued = rescued.map(|(bucket, by)| json!({ "bucket": bucket, "by": by }));
+            body["rescued"] = rescued.collect();
+        }
         if let Some(receipt) = &self.receipt {
             body["receipt"] = json!(receipt);
         }
@@ -125,11 +132,11 @@ pub async fn page<P: Needs>(
             .execute(question.sql, question.params.clone(), Some(limit))
             .await
             .map_err(|error| of_query(error, &snapshot))?;
-        let sources = stream.sources().clone();
-        Ok::<_, Problem>((rows_json(stream, limit).await?, sources))
+        let (sources, rescued) = (stream.sources().clone(), stream.rescued());
+        Ok::<_, Problem>((rows_json(stream, limit).await?, sources, rescued))
     };
     // Dropping the answer cancels the query.
-    let (rows, sources) = tokio::select! {
+    let (rows, sources, rescued) = tokio::select! {
         answer = answer => answer?,
         () = auth::ended(edge, &may.token) => return Err(auth::unauthorized()),
     };
@@ -141,6 +148,7 @@ pub async fn page<P: Needs>(
     Ok(Answer {
         rows,
         names: sources.names,
+        rescued: rescued.list(),
         as_of: snapshot.as_of,
         elapsed: started.elapsed(),
         receipt: told.receipt.clone(),

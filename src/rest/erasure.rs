@@ -150,7 +150,7 @@ impl<'a> Row<'a> {
         let kept_state = self.in_files(edge, &kept).await?;
         let footers = worst(live_state, kept_state);
         let (objects, doomed) = self.doomed(catalog);
-        let (generations, in_generations) = self.in_generations(edge, catalog);
+        let (generations, in_generations) = self.in_generations(edge, catalog).await;
         let (leftovers, in_leftovers) = self.leftovers(edge).await?;
         let data = &edge.config.data_dir;
         let (staged, in_staging) = self.in_directory(&data.join("staging"));
@@ -213,7 +213,7 @@ impl<'a> Row<'a> {
                 "vectors are kept in index generations only",
             ),
             place("evaluation_sets", PlaceState::Absent, 0, none),
-            place("rescue_copies", PlaceState::Absent, 0, none),
+            self.rescue_copies(edge, footers),
             place("staging", in_staging, staged, "work in progress"),
             place(
                 "spill",
@@ -276,8 +276,25 @@ impl<'a> Row<'a> {
         }
     }
 
+    /// How many of the dataset's files lie in a rescue bucket as well.
+    fn rescue_copies(&self, edge: &Edge, files_state: PlaceState) -> PlaceChecked {
+        let files = self.dataset.all_files().map(|file| &file.entry);
+        let copied = files.filter(|entry| {
+            let state = edge.lake.bucket_state(&entry.bucket);
+            state.is_some_and(|state| state.rescued.contains_key(&entry.key))
+        });
+        let copies = copied.count() as u64;
+        let state = if copies > 0 {
+            files_state
+        } else {
+            PlaceState::Absent
+        };
+        let what = "copies of files in the bucket that answers for theirs";
+        place("rescue_copies", state, copies, what)
+    }
+
     /// A generation built before the deletion may hold the row; a later one is asked.
-    fn in_generations(&self, edge: &Edge, catalog: &Fold<CatalogState>) -> (u64, PlaceState) {
+    async fn in_generations(&self, edge: &Edge, catalog: &Fold<CatalogState>) -> (u64, PlaceState) {
         let mut state = PlaceState::Absent;
         let mut checked = 0;
         for index in catalog.state.indexes_over(&self.dataset.name) {
@@ -285,7 +302,7 @@ impl<'a> Row<'a> {
             let older = self
                 .tombstone
                 .is_some_and(|(seq, _)| index.generations_before(seq) > 0);
-            let live_has_it = edge.indexes.live_holds(index, self.key);
+            let live_has_it = edge.indexes.live_holds(index, self.key).await;
             let here = match (self.tombstone, older, live_has_it) {
                 (None, _, true) => PlaceState::Present,
                 (Some(_), true, _) | (Some(_), _, true) => PlaceState::Hidden,

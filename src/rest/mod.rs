@@ -21,6 +21,7 @@ pub mod mcp;
 pub mod openapi;
 mod past;
 pub mod peer;
+pub mod places;
 mod predicate;
 pub mod problem;
 pub mod query;
@@ -44,7 +45,7 @@ use crate::{
     config::Config,
     engines::{
         audit::AuditLog, buckets::LakeBuckets, indexes::LakeIndexes, issuer::Issuers,
-        object_store::Buckets, receipts::SigningKey, tables::LakeTables,
+        object_store::Buckets, receipts::SigningKey, secrets::SecretsProvider, tables::LakeTables,
     },
     limits::Limits,
     query::QueryEngine,
@@ -62,6 +63,8 @@ pub struct Edge {
     pub indexes: Arc<LakeIndexes>,
     /// Open buckets.
     pub buckets: Arc<Buckets>,
+    /// Secrets by handle.
+    pub secrets: Arc<dyn SecretsProvider>,
     /// Probes of buckets.
     pub store: Arc<LakeBuckets>,
     /// Who read what.
@@ -92,6 +95,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
     erasure::routes(config);
     ingest::routes(config);
     jobs::routes(config);
+    places::routes(config);
     query::routes(config);
     vectors::routes(config);
     views::routes(config);

@@ -8,7 +8,7 @@ use utoipa::{
 
 use super::{
     access, audit, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal,
-    mcp, problem, query, receipts, storage, tools, vectors, views,
+    mcp, places, problem, query, receipts, storage, tools, vectors, views,
 };
 
 /// `/openapi.json`
@@ -34,7 +34,11 @@ pub fn routes(config: &mut web::ServiceConfig) {
         vectors::build_generation, vectors::promote, vectors::rollback, vectors::row,
         vectors::search, vectors::refresh, vectors::stale,
         journal::events, journal::history, journal::stream, journal::stats, journal::verify,
-        storage::buckets, storage::health, storage::list, storage::read, storage::head,
+        storage::buckets, storage::register, storage::unregister, storage::health,
+        storage::objects::list, storage::objects::read, storage::objects::head,
+        storage::objects::write, storage::objects::remove,
+        storage::errors::list, storage::errors::flush, storage::errors::compact,
+        places::move_to, places::resync, places::resync_missing, places::adopt,
         mcp::serve, receipts::show, tools::register, tools::list, tools::remove, tools::call,
         audit::list, audit::verify, audit::subject,
         access::issue, access::list, access::revoke,

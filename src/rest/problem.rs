@@ -13,7 +13,7 @@ use lakehouse_journal::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{limits::Refused, query::QueryError};
+use crate::{engines::secrets::SecretError, limits::Refused, query::QueryError};
 
 /// Seconds after which a caller may try again.
 const RETRY_AFTER_S: u32 = 1;
@@ -150,6 +150,21 @@ impl From<LakeError> for Problem {
 impl From<PortError> for Problem {
     fn from(error: PortError) -> Self {
         Self::of_kind(error.kind, error.code, error.message)
+    }
+}
+
+impl From<SecretError> for Problem {
+    fn from(error: SecretError) -> Self {
+        match error {
+            SecretError::NotFound { .. } | SecretError::Incomplete { .. } => {
+                Self::of_kind(error.kind(), error.code(), error.to_string())
+            }
+            // Where the file lies is for the log.
+            other => {
+                tracing::error!(error = %other, "the secrets cannot be used");
+                Self::of_kind(other.kind(), other.code(), "the secrets cannot be read")
+            }
+        }
     }
 }
 

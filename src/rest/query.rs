@@ -45,7 +45,7 @@ pub struct SqlRequest {
 
 /// Runs one query.
 #[utoipa::path(post, path = "/query/sql", tag = "query",
-    responses((status = 200, description = "{columns, rows, row_count, truncated, elapsed_ms, datasets, as_of}; CSV or an Arrow stream by `Accept`"),
+    responses((status = 200, description = "{columns, rows, row_count, truncated, elapsed_ms, datasets, as_of, rescued: [{bucket, by}]}; CSV or an Arrow stream by `Accept`"),
         (status = 400, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem)))]
 pub async fn sql(
     edge: web::Data<Edge>,

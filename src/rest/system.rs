@@ -11,7 +11,7 @@ use arrow::{
 use datafusion::{catalog::TableProvider, datasource::MemTable};
 
 use super::{Edge, problem::Problem, times};
-use crate::engines::audit::AuditFilter;
+use crate::engines::{audit::AuditFilter, errors::ErrorFilter};
 
 type Named = (String, Arc<dyn TableProvider>);
 
@@ -21,7 +21,7 @@ const EVENTS_MAX: u64 = 100_000;
 /// Most lines that `system.audit` shows: the newest.
 const LINES_MAX: usize = 100_000;
 
-/// `system.datasets`, `files`, `tombstones`, `indexes`, `buckets`, `events`, and `audit` for a statement that
+/// `system.datasets`, `files`, `tombstones`, `indexes`, `buckets`, `errors`, `events`, and `audit` for a statement that
 /// names it: its files are read for it.
 ///
 /// # Errors
@@ -33,6 +33,7 @@ pub fn tables(edge: &Edge, sql: &str) -> Result<Vec<Named>, Problem> {
         tombstones(edge)?,
         indexes(edge)?,
         buckets(edge)?,
+        errors(edge)?,
         events(edge)?,
     ];
     if sql.to_ascii_lowercase().contains("audit") {
@@ -216,6 +217,29 @@ fn buckets(edge: &Edge) -> Result<Named, Problem> {
             "data"
         };
         table.row(&[Some(name), Some(role.to_owned())], &[]);
+    }
+    table.finish()
+}
+
+fn errors(edge: &Edge) -> Result<Named, Problem> {
+    let columns = [
+        ("at", false),
+        ("bucket", false),
+        ("operation", false),
+        ("key", false),
+        ("error", false),
+        ("rescued", true),
+        ("times", true),
+    ];
+    let mut table = Builder::new("errors", &columns);
+    let all = ErrorFilter {
+        limit: usize::MAX,
+        ..ErrorFilter::default()
+    };
+    for noted in edge.buckets.errors().list(&all) {
+        let at = times::text(noted.at);
+        let texts = [at, noted.bucket, noted.operation, noted.key, noted.error];
+        table.row(&texts.map(Some), &[u64::from(noted.rescued), noted.times]);
     }
     table.finish()
 }

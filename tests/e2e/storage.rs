@@ -175,6 +175,136 @@ async fn no_key_leads_out_of_the_bucket() {
     api.get("/health").await.ok();
 }
 
+/// 2,000 keys that mean harm, by every method, with a link that leads out of the bucket.
+#[tokio::test]
+async fn two_thousand_hostile_keys_reach_nothing_outside_of_their_bucket() {
+    let daemon = Daemon::start();
+    let api = daemon.admin();
+    api.create("people", "id,name\n1,ada\n").await;
+    let data = daemon.site().data_dir();
+    let tripwire = "TRIPWIRE-5a1d";
+    let outside = daemon.site().scratch().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret.txt"), tripwire).unwrap();
+    std::os::unix::fs::symlink(&outside, data.join("buckets/primary/link")).unwrap();
+    let up = [
+        "..",
+        "%2e%2e",
+        "%252e%252e",
+        ".%2e",
+        "..%2f",
+        "..%5c",
+        "%c0%ae%c0%ae",
+        "..;",
+        "%ef%bc%8e%ef%bc%8e",
+        "\u{2025}",
+        "..%00",
+        "..%0a",
+    ];
+    let targets = [
+        "outside/secret.txt",
+        "data/admin.token",
+        "admin.token",
+        "etc/passwd",
+        "data/journal",
+        "datasets/x",
+        "_journal/x",
+        ".staging/x",
+        "link/secret.txt",
+        "vectors/x",
+    ];
+    let seps = ["/", "%2f", "//", "%5c", "/./"];
+    let mut keys: Vec<String> = Vec::new();
+    for up in up {
+        for target in targets {
+            for sep in seps {
+                for depth in 1..=3 {
+                    keys.push(format!("{}{target}", format!("{up}{sep}").repeat(depth)));
+                }
+            }
+        }
+    }
+    for head in [
+        "link",
+        "link/",
+        "link//",
+        "a/../link",
+        "%6cink",
+        "link%2f",
+        "./link",
+    ] {
+        keys.extend(targets.iter().map(|target| format!("{head}/{target}")));
+    }
+    for own in [
+        "datasets", "vectors", "_journal", "_catalog", "_probe", ".staging",
+    ] {
+        for tail in [
+            "", "/", "/x", "%2fx", "//x", "/%2e", "/a/../x", "/x%00", "/x#1", "?x",
+        ] {
+            keys.push(format!("{own}{tail}"));
+        }
+    }
+    for byte in 0..=255_u8 {
+        keys.push(format!("a%{byte:02x}b/..%{byte:02x}"));
+    }
+    for length in [1_024, 1_025, 4_000] {
+        keys.push("k".repeat(length));
+    }
+    keys.truncate(2_200);
+    assert!(keys.len() >= 2_000, "{}", keys.len());
+    let state = || {
+        let mut names: Vec<String> = walk(&outside).into_iter().chain(walk(&data)).collect();
+        names.retain(|name| {
+            !name.contains("/journal/")
+                && !name.contains("/buckets/primary/")
+                && !name.contains("/audit/")
+                && !name.contains("/errors/")
+        });
+        names.sort();
+        names
+    };
+    let before = state();
+    let own = |names: Vec<String>| {
+        let own = |name: &String| {
+            ["/datasets/", "/vectors/", "/_journal/"]
+                .iter()
+                .any(|p| name.contains(p))
+        };
+        names.into_iter().filter(own).collect::<Vec<_>>()
+    };
+    let owned = own(walk(&data.join("buckets/primary")));
+    for key in &keys {
+        for method in ["GET", "PUT", "DELETE"] {
+            let (status, body) = raw(&daemon, method, &format!("{OBJECTS}/{key}"));
+            assert!(status < 500, "{method} {key:.80}: {status} {body}");
+            assert!(
+                !body.contains(tripwire) && !body.contains("root:x"),
+                "{method} {key:.80}: {body}"
+            );
+        }
+    }
+    assert_eq!(state(), before);
+    assert_eq!(own(walk(&data.join("buckets/primary"))), owned);
+    assert_eq!(
+        std::fs::read_to_string(outside.join("secret.txt")).unwrap(),
+        tripwire
+    );
+    assert_eq!(api.cell("SELECT name FROM people").await, "ada");
+}
+
+fn walk(dir: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(walk(&path));
+        } else {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
 /// A request whose path no client library has touched.
 fn raw(daemon: &Daemon, method: &str, path: &str) -> (u16, String) {
     use std::io::{Read as _, Write as _};

@@ -7,6 +7,7 @@ pub mod api;
 pub mod daemon;
 pub mod hostile;
 pub mod rows;
+pub mod s3;
 pub mod scan;
 pub mod wired;
 

@@ -5,6 +5,7 @@
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
 mod policy;
+mod storage;
 mod subjects;
 mod tools;
 
@@ -14,6 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use policy::{ViewDefined, ViewDropped};
+pub use storage::{
+    DatasetMoved, FileRepair, FilesRepaired, ObjectRemoved, ObjectStored, ObjectsRescued,
+    RescueCopiesDropped,
+};
 
 use super::{
     access::{Role, TokenLimits},
@@ -137,6 +142,8 @@ events! {
         FilesScrubbed = 1,
         FilesPurged = 1,
         ObjectsDeleted = 1,
+        DatasetMoved = 1,
+        FilesRepaired = 1,
         DatasetPatched = 1,
         DatasetDropped = 1,
         RowsTombstoned = 1,
@@ -156,6 +163,10 @@ events! {
         BucketRegistered = 1,
         BucketUnregistered = 1,
         OrphansCollected = 1,
+        ObjectStored = 1,
+        ObjectRemoved = 1,
+        ObjectsRescued = 1,
+        RescueCopiesDropped = 1,
     }
     /// What happens to tokens.
     Access(AccessEvent) {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const PRIVATE: &[&str] = &[
+pub(super) const PRIVATE: &[&str] = &[
     "0.0.0.0",
     "10.0.0.1",
     "100.64.0.1",
@@ -50,7 +50,7 @@ const PRIVATE: &[&str] = &[
     "ff02::1",
     "0000:0000:0000:0000:0000:0000:0000:0001",
 ];
-const ODD: &[&str] = &[
+pub(super) const ODD: &[&str] = &[
     "127.1",
     "127.0.1",
     "0",

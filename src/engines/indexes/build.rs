@@ -2,7 +2,7 @@
 //! the files into the bucket. The indexing worker calls it; the catalog decides what it is worth.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -25,7 +25,7 @@ use lakehouse_journal::model::{
 
 use super::{LakeIndexes, hnsw_config, of_vector, quoted};
 use crate::engines::{
-    buckets::of_bucket,
+    buckets::{of_bucket, of_store},
     embedder::{DIMENSIONS, StaticEmbedder},
     tables::of_query,
     usearch::HnswBuilder,
@@ -124,23 +124,16 @@ impl LakeIndexes {
         dir: &Path,
         files: &[vectors::FileDigest],
     ) -> Result<(), PortError> {
-        let local = self.local_bucket(bucket)?;
-        let moves: Vec<(PathBuf, String)> = files
-            .iter()
-            .map(|file| (dir.join(&file.name), format!("{prefix}/{}", file.name)))
-            .collect();
-        let bucket = bucket.to_owned();
-        tokio::task::spawn_blocking(move || {
-            moves.iter().try_for_each(|(path, key)| {
-                // An index of no text has an empty file of texts, which is no broken write.
-                local
-                    .put_file(path, key)
-                    .map(|_| ())
-                    .map_err(|error| of_bucket(&bucket, &error))
-            })
-        })
-        .await
-        .map_err(|error| PortError::internal(error.to_string()))?
+        let opened = self
+            .buckets
+            .get(bucket)
+            .map_err(|error| of_bucket(bucket, &error))?;
+        for file in files {
+            let key = format!("{prefix}/{}", file.name);
+            let put = opened.put_file(dir.join(&file.name), &key).await;
+            put.map_err(|error| of_store(bucket, &error))?;
+        }
+        Ok(())
     }
 }
 

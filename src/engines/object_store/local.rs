@@ -73,6 +73,14 @@ impl DurableLocal {
         &self.root
     }
 
+    /// Looks whether its directory is there.
+    pub(super) fn is_there(&self) -> io::Result<()> {
+        if fs::metadata(self.root.join(STAGING))?.is_dir() {
+            return Ok(());
+        }
+        Err(io::ErrorKind::NotADirectory.into())
+    }
+
     /// The file that holds `key`; it need not exist.
     ///
     /// # Errors

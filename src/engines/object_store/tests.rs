@@ -284,23 +284,6 @@ fn an_unknown_bucket_is_told_with_the_known_ones() {
 }
 
 #[test]
-fn s3_addresses_are_read_in_both_forms() {
-    let open = |url, http| Bucket::s3("s", url, None, None, http);
-    assert!(open("s3://data/prefix", false).is_ok());
-    assert!(open("https://host:9000/data", false).is_ok());
-    assert!(open("http://127.0.0.1:9000/data", true).is_ok());
-    for url in [
-        "http://127.0.0.1:9000/data",
-        "https://host",
-        "ftp://x/y",
-        "no url",
-    ] {
-        let error = open(url, false).unwrap_err();
-        assert!(matches!(error, BucketError::BadSpec { .. }), "{url}");
-    }
-}
-
-#[test]
 fn an_object_is_replaced_whole_and_its_staged_file_is_gone() {
     let (folder, store) = store();
     let staged = folder.path().join("staged");

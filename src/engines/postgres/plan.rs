@@ -365,7 +365,8 @@ async fn highest(
         write!(conditions, " AND {filter}").expect("a string takes all");
     }
     let sql = format!(
-        "SELECT CAST({0} AS text) FROM {1} WHERE {conditions} ORDER BY {0} DESC LIMIT 1",
+        "SELECT CAST({0} AS text) AS lakehouse_highest FROM {1} WHERE {conditions} \
+         ORDER BY {0} DESC LIMIT 1",
         column.source, from.sql
     );
     let rows = session.rows(&sql).await?;

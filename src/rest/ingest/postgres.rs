@@ -11,6 +11,7 @@ use crate::{
     engines::{
         egress::EgressPolicy,
         postgres::{PostgresSource, ReadOptions, Relation},
+        secrets::SecretError,
     },
     rest::{
         Edge,
@@ -38,6 +39,24 @@ pub struct DbRequest {
     since: Option<String>,
 }
 
+/// The connection string, out of the request or of a secret.
+fn dsn_of(edge: &Edge, asked: &DbRequest) -> Result<String, Problem> {
+    match (&asked.dsn, &asked.secret) {
+        (Some(dsn), None) => Ok(dsn.clone()),
+        (None, Some(handle)) => {
+            let secret = edge.secrets.secret(handle)?;
+            let missing = SecretError::Incomplete {
+                handle: handle.clone(),
+                field: "dsn",
+            };
+            Ok(secret.text("dsn").ok_or(missing)?.to_owned())
+        }
+        _ => Err(Problem::invalid(
+            "exactly one of `dsn` and `secret` is needed",
+        )),
+    }
+}
+
 /// Takes a `PostgreSQL` table or query in, streamed by binary COPY in one snapshot.
 #[utoipa::path(post, path = "/ingest/db", tag = "ingest",
     responses((status = 200, description = "as `/ingest/file`"), (status = 400, body = Problem),
@@ -50,13 +69,7 @@ pub async fn db(
 ) -> Result<HttpResponse, Problem> {
     let caller = may.caller(&body.bytes);
     let asked = body.value;
-    if asked.secret.is_some() {
-        return Err(Problem::unsupported("a DSN by the handle of a secret"));
-    }
-    let dsn = asked
-        .dsn
-        .as_deref()
-        .ok_or_else(|| Problem::invalid("`dsn` is missing"))?;
+    let dsn = dsn_of(&edge, &asked)?;
     let relation = match (&asked.table, &asked.query) {
         (Some(table), None) => Relation::table(table)
             .map_err(|error| Problem::of_kind(error.kind(), error.code(), error.to_string()))?,
@@ -72,7 +85,7 @@ pub async fn db(
         allow: edge.config.egress.allow.clone(),
         allow_loopback: edge.config.listens_on_loopback(),
     };
-    let source = PostgresSource::parse(dsn, &policy)
+    let source = PostgresSource::parse(&dsn, &policy)
         .map_err(|error| Problem::of_kind(error.kind(), error.code(), error.to_string()))?;
     let mut options = ReadOptions {
         interval_as_text: true,

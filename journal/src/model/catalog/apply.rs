@@ -36,6 +36,8 @@ impl CatalogState {
                     self.doomed.remove(object);
                 }
             }
+            CatalogEvent::DatasetMoved(e) => self.dataset_moved(meta, e),
+            CatalogEvent::FilesRepaired(e) => self.files_repaired(meta, e),
             CatalogEvent::RowsErased(e) => {
                 self.change_dataset(&e.dataset, |dataset| dataset.erased_seq = e.through);
             }
@@ -65,7 +67,7 @@ impl CatalogState {
     }
 
     /// Notes an object that nothing points at any more; a folder's key ends in `/`.
-    fn doom(&mut self, since: Seq, bucket: &str, key: &str) {
+    pub(super) fn doom(&mut self, since: Seq, bucket: &str, key: &str) {
         let doomed = Doomed {
             bucket: bucket.to_owned(),
             key: key.to_owned(),
@@ -143,7 +145,7 @@ impl CatalogState {
         }
     }
 
-    fn change_dataset(&mut self, name: &str, change: impl FnOnce(&mut Dataset)) {
+    pub(super) fn change_dataset(&mut self, name: &str, change: impl FnOnce(&mut Dataset)) {
         if let Some(dataset) = self.datasets.get_mut(name) {
             change(Arc::make_mut(dataset));
         }

@@ -8,7 +8,7 @@ use super::{
     IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc, Sensitivity, Source,
 };
 use crate::{
-    model::event::{DeletedRows, Scrub},
+    model::event::{DeletedRows, FilesRepaired, Scrub},
     record::{Micros, Seq},
 };
 
@@ -44,6 +44,10 @@ pub enum CatalogCommand {
         /// Places that were looked at.
         checked: BTreeMap<String, u64>,
     },
+    /// See [`MoveDataset`].
+    MoveDataset(MoveDataset),
+    /// Put right what is said of files.
+    RepairFiles(FilesRepaired),
     /// See [`PatchDataset`].
     PatchDataset(PatchDataset),
     /// See [`DropDataset`].
@@ -233,6 +237,17 @@ pub struct DefineIndex {
     pub index: String,
     /// What it is.
     pub spec: IndexSpec,
+}
+
+/// Let a dataset lie in another bucket: its files are there already.
+#[derive(Debug, Clone)]
+pub struct MoveDataset {
+    /// The dataset.
+    pub dataset: String,
+    /// The bucket.
+    pub bucket: String,
+    /// Keys of the files that are there, byte for byte.
+    pub copied: Vec<String>,
 }
 
 /// Report a generation that is built and durable.

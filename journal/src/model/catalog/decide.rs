@@ -47,6 +47,8 @@ impl Aggregate for CatalogState {
                 };
                 self.confirm_erasure(erased)
             }
+            CatalogCommand::MoveDataset(c) => self.move_dataset(c),
+            CatalogCommand::RepairFiles(c) => self.repair_files(c),
             CatalogCommand::PatchDataset(c) => self.patch_dataset(c),
             CatalogCommand::DropDataset(c) => self.drop_dataset(c),
             CatalogCommand::TombstoneRows(c) => self.tombstone_rows(c),

@@ -9,6 +9,7 @@ mod deletion;
 mod key;
 mod objects;
 mod past;
+mod places;
 mod rules;
 mod state;
 #[cfg(test)]
@@ -18,7 +19,8 @@ mod view;
 
 pub use command::{
     CatalogCommand, CommitFiles, CommitGeneration, CompactFiles, CreateDataset, DefineIndex,
-    DropDataset, FailGeneration, PatchDataset, RewrittenFile, ScrubFiles, TombstoneRows,
+    DropDataset, FailGeneration, MoveDataset, PatchDataset, RewrittenFile, ScrubFiles,
+    TombstoneRows,
 };
 pub use deletion::DeletionVector;
 pub use key::{KEY_COLUMNS_MAX, KeyColumns};

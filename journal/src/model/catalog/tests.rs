@@ -158,7 +158,13 @@ impl Given {
 
     pub fn when(&mut self, command: &CatalogCommand) -> Result<Vec<CatalogEvent>, ModelError> {
         let events = self.state.decide(command, &stamp(self.seq()))?;
-        for event in &events {
+        self.apply(&events);
+        Ok(events)
+    }
+
+    /// Lets these events happen, decided or not.
+    pub fn apply(&mut self, events: &[CatalogEvent]) {
+        for event in events {
             let seq = self.seq() + 1;
             self.state.apply(
                 Meta {
@@ -170,7 +176,6 @@ impl Given {
             );
             self.records.push(record(seq, &event.clone().into()));
         }
-        Ok(events)
     }
 
     fn and(mut self, command: &CatalogCommand) -> Self {

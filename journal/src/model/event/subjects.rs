@@ -46,6 +46,8 @@ impl CatalogEvent {
             Self::FilesScrubbed(e) => vec![dataset(&e.dataset)],
             Self::FilesPurged(e) => vec![dataset(&e.dataset)],
             Self::ObjectsDeleted(_) => vec!["objects".to_owned()],
+            Self::DatasetMoved(e) => vec![dataset(&e.dataset), format!("bucket:{}", e.bucket)],
+            Self::FilesRepaired(e) => vec![dataset(&e.dataset)],
             Self::RowsErased(e) => vec![dataset(&e.dataset)],
             Self::DatasetPatched(e) => vec![dataset(&e.dataset)],
             Self::DatasetDropped(e) => vec![dataset(&e.dataset)],
@@ -71,6 +73,10 @@ impl BucketEvent {
             Self::BucketRegistered(e) => &e.bucket,
             Self::BucketUnregistered(e) => &e.bucket,
             Self::OrphansCollected(e) => &e.bucket,
+            Self::ObjectStored(e) => &e.bucket,
+            Self::ObjectRemoved(e) => &e.bucket,
+            Self::ObjectsRescued(e) => &e.bucket,
+            Self::RescueCopiesDropped(e) => &e.bucket,
         }
     }
 }

@@ -1,0 +1,184 @@
+//! O-02, O-03 and O-06 on S3: the n-th operation of the store fails, or is carried out and answered with
+//! an error, and writers race. Every write is there once or not at all, and says so.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::json;
+
+use crate::support::api::{Api, list};
+use crate::support::daemon::{Daemon, Site};
+use crate::support::s3::{self, Fault, S3Server};
+use crate::support::{number_from_env, until};
+
+fn daemon(server: &S3Server) -> Daemon {
+    let site = Site::new(&[]);
+    s3::write_secrets(&site.data_dir());
+    let primary = format!(
+        "[[storage.buckets]]\nname = \"primary\"\nbackend = \"s3\"\nurl = \"{}\"\nsecret = \"store\"\nallow_http = true\n",
+        server.url("lake")
+    );
+    std::fs::write(site.scratch().join("lakehouse.toml"), primary).unwrap();
+    Daemon::start_at(site)
+}
+
+async fn up(api: &Api) {
+    until("the bucket counts as up", || async {
+        let health = list(&api.get("/storage/bucket-health").await.ok());
+        (health[0]["circuit"] == "closed").then_some(())
+    })
+    .await;
+}
+
+async fn ids(api: &Api) -> BTreeSet<i64> {
+    let rows = api.rows("SELECT id FROM t ORDER BY id").await;
+    let ids: Vec<i64> = rows.iter().map(|row| row[0].as_i64().unwrap()).collect();
+    let set: BTreeSet<i64> = ids.iter().copied().collect();
+    assert_eq!(set.len(), ids.len(), "no row is there twice");
+    set
+}
+
+/// Data requests only: looks after the bucket come and go by themselves.
+fn is_data(path: &str) -> bool {
+    path.contains("/datasets/")
+}
+
+#[tokio::test]
+async fn whichever_operation_of_the_store_fails_a_write_is_there_once_or_not_at_all() {
+    let server = S3Server::start(&["lake"]);
+    let daemon = daemon(&server);
+    let api = daemon.admin();
+    api.ingest("dataset=t&mode=create", "text/csv", "id\n0\n")
+        .await
+        .ok();
+    let mut expected = BTreeSet::from([0]);
+    let mut next = 0;
+    for fault in [
+        Fault::Status(500),
+        Fault::Status(503),
+        Fault::Status(403),
+        Fault::Short,
+    ] {
+        for nth in 1..=4_u64 {
+            let count = Arc::new(AtomicU64::new(0));
+            let counted = Arc::clone(&count);
+            // Once, and the tries that follow in the same request.
+            server.plan(move |_, path| {
+                let n = if is_data(path) {
+                    counted.fetch_add(1, Ordering::Relaxed) + 1
+                } else {
+                    0
+                };
+                if n >= nth && n < nth + 4 {
+                    fault
+                } else {
+                    Fault::None
+                }
+            });
+            next += 1;
+            let written = api
+                .ingest("dataset=t&mode=append", "text/csv", format!("id\n{next}\n"))
+                .await;
+            if written.is_ok() {
+                expected.insert(next);
+            } else {
+                written.problem(503);
+            }
+            let compacted = api.post("/catalog/datasets/t/compact", &json!({})).await;
+            assert!(
+                compacted.is_ok() || compacted.status == 503,
+                "{}",
+                compacted.text()
+            );
+            server.heal();
+            up(&api).await;
+            assert_eq!(ids(&api).await, expected, "{fault:?} at {nth}");
+        }
+    }
+    let daemon = daemon.crash_and_restart();
+    let api = daemon.admin();
+    assert_eq!(ids(&api).await, expected);
+    let verified = api.post("/journal/verify", &json!({})).await.ok();
+    assert_eq!(verified["ok"], true, "{verified}");
+}
+
+/// O-03. `LAKEHOUSE_AMBIGUOUS_PUTS=500` is the whole figure.
+#[tokio::test]
+async fn a_put_that_is_done_and_answered_with_an_error_is_there_once_or_said_to_have_failed() {
+    let server = S3Server::start(&["lake"]);
+    let daemon = daemon(&server);
+    let api = daemon.admin();
+    api.ingest("dataset=t&mode=create", "text/csv", "id\n0\n")
+        .await
+        .ok();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    server.plan(move |method, path| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let planned = method == "PUT" && !path.contains("_probe");
+        match (planned, state % 10) {
+            (true, 0) => Fault::DoneThen(500),
+            (true, 1) => Fault::DoneThen(409),
+            (true, 2) => Fault::DoneThen(412),
+            _ => Fault::None,
+        }
+    });
+    let mut expected = BTreeSet::from([0]);
+    let commits = i64::try_from(number_from_env("LAKEHOUSE_AMBIGUOUS_PUTS", 60)).unwrap();
+    let (mut ok, mut failed) = (0, 0);
+    for id in 1..=commits {
+        let written = api
+            .ingest("dataset=t&mode=append", "text/csv", format!("id\n{id}\n"))
+            .await;
+        if written.is_ok() {
+            expected.insert(id);
+            ok += 1;
+        } else {
+            failed += 1;
+            up(&api).await;
+        }
+    }
+    server.heal();
+    up(&api).await;
+    assert!(ok > commits / 2, "{ok} commits, {failed} failures");
+    assert_eq!(ids(&api).await, expected);
+    let daemon = daemon.crash_and_restart();
+    assert_eq!(ids(&daemon.admin()).await, expected);
+}
+
+/// O-06: writers race on one dataset, and every row that was acknowledged is there once.
+#[tokio::test]
+async fn writers_that_race_on_s3_lose_nothing_and_conflicts_are_told() {
+    let server = S3Server::start(&["lake"]);
+    let daemon = daemon(&server);
+    let api = daemon.admin();
+    api.ingest("dataset=t&mode=create&key=id", "text/csv", "id,v\n0,0\n")
+        .await
+        .ok();
+    let mut tasks = Vec::new();
+    for writer in 0..4_i64 {
+        let api = api.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut written = Vec::new();
+            for n in 0..10 {
+                let id = 1 + writer * 100 + n;
+                let csv = format!("id,v\n{id},{writer}\n0,{writer}\n");
+                let answer = api.ingest("dataset=t&mode=upsert", "text/csv", csv).await;
+                if answer.is_ok() {
+                    written.push(id);
+                } else {
+                    assert_eq!(answer.status, 409, "{}", answer.text());
+                }
+            }
+            written
+        }));
+    }
+    let mut expected = BTreeSet::from([0]);
+    for task in tasks {
+        expected.extend(task.await.unwrap());
+    }
+    assert!(expected.len() > 20);
+    assert_eq!(ids(&api).await, expected);
+}
