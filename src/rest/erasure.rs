@@ -283,14 +283,14 @@ impl<'a> Row<'a> {
             let state = edge.lake.bucket_state(&entry.bucket);
             state.is_some_and(|state| state.rescued.contains_key(&entry.key))
         });
-        let copies = copied.count() as u64;
-        let state = if copies > 0 {
+        let count = copied.count() as u64;
+        let state = if count > 0 {
             files_state
         } else {
             PlaceState::Absent
         };
         let what = "copies of files in the bucket that answers for theirs";
-        place("rescue_copies", state, copies, what)
+        place("rescue_copies", state, count, what)
     }
 
     /// A generation built before the deletion may hold the row; a later one is asked.
