@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use lakehouse::engines::buckets::LakeBuckets;
+use lakehouse::engines::egress::EgressPolicy;
 use lakehouse::engines::indexes::LakeIndexes;
 use lakehouse::engines::ingest::{FileFormat, IngestLimits};
 use lakehouse::engines::object_store::{Bucket, Buckets};
+use lakehouse::engines::repair::LakeInspector;
 use lakehouse::engines::row_keys;
+use lakehouse::engines::secrets::SecretsInOrder;
 use lakehouse::engines::sidecar::LakeSidecar;
 use lakehouse::engines::tables::{FileSource, LakeTables};
 use lakehouse::query::{QueryConfig, QueryEngine};
@@ -72,7 +75,13 @@ impl Wired {
         let root = dir.join(BUCKET);
         let buckets = Arc::new(Buckets::new());
         buckets.register(Bucket::local(BUCKET, &root).unwrap());
-        let store = Arc::new(LakeBuckets::new(Arc::clone(&buckets)));
+        let store = Arc::new(LakeBuckets::new(
+            Arc::clone(&buckets),
+            Arc::new(SecretsInOrder(Vec::new())),
+            EgressPolicy::default(),
+            staging.clone(),
+        ));
+        let inspector = Arc::new(LakeInspector::new(Arc::clone(&buckets)));
         let config = QueryConfig::new(dir.join("spill"));
         let query = Arc::new(QueryEngine::new(config, Arc::clone(&buckets)).unwrap());
         let (limits, engine) = (IngestLimits::default(), Arc::clone(&query));
@@ -80,6 +89,7 @@ impl Wired {
         let key_hash = row_keys::hasher(dir).unwrap();
         let indexes = Arc::new(LakeIndexes::new(
             staging.clone(),
+            dir.join("cache"),
             Arc::clone(&buckets),
             Arc::clone(&query),
             Arc::clone(&key_hash),
@@ -105,6 +115,7 @@ impl Wired {
             key_hash,
             builder: Arc::clone(&indexes) as Arc<dyn IndexBuilder>,
             buckets: store as Arc<dyn BucketStore>,
+            inspector,
             runtime: work.handle().clone(),
             primary: BUCKET.to_owned(),
             orphan_grace: times.orphan_grace,
