@@ -1,5 +1,4 @@
-//! The closed set of events: everything that can ever have happened, in one file.
-//!
+//! The closed set of events: everything that can ever have happened, in one file and those below it.
 //! An event carries results (sizes, checksums, chosen ids, times), never an instruction to compute
 //! again, and no row content. A new optional field is `#[serde(default)]`; any other change is a
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
