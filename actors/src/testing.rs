@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,9 +17,9 @@ use lakehouse_journal::{
         ErrorKind,
         bucket::BucketSpec,
         catalog::{
-            Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, FileDigest,
+            Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, EvalSet, FileDigest,
             FileEntry, HASHED_KEY_PREFIX, Index, IndexConfig, IndexSpec, IngestMode, SchemaDoc,
-            TextSpec,
+            TextSpec, Trial,
         },
         event::DeletedRows,
     },
@@ -284,6 +284,8 @@ pub struct FakeBuilder {
     pub stalled: AtomicBool,
     /// Builds that ended well.
     pub built: AtomicU64,
+    /// What a check finds: true rows of a million.
+    pub recall_ppm: AtomicU32,
 }
 
 #[async_trait]
@@ -304,6 +306,26 @@ impl IndexBuilder for FakeBuilder {
             files: Vec::<FileDigest>::new(),
             vectors: dataset.row_count(),
             skipped: 0,
+        })
+    }
+
+    async fn check(
+        &self,
+        index: Arc<Index>,
+        generation: u64,
+        built: &BuiltGeneration,
+        _: Option<EvalSet>,
+    ) -> Result<Trial, PortError> {
+        Ok(Trial {
+            id: format!("{}-{generation}", index.name),
+            index: index.name.clone(),
+            eval: String::new(),
+            config: index.config_to_build().clone(),
+            generation: Some(generation),
+            k: 10,
+            recall_ppm: self.recall_ppm.load(Ordering::SeqCst),
+            vectors: built.vectors,
+            ..Trial::default()
         })
     }
 

@@ -21,7 +21,7 @@ const EVENTS_MAX: u64 = 100_000;
 /// Most lines that `system.audit` shows: the newest.
 const LINES_MAX: usize = 100_000;
 
-/// `system.datasets`, `files`, `tombstones`, `indexes`, `buckets`, `errors`, `events`, and `audit` for a statement that
+/// `system.datasets`, `files`, `tombstones`, `indexes`, `trials`, `buckets`, `errors`, `events`, and `audit` for a statement that
 /// names it: its files are read for it.
 ///
 /// # Errors
@@ -32,6 +32,7 @@ pub fn tables(edge: &Edge, sql: &str) -> Result<Vec<Named>, Problem> {
         files(edge)?,
         tombstones(edge)?,
         indexes(edge)?,
+        trials(edge)?,
         buckets(edge)?,
         errors(edge)?,
         events(edge)?,
@@ -204,6 +205,60 @@ fn indexes(edge: &Edge) -> Result<Named, Problem> {
         let live = index.live_generation();
         let numbers = live.map_or([0, 0], |live| [live.generation, live.vectors]);
         table.row(&texts.map(|text| Some(text.clone())), &numbers);
+    }
+    table.finish()
+}
+
+fn trials(edge: &Edge) -> Result<Named, Problem> {
+    let columns = [
+        ("at", false),
+        ("id", false),
+        ("index", false),
+        ("eval", false),
+        ("quantization", false),
+        ("refused", false),
+        ("seq", true),
+        ("connectivity", true),
+        ("ef_construction", true),
+        ("ef_search", true),
+        ("k", true),
+        ("recall_ppm", true),
+        ("p50_ns", true),
+        ("p95_ns", true),
+        ("p99_ns", true),
+        ("brute_force_p50_ns", true),
+        ("build_ms", true),
+        ("memory_bytes", true),
+        ("vectors", true),
+    ];
+    let mut table = Builder::new("trials", &columns);
+    for (seq, kept) in &edge.lake.catalog().state.quality.trials {
+        let (trial, config) = (&kept.trial, &kept.trial.config);
+        let texts = [
+            Some(times::text(kept.at)),
+            Some(trial.id.clone()),
+            Some(trial.index.clone()),
+            Some(trial.eval.clone()),
+            config.quantization.clone(),
+            trial.refused.clone(),
+        ];
+        let set = |value: Option<u32>| u64::from(value.unwrap_or_default());
+        let numbers = [
+            *seq,
+            set(config.connectivity),
+            set(config.ef_construction),
+            set(config.ef_search),
+            u64::from(trial.k),
+            u64::from(trial.recall_ppm),
+            trial.latency_ns.p50,
+            trial.latency_ns.p95,
+            trial.latency_ns.p99,
+            trial.brute_force_p50_ns,
+            trial.build_ms,
+            trial.memory_bytes,
+            trial.vectors,
+        ];
+        table.row(&texts, &numbers);
     }
     table.finish()
 }

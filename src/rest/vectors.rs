@@ -23,6 +23,7 @@ use super::{
     catalog::{Page, page},
     ingest::wanted_bucket,
     problem::Problem,
+    quality::{NewSlo, slo_of},
     row_keys::{AskedKey, row_name},
     times,
 };
@@ -72,6 +73,7 @@ pub struct NewIndex {
     #[serde(default)]
     config: IndexConfig,
     bucket: Option<String>,
+    slo: Option<NewSlo>,
 }
 
 fn hnsw() -> Backend {
@@ -97,7 +99,9 @@ pub async fn define(
     let asked: Wait = query(&request)?;
     let caller = may.caller(&body.bytes);
     let bucket = wanted_bucket(&request)?;
+    let slo = body.value.slo.as_ref().map(slo_of).transpose()?.flatten();
     let define = DefineIndex {
+        slo,
         index: body.value.name.clone(),
         spec: spec_of(&edge, body.value, bucket)?,
     };
@@ -228,6 +232,15 @@ pub async fn remove(
     Ok(HttpResponse::Ok().json(json!({ "index": *name, "journal_seq": committed.seq })))
 }
 
+/// How a new generation differs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewGeneration {
+    /// Another tuning than the index has.
+    #[serde(default)]
+    config: Option<IndexConfig>,
+}
+
 /// Builds a new generation beside the one that answers, and swaps.
 #[utoipa::path(post, path = "/vectors/indexes/{name}/generations", tag = "vectors",
     params(("name" = String, Path), ("wait" = Option<bool>, Query)),
@@ -237,12 +250,19 @@ pub async fn build_generation(
     may: May<Write>,
     name: web::Path<String>,
     request: HttpRequest,
+    body: Body<NewGeneration>,
 ) -> Result<HttpResponse, Problem> {
     let asked: Wait = query(&request)?;
+    let caller = may.caller(&body.bytes);
+    let config = body.value.config;
+    if let Some(config) = &config {
+        hnsw_config(config)?;
+    }
     let command = CatalogCommand::RequestGeneration {
         index: name.to_string(),
+        config,
     };
-    let committed = edge.lake.ask_catalog(command, may.caller(&[])).await?;
+    let committed = edge.lake.ask_catalog(command, caller).await?;
     let building = edge.lake.catalog().state.index(&name)?.building.clone();
     let mut answer = json!({
         "index": *name,
@@ -416,7 +436,7 @@ fn view(index: &Index) -> Value {
         .map(|built| {
             json!({
                 "generation": built.generation,
-                "config": spec.config,
+                "config": index.config_of(built),
                 "vectors": built.vectors,
                 "skipped": built.skipped,
                 "bytes": size(&built.files),

@@ -4,9 +4,15 @@
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
 mod policy;
+mod quality;
 mod storage;
 mod subjects;
 mod tools;
+
+pub use quality::{
+    EvalCreated, EvalsRetired, GenerationRequested, IndexSloSet, ProfileActivated, ProfileSaved,
+    TrialRecorded,
+};
 
 use std::collections::BTreeMap;
 
@@ -156,6 +162,12 @@ events! {
         IndexDropped = 1,
         ViewDefined = 1,
         ViewDropped = 1,
+        EvalCreated = 1,
+        EvalsRetired = 1,
+        TrialRecorded = 1,
+        IndexSloSet = 1,
+        ProfileSaved = 1,
+        ProfileActivated = 1,
     }
     /// What happens to a bucket.
     Bucket(BucketEvent) {
@@ -432,17 +444,6 @@ pub struct IndexDefined {
     /// What it is.
     pub spec: IndexSpec,
     /// The job that builds the first generation.
-    pub job: String,
-}
-
-/// A new generation of an index was asked for; building it is pending work.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GenerationRequested {
-    /// The index.
-    pub index: String,
-    /// The generation's number.
-    pub generation: u64,
-    /// The job that builds it.
     pub job: String,
 }
 

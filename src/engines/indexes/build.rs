@@ -20,7 +20,7 @@ use lakehouse_actors::{
 };
 use lakehouse_journal::model::{
     ErrorKind,
-    catalog::{Backend, CatalogState, Dataset, FileDigest, Index, TextSpec},
+    catalog::{Backend, CatalogState, Dataset, EvalSet, FileDigest, Index, TextSpec, Trial},
 };
 
 use super::{LakeIndexes, hnsw_config, of_vector, quoted};
@@ -35,8 +35,19 @@ use crate::query::{SessionTables, row_key::names};
 
 #[async_trait]
 impl IndexBuilder for LakeIndexes {
+    async fn check(
+        &self,
+        index: Arc<Index>,
+        generation: u64,
+        built: &BuiltGeneration,
+        eval: Option<EvalSet>,
+    ) -> Result<Trial, PortError> {
+        self.check_built(&index, generation, built, eval).await
+    }
+
     fn release(&self, catalog: &CatalogState) {
         self.forget_dropped(catalog);
+        self.forget_queries();
     }
 
     async fn build(
@@ -59,7 +70,7 @@ impl IndexBuilder for LakeIndexes {
             .tempdir_in(&self.staging)
             .map_err(|error| PortError::internal(error.to_string()))?;
         let dir = work.path().join("generation");
-        let config = hnsw_config(&index.spec.config)?;
+        let config = hnsw_config(index.config_to_build())?;
         let dimensions = index.spec.dimensions as usize;
         let options = BuildOptions::default();
         let mut builder = HnswBuilder::new(&dir, dimensions, config, options)
@@ -117,7 +128,7 @@ impl IndexBuilder for LakeIndexes {
 }
 
 impl LakeIndexes {
-    async fn publish(
+    pub(super) async fn publish(
         &self,
         bucket: &str,
         prefix: &str,

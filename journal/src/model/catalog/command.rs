@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{
     CompactionPolicy, DatasetSpec, DefineView, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry,
-    IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    IndexConfig, IndexSpec, IngestMode, JournalKeys, Proposal, QualityCommand, RefreshPolicy,
+    SchemaDoc, Sensitivity, Slo, Source, Trial,
 };
 use crate::{
     model::event::{DeletedRows, FilesRepaired, Scrub},
@@ -60,7 +61,11 @@ pub enum CatalogCommand {
     RequestGeneration {
         /// The index.
         index: String,
+        /// With another tuning than the index has.
+        config: Option<IndexConfig>,
     },
+    /// See [`QualityCommand`].
+    Quality(QualityCommand),
     /// See [`CommitGeneration`].
     CommitGeneration(CommitGeneration),
     /// See [`FailGeneration`].
@@ -237,6 +242,8 @@ pub struct DefineIndex {
     pub index: String,
     /// What it is.
     pub spec: IndexSpec,
+    /// What its generations must reach.
+    pub slo: Option<Slo>,
 }
 
 /// Let a dataset lie in another bucket: its files are there already.
@@ -271,6 +278,8 @@ pub struct CommitGeneration {
     pub skipped: u64,
     /// How long it took.
     pub build_ms: u64,
+    /// What it reached, where the index must reach something.
+    pub trial: Option<Trial>,
 }
 
 /// Report a generation that could not be built.

@@ -4,7 +4,7 @@ use super::compaction::{change, must_keep_rows};
 use super::key::check_key;
 use super::{
     CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
-    Dataset, DropDataset, ErasedKeys, FailGeneration, Index, IngestMode, PatchDataset,
+    Dataset, DropDataset, ErasedKeys, FailGeneration, Index, IndexConfig, IngestMode, PatchDataset,
     RefreshPolicy, ScrubFiles,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
             CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, FilesCommitted,
             FilesCompacted, FilesPurged, FilesScrubbed, GenerationBuilt, GenerationFailed,
             GenerationRequested, GenerationsRetired, IndexDropped, IndexPromoted, ObjectsDeleted,
-            RowsErased,
+            RowsErased, TrialRecorded,
         },
     },
     record::{Micros, Seq},
@@ -53,7 +53,10 @@ impl Aggregate for CatalogState {
             CatalogCommand::DropDataset(c) => self.drop_dataset(c),
             CatalogCommand::TombstoneRows(c) => self.tombstone_rows(c),
             CatalogCommand::DefineIndex(c) => self.define_index(c, stamp),
-            CatalogCommand::RequestGeneration { index } => self.request_generation(index, stamp),
+            CatalogCommand::RequestGeneration { index, config } => {
+                self.request_generation(index, config.as_ref(), stamp)
+            }
+            CatalogCommand::Quality(c) => self.decide_quality(c),
             CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
             CatalogCommand::PromoteGeneration { index, generation } => {
@@ -147,6 +150,7 @@ impl CatalogState {
         let last = dataset.last_tombstone_seq();
         last > dataset.erased_seq
             || dataset.holds_erased_rows()
+            || self.evals_hold_erased_rows(&dataset.name)
             || self
                 .indexes_over(&dataset.name)
                 .any(|index| index.generations_before(last) > 0)
@@ -295,6 +299,7 @@ impl CatalogState {
         let dataset = self.dataset(&erased.dataset)?;
         let known = erased.through <= dataset.erased_seq;
         let left = dataset.holds_erased_rows()
+            || self.evals_hold_erased_rows(&erased.dataset)
             || self
                 .indexes_over(&erased.dataset)
                 .any(|index| index.generations_before(erased.through) > 0);
@@ -362,10 +367,22 @@ impl CatalogState {
         Ok(events)
     }
 
-    fn request_generation(&self, name: &str, stamp: &Stamp) -> Decision {
+    fn request_generation(
+        &self,
+        name: &str,
+        config: Option<&IndexConfig>,
+        stamp: &Stamp,
+    ) -> Decision {
         let index = self.index(name)?;
         if index.building.is_some() {
-            return Ok(Vec::new());
+            return match config {
+                None => Ok(Vec::new()),
+                Some(_) => Err(ModelError::InUse {
+                    what: "index",
+                    name: name.to_owned(),
+                    by: vec!["a build that is under way".to_owned()],
+                }),
+            };
         }
         let last = index.generations.iter().map(|built| built.generation).max();
         Ok(vec![
@@ -373,6 +390,7 @@ impl CatalogState {
                 index: name.to_owned(),
                 generation: last.unwrap_or(0) + 1,
                 job: stamp.id.clone(),
+                config: config.cloned(),
             }
             .into(),
         ])
@@ -383,7 +401,11 @@ impl CatalogState {
         if index.building.as_ref() != Some(&(command.generation, command.job.clone())) {
             return Ok(Vec::new());
         }
+        if let Some(refused) = self.refusal(command) {
+            return Ok(refused);
+        }
         let command = command.clone();
+        let trial = command.trial.map(|trial| TrialRecorded { trial }.into());
         let promoted = IndexPromoted {
             index: command.index.clone(),
             generation: command.generation,
@@ -399,7 +421,10 @@ impl CatalogState {
             skipped: command.skipped,
             build_ms: command.build_ms,
         };
-        Ok(vec![built.into(), promoted.into()])
+        Ok(trial
+            .into_iter()
+            .chain([built.into(), promoted.into()])
+            .collect())
     }
 
     fn fail_generation(&self, command: &FailGeneration) -> Decision {

@@ -7,8 +7,9 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CompactionPolicy, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry, IndexSpec,
-    IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
+    CompactionPolicy, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry,
+    IndexConfig, IndexSpec, IngestMode, JournalKeys, Proposal, Quality, RefreshPolicy, SchemaDoc,
+    Sensitivity, Source, View,
 };
 use crate::record::{Actor, Micros, Seq};
 
@@ -27,6 +28,9 @@ pub struct CatalogState {
     pub views: OrdMap<String, Arc<View>>,
     /// Objects that nothing points at and that are to be deleted, by `<bucket>/<key>`.
     pub doomed: OrdMap<String, Doomed>,
+    /// How good indexes are.
+    #[serde(default, skip_serializing_if = "Quality::is_empty")]
+    pub quality: Quality,
 }
 
 /// An object, or a folder of them, that is to be deleted.
@@ -272,6 +276,9 @@ pub struct Index {
     pub live: Option<u64>,
     /// The build that is due: generation and job.
     pub building: Option<(u64, String)>,
+    /// Its tuning, where that is not the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building_config: Option<IndexConfig>,
     /// Why the last build failed.
     pub failed: Option<(String, String)>,
     /// When it was asked for.
@@ -287,6 +294,9 @@ pub struct Generation {
     pub job: String,
     /// Position of the snapshot it was built from: later tombstones hide its rows.
     pub source_seq: Seq,
+    /// Its tuning, when it was built with one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<IndexConfig>,
     /// Folder of its files.
     pub prefix: String,
     /// Its files.
@@ -309,6 +319,16 @@ impl Index {
             .iter()
             .filter(|built| built.source_seq < seq);
         older.count() as u64
+    }
+
+    /// The tuning of the build that is due.
+    pub fn config_to_build(&self) -> &IndexConfig {
+        self.building_config.as_ref().unwrap_or(&self.spec.config)
+    }
+
+    /// The tuning of a generation.
+    pub fn config_of<'a>(&'a self, generation: &'a Generation) -> &'a IndexConfig {
+        generation.config.as_ref().unwrap_or(&self.spec.config)
     }
 
     /// The generation that answers searches.

@@ -110,6 +110,7 @@ pub(super) fn tombstone(dataset: &str, file: &str, row: u32, read_seq: Seq) -> C
 
 pub(super) fn define(index: &str, dataset: &str) -> CatalogCommand {
     CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: index.to_owned(),
         spec: IndexSpec {
             source: dataset.to_owned(),
@@ -141,6 +142,7 @@ pub(super) fn generation(
         vectors: 10,
         skipped: 0,
         build_ms: 5,
+        trial: None,
     })
 }
 
@@ -178,7 +180,7 @@ impl Given {
         }
     }
 
-    fn and(mut self, command: &CatalogCommand) -> Self {
+    pub(super) fn and(mut self, command: &CatalogCommand) -> Self {
         self.when(command).expect("a step that is allowed");
         self
     }
@@ -202,7 +204,7 @@ fn record(seq: Seq, event: &Event) -> Record {
     }
 }
 
-fn people() -> Given {
+pub(super) fn people() -> Given {
     Given::default().and(&create("people", "f1"))
 }
 
@@ -350,6 +352,7 @@ fn rows_make_embeddings_stale_and_a_build_from_after_them_current() {
     let asked = given.seq();
     given = given.and(&CatalogCommand::RequestGeneration {
         index: "kb".to_owned(),
+        config: None,
     });
     given = given.and(&generation("kb", 2, &format!("id-{asked}"), asked));
     assert!(

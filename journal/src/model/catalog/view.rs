@@ -16,7 +16,8 @@ use crate::{
         Meta, ModelError, Stamp,
         error::{check_name, near_names},
         event::{
-            CatalogEvent, GenerationRequested, IndexDefined, IndexDropped, ViewDefined, ViewDropped,
+            CatalogEvent, GenerationRequested, IndexDefined, IndexDropped, IndexSloSet,
+            ViewDefined, ViewDropped,
         },
     },
     record::{Micros, Seq},
@@ -501,7 +502,7 @@ impl CatalogState {
             let requested = GenerationRequested {
                 index: name,
                 generation: last.unwrap_or(0) + 1,
-                job: format!("{}-{}", stamp.id, events.len()),
+                job: format!("{, config: None }-{}", stamp.id, events.len()),
             };
             events.push(requested.into());
         }
@@ -540,14 +541,14 @@ impl CatalogState {
             dataset.must_be_key(&spec.key)?;
             dataset.must_have_text(&spec.text)?;
         }
-        Ok(vec![
-            IndexDefined {
-                index: command.index.clone(),
-                spec: command.spec.clone(),
-                job: stamp.id.clone(),
-            }
-            .into(),
-        ])
+        let (index, slo) = (command.index.clone(), command.slo);
+        let set = slo.map(|_| IndexSloSet { index, slo }.into());
+        let defined = IndexDefined {
+            index: command.index.clone(),
+            spec: command.spec.clone(),
+            job: stamp.id.clone(),
+        };
+        Ok(std::iter::once(defined.into()).chain(set).collect())
     }
 
     /// An index over a view holds what the view shows, and knows rows by a key that it shows as it is.
