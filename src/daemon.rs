@@ -24,7 +24,8 @@ use lakehouse_journal::{
     model::{
         access::{AccessCommand, Role},
         bucket::{BucketCommand, BucketSpec},
-        catalog::Dataset,
+        catalog::{CatalogCommand, Dataset},
+        event::GenerationCorrupted,
         scheduler::SchedulerCommand,
     },
     record::Micros,
@@ -48,7 +49,7 @@ use crate::{
         tables::LakeTables,
     },
     exit::{Exit, HELD, STUCK_JOURNAL},
-    query::{QueryConfig, QueryEngine},
+    query::{QueryConfig, QueryEngine, SqlSearch},
     rest::{self, Edge, audited, auth, health::Metrics, peer, problem::Problem, request_id},
 };
 
@@ -268,6 +269,8 @@ async fn serve(
         ms = report.replay_ms,
         "replayed"
     );
+    query.search_with(&(Arc::clone(&indexes) as Arc<dyn SqlSearch>));
+    report_corruption(&lake, &indexes);
     settle(&lake, &config).await?;
     let forgotten = settle_ledger(&lake, &query, &key_hash).await?;
     if forgotten > 0 {
@@ -306,6 +309,24 @@ fn query_config(config: &Config) -> QueryConfig {
         timeout: Duration::from_secs(config.query.timeout_s),
         ..QueryConfig::new(config.data_dir.join("tmp").join("spill"))
     }
+}
+
+/// A generation that is not what was built is noted, and built anew.
+fn report_corruption(lake: &Lake, indexes: &LakeIndexes) {
+    let (lake, runtime) = (lake.clone(), tokio::runtime::Handle::current());
+    indexes.tell_corruption(Box::new(move |index, generation, reason| {
+        let report = CatalogCommand::ReportCorruption(GenerationCorrupted {
+            index: index.to_owned(),
+            generation,
+            reason: reason.to_owned(),
+        });
+        let lake = lake.clone();
+        runtime.spawn(async move {
+            if let Err(error) = lake.ask_catalog(report, Caller::daemon("indexes")).await {
+                tracing::error!(%error, "a corrupt generation is not noted");
+            }
+        });
+    }));
 }
 
 /// Brings what the configuration says into the journal: the start, the buckets, the admin token.

@@ -3,6 +3,7 @@
 
 mod compaction;
 mod deletion;
+mod deltas;
 mod erasure;
 mod error;
 mod gate;
@@ -29,6 +30,7 @@ mod writer;
 
 pub use compaction::Compacted;
 pub use deletion::Tombstoned;
+pub use deltas::{DeltaStore, IndexChange};
 pub use erasure::Erased;
 pub use error::{LakeError, PortError};
 pub use housekeeping::{Chore, SNAPSHOT_EVENTS};

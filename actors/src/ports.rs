@@ -12,10 +12,11 @@ use std::{
 use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
+        Fold,
         bucket::BucketSpec,
         catalog::{
-            CatalogState, DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index,
-            SchemaDoc,
+            CatalogState, DataFile, Dataset, DeletionVector, DeltaFile, FileDigest, FileEntry,
+            Index, SchemaDoc,
         },
         event::DeletedRows,
     },
@@ -243,6 +244,19 @@ pub trait Readers: Send + Sync {
     fn forget(&self, bucket: &str, key: &str);
 }
 
+/// A generation that is to be built.
+#[derive(Debug, Clone)]
+pub struct BuildTask {
+    /// The catalog as it is now.
+    pub snapshot: Arc<Fold<CatalogState>>,
+    /// The index in it. While it is `folding`, the rows are those of the generation that answers.
+    pub index: Arc<Index>,
+    /// The generation's number.
+    pub generation: u64,
+    /// The job: the same when a build that was broken off is taken up again.
+    pub job: String,
+}
+
 /// A generation that is built and durable in its bucket.
 #[derive(Debug, Clone)]
 pub struct BuiltGeneration {
@@ -254,6 +268,12 @@ pub struct BuiltGeneration {
     pub vectors: u64,
     /// Rows whose text has no vector.
     pub skipped: u64,
+    /// Position of the snapshot that it was built from.
+    pub source_seq: Seq,
+    /// Position of the snapshot whose rows it has, when it is older.
+    pub rows_seq: Option<Seq>,
+    /// Position of the last delta that was folded in, when it is made of a generation.
+    pub folded_through: Option<Seq>,
 }
 
 /// Builds a generation of an index from a snapshot of its dataset.
@@ -265,13 +285,51 @@ pub trait IndexBuilder: Send + Sync {
     /// When rows cannot be read or embedded, or the bucket refuses.
     async fn build(
         &self,
-        dataset: Arc<Dataset>,
-        index: Arc<Index>,
-        generation: u64,
+        task: BuildTask,
         progress: Arc<Progress>,
     ) -> Result<BuiltGeneration, PortError>;
     /// Closes what is open of generations that the catalog does not keep any more.
     fn release(&self, catalog: &CatalogState);
+}
+
+/// What became of an index's rows since it was last current.
+#[derive(Debug, Clone, Default)]
+pub struct DeltaRows {
+    /// Keys of new and changed rows.
+    pub keys: Vec<String>,
+    /// Their texts, one a key; empty when vectors stand for no text.
+    pub texts: Vec<String>,
+    /// Their vectors, `[keys, dimensions]`, row-major.
+    pub vectors: Vec<f32>,
+    /// Keys of rows that left, or whose text has no vector any more.
+    pub removed: Vec<String>,
+}
+
+impl DeltaRows {
+    /// Whether nothing became of them.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// Told of every row that an index answers with: its key, and the text that its vector stands for.
+pub type EachRow<'a> = &'a mut (dyn FnMut(&str, Option<&str>) + Send);
+
+/// Reads what an index has, and writes what rides on it. See `Lake::commit_index_delta`.
+#[async_trait]
+pub trait IndexDeltas: Send + Sync {
+    /// Every row that the generation that answers has with its deltas, in no order. Rows that were
+    /// deleted since are among them: they are hidden, and leave by `removed`.
+    ///
+    /// # Errors
+    /// `Conflict` while nothing answers; `Corrupt` or `Unavailable` when files cannot be read.
+    async fn each_row(&self, index: &Index, each: EachRow<'_>) -> Result<(), PortError>;
+    /// Writes a delta of the index into its bucket; durable when it returns, and an orphan until it
+    /// is committed. A key in `keys` and `removed` is refused, as is one that comes twice.
+    ///
+    /// # Errors
+    /// `Invalid` for a vector that the index does not take; when the bucket refuses.
+    async fn write_delta(&self, index: &Index, rows: DeltaRows) -> Result<DeltaFile, PortError>;
 }
 
 /// An object as a listing shows it.

@@ -17,8 +17,7 @@ use lakehouse_journal::{
         bucket::BucketSpec,
         catalog::{
             Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, FileDigest,
-            FileEntry, HASHED_KEY_PREFIX, Index, IndexConfig, IndexSpec, IngestMode, SchemaDoc,
-            TextSpec,
+            FileEntry, HASHED_KEY_PREFIX, IndexConfig, IndexSpec, IngestMode, SchemaDoc, TextSpec,
         },
         event::DeletedRows,
     },
@@ -29,9 +28,9 @@ use parking_lot::Mutex;
 use crate::{
     Caller, IngestRequest, Ingested, Journal, Lake, LakeError, Parts, PortError, StartReport,
     ports::{
-        BucketStore, BuiltGeneration, Clock, Compactor, IndexBuilder, KeyTest, ObjectInfo,
-        Progress, Readers, ResolvedRows, Rewritten, RowLookup, RowMap, Sidecar, StageFn,
-        StageOptions, StagedTable,
+        BucketStore, BuildTask, BuiltGeneration, Clock, Compactor, IndexBuilder, KeyTest,
+        ObjectInfo, Progress, Readers, ResolvedRows, Rewritten, RowLookup, RowMap, Sidecar,
+        StageFn, StageOptions, StagedTable,
     },
 };
 
@@ -287,13 +286,13 @@ pub struct FakeBuilder {
 
 #[async_trait]
 impl IndexBuilder for FakeBuilder {
-    async fn build(
-        &self,
-        dataset: Arc<Dataset>,
-        index: Arc<Index>,
-        generation: u64,
-        _: Arc<Progress>,
-    ) -> Result<BuiltGeneration, PortError> {
+    async fn build(&self, task: BuildTask, _: Arc<Progress>) -> Result<BuiltGeneration, PortError> {
+        let BuildTask {
+            snapshot,
+            index,
+            generation,
+            ..
+        } = task;
         while self.stalled.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -301,8 +300,15 @@ impl IndexBuilder for FakeBuilder {
         Ok(BuiltGeneration {
             prefix: format!("vectors/{}/{generation}", index.name),
             files: Vec::<FileDigest>::new(),
-            vectors: dataset.row_count(),
+            vectors: snapshot
+                .state
+                .datasets
+                .get(&index.spec.source)
+                .map_or(0, |dataset| dataset.row_count()),
             skipped: 0,
+            source_seq: snapshot.seq,
+            rows_seq: None,
+            folded_through: None,
         })
     }
 
@@ -531,6 +537,7 @@ pub fn index_spec(dataset: &str) -> IndexSpec {
         source: dataset.to_owned(),
         key: "id".into(),
         text: TextSpec::Columns(vec!["id".to_owned()]),
+        vector_column: None,
         provider: "in-process".to_owned(),
         model: "fake".to_owned(),
         dimensions: 4,

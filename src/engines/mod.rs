@@ -9,6 +9,7 @@ pub mod embedder;
 pub mod indexes;
 pub mod ingest;
 pub mod keyring;
+#[cfg(feature = "lance")]
 pub mod lance;
 pub mod ledger;
 pub mod leftovers;

@@ -32,7 +32,7 @@ pub type Visible = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub struct Readable(Mutex<Vec<Weak<dyn TableProvider>>>);
 
 impl Readable {
-    fn add(&self, table: &Arc<dyn TableProvider>) {
+    pub(super) fn add(&self, table: &Arc<dyn TableProvider>) {
         self.0.lock().push(Arc::downgrade(table));
     }
 

@@ -2,7 +2,11 @@
 //! Made once by the daemon; hands out a session per request. Queries run on threads of their own with
 //! large stacks, so that they neither hold up the edge nor overflow.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -26,6 +30,7 @@ use super::{
     active::{ActiveQueries, Drained},
     catalog::{CATALOG, DATASETS},
     facts::FactsCache,
+    search::SqlSearch,
     session::{QuerySession, SessionTables},
     store::{LakeRegistry, LakeStore, lake_path},
 };
@@ -103,6 +108,7 @@ pub struct QueryEngine {
     facts: Arc<FactsCache>,
     active: Arc<ActiveQueries>,
     store: Arc<dyn ObjectStore>,
+    search: OnceLock<Weak<dyn SqlSearch>>,
     runtime: Option<Runtime>,
 }
 
@@ -139,6 +145,7 @@ impl QueryEngine {
             facts: Arc::new(FactsCache::default()),
             active: Arc::default(),
             store,
+            search: OnceLock::new(),
             runtime: Some(runtime),
             config,
         })
@@ -147,6 +154,16 @@ impl QueryEngine {
     /// A session for one request: it sees `tables` and nothing else.
     pub fn session(&self, tables: SessionTables) -> QuerySession {
         QuerySession::new(self, tables)
+    }
+
+    /// Lets `vector_search` find rows by this; once, at start.
+    pub fn search_with(&self, search: &Arc<dyn SqlSearch>) {
+        let _ = self.search.set(Arc::downgrade(search));
+    }
+
+    /// What `vector_search` finds rows by.
+    pub(super) fn search(&self) -> Option<Weak<dyn SqlSearch>> {
+        self.search.get().cloned()
     }
 
     /// Waits until no query reads a snapshot before `before`, so that files which only those name

@@ -14,6 +14,7 @@ pub mod params;
 pub mod row_key;
 pub mod scan;
 pub mod schema;
+pub mod search;
 pub mod session;
 mod sift;
 pub mod store;
@@ -32,5 +33,6 @@ pub use output::{
     ByteStream, ColumnDoc, CsvOptions, JsonRows, arrow_ipc, csv, json_cells, rows_json,
 };
 pub use schema::{arrow_schema, schema_doc, wide_keys};
+pub use search::{FoundRow, SearchSnapshot, SqlSearch};
 pub use session::{Explained, QuerySession, QueryStream, SessionTables};
 pub use table::DatasetTable;

@@ -6,16 +6,21 @@ use serde_json::Value;
 
 use super::QueryError;
 
-/// Puts the parameters into a plan: `$1` is the first.
+/// Puts the parameters into a plan: `$1` is the first. Those up to `elsewhere` may have gone into
+/// arguments of a table function already.
 ///
 /// # Errors
 /// [`QueryError::BadParameter`] when there are more or fewer than the statement names, a name is not
 /// a number, or a value is a list or an object.
-pub(super) fn bind(plan: LogicalPlan, params: &[Value]) -> Result<LogicalPlan, QueryError> {
+pub(super) fn bind(
+    plan: LogicalPlan,
+    params: &[Value],
+    elsewhere: usize,
+) -> Result<LogicalPlan, QueryError> {
     let named = plan
         .get_parameter_names()
         .map_err(|error| QueryError::from_engine(&error, &[]))?;
-    let mut highest = 0;
+    let mut highest = elsewhere;
     for name in &named {
         let number = name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
         match number {

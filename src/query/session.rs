@@ -11,7 +11,7 @@ use std::{
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
-    catalog::TableProvider,
+    catalog::{TableFunctionImpl, TableProvider},
     common::tree_node::TreeNodeRecursion,
     datasource::source_as_provider,
     execution::{SendableRecordBatchStream, SessionState, TaskContext},
@@ -41,6 +41,7 @@ use super::{
     catalog::{Names, Readable, SYSTEM, SessionCatalogs, Visible},
     gate::{check_plan, parse_query},
     params::bind,
+    search::{SearchTable, VECTOR_SEARCH, VectorSearch},
 };
 
 /// Batches that wait for a slow reader before the query does.
@@ -85,6 +86,7 @@ impl SessionTables {
 pub struct QuerySession {
     state: SessionState,
     names: Arc<Names>,
+    search: Arc<VectorSearch>,
     gate: GateLimits,
     timeout: Duration,
     runtime: Handle,
@@ -120,10 +122,17 @@ impl QuerySession {
         });
         let mut state = SessionState::clone(&engine.template());
         state.register_catalog_list(Arc::new(SessionCatalogs(Arc::clone(&names))));
+        let search = VectorSearch::new(Arc::clone(&names), tables.seq, engine.search());
+        let search = Arc::new(search);
+        state.register_udtf(
+            VECTOR_SEARCH,
+            Arc::clone(&search) as Arc<dyn TableFunctionImpl>,
+        );
         state.mark_start_execution();
         Self {
             state,
             names,
+            search,
             gate: engine.config().gate.clone(),
             timeout: engine.config().timeout,
             runtime: engine.handle(),
@@ -238,7 +247,9 @@ impl QuerySession {
         limit: Option<usize>,
     ) -> Result<Ready, QueryError> {
         let statement = parse_query(sql, &self.gate)?;
-        let plan = bind(self.plan(statement).await?, params)?;
+        self.search.given(params);
+        let plan = self.plan(statement).await?;
+        let plan = bind(plan, params, self.search.named())?;
         let (datasets, buckets) = sources(&plan)?;
         let engine = |error| QueryError::from_engine(&error, &buckets);
         let plan = match limit {
@@ -325,6 +336,8 @@ fn sources(plan: &LogicalPlan) -> Result<(Vec<String>, Vec<String>), QueryError>
                 datasets.push(table.dataset().name.clone());
                 let files = table.dataset().files.iter();
                 buckets.extend(files.map(|file| file.entry.bucket.clone()));
+            } else if let Some(table) = provider.downcast_ref::<SearchTable>() {
+                datasets.push(table.source().to_owned());
             } else if scan.table_name.schema() == Some(SYSTEM) {
                 datasets.push(format!("{SYSTEM}.{}", scan.table_name.table()));
             }

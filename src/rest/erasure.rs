@@ -150,7 +150,7 @@ impl<'a> Row<'a> {
         let kept_state = self.in_files(edge, &kept).await?;
         let footers = worst(live_state, kept_state);
         let (objects, doomed) = self.doomed(catalog);
-        let (generations, in_generations) = self.in_generations(edge, catalog);
+        let (generations, in_generations) = self.in_generations(edge, catalog).await;
         let (leftovers, in_leftovers) = self.leftovers(edge).await?;
         let data = &edge.config.data_dir;
         let (staged, in_staging) = self.in_directory(&data.join("staging"));
@@ -277,7 +277,7 @@ impl<'a> Row<'a> {
     }
 
     /// A generation built before the deletion may hold the row; a later one is asked.
-    fn in_generations(&self, edge: &Edge, catalog: &Fold<CatalogState>) -> (u64, PlaceState) {
+    async fn in_generations(&self, edge: &Edge, catalog: &Fold<CatalogState>) -> (u64, PlaceState) {
         let mut state = PlaceState::Absent;
         let mut checked = 0;
         for index in catalog.state.indexes_over(&self.dataset.name) {
@@ -285,7 +285,7 @@ impl<'a> Row<'a> {
             let older = self
                 .tombstone
                 .is_some_and(|(seq, _)| index.generations_before(seq) > 0);
-            let live_has_it = edge.indexes.live_holds(index, self.key);
+            let live_has_it = edge.indexes.live_holds(index, self.key).await;
             let here = match (self.tombstone, older, live_has_it) {
                 (None, _, true) => PlaceState::Present,
                 (Some(_), true, _) | (Some(_), _, true) => PlaceState::Hidden,

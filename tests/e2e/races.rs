@@ -394,6 +394,7 @@ async fn prepared(dir: &Path, hold: Duration) -> Race {
             source: "keyed".to_owned(),
             key: "id".into(),
             text: TextSpec::Template("{body}".to_owned()),
+            vector_column: None,
             provider: "in-process".to_owned(),
             model: "static-minilm-128".to_owned(),
             dimensions: 128,

@@ -4,10 +4,12 @@
 //! again, and no row content. A new optional field is `#[serde(default)]`; any other change is a
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
+mod delta;
 mod subjects;
 
 use std::collections::BTreeMap;
 
+pub use delta::{GenerationCorrupted, IndexDelta, IndexDeltaCommitted};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -139,7 +141,9 @@ events! {
         GenerationRequested = 1,
         GenerationBuilt = 1,
         GenerationFailed = 1,
+        GenerationCorrupted = 1,
         IndexPromoted = 1,
+        IndexDeltaCommitted = 1,
         GenerationsRetired = 1,
         IndexDropped = 1,
     }
@@ -168,6 +172,14 @@ events! {
 )]
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the shape that serde asks for"
+)]
+pub(super) fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn read<T: serde::de::DeserializeOwned>(
@@ -418,6 +430,9 @@ pub struct GenerationRequested {
     pub generation: u64,
     /// The job that builds it.
     pub job: String,
+    /// Whether it is made of the generation that answers and its deltas, and not of the dataset.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fold: bool,
 }
 
 /// A generation of an index is built and lies in its bucket.
@@ -442,6 +457,12 @@ pub struct GenerationBuilt {
     pub skipped: u64,
     /// How long it took.
     pub build_ms: u64,
+    /// Position of the snapshot whose rows it has, when it is older than what was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_seq: Option<Seq>,
+    /// Position of the last delta that it has, when it was made of a generation and its deltas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded_through: Option<Seq>,
 }
 
 /// A generation could not be built.

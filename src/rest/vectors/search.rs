@@ -1,4 +1,5 @@
-//! `POST /vectors/search`: a text or a vector in, the nearest visible rows out, with their columns.
+//! `POST /vectors/search`: texts or vectors in, the visible rows that are nearest or fit the words out,
+//! with their columns.
 
 use std::{
     collections::BTreeSet,
@@ -22,8 +23,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     engines::{
-        indexes::{HITS_MAX, SearchQuery, SearchRequest, Searched, quoted},
-        vectors::SearchPath,
+        indexes::{HITS_MAX, SearchMode, SearchQuery, SearchRequest, Searched, quoted},
+        vectors::VectorError,
     },
     query::{
         SessionTables, json_cells,
@@ -39,6 +40,9 @@ use crate::{
     },
 };
 
+/// Most queries of one request.
+const QUERIES_MAX: usize = 1_000;
+
 /// A search.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,25 +50,61 @@ pub struct SearchBody {
     index: String,
     query: Option<String>,
     vector: Option<Vec<f32>>,
+    queries: Option<Vec<Asked>>,
     #[serde(default = "ten")]
     k: usize,
     filter: Option<String>,
     #[serde(default)]
     columns: Vec<String>,
     ef_search: Option<usize>,
-    mode: Option<String>,
+    #[serde(default)]
+    mode: Mode,
     #[serde(default)]
     exact: bool,
     as_of: Option<Value>,
+}
+
+/// One query of many: a text, or an object of one field.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Asked {
+    Text(String),
+    One(One),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct One {
+    query: Option<String>,
+    vector: Option<Vec<f32>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    #[default]
+    Vector,
+    Text,
+    Hybrid,
+}
+
+impl From<Mode> for SearchMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Vector => Self::Vector,
+            Mode::Text => Self::Text,
+            Mode::Hybrid => Self::Hybrid,
+        }
+    }
 }
 
 fn ten() -> usize {
     10
 }
 
-/// The rows whose text is nearest in meaning.
+/// The rows whose text is nearest in meaning, or fits the words.
 #[utoipa::path(post, path = "/vectors/search", tag = "vectors",
-    responses((status = 200, description = "{index, generation, hits: [{key, score, distance, text?, row?}], elapsed_us, path}"),
+    responses((status = 200, description = "{index, generation, hits: [{key, score, distance, text?, row?}], elapsed_us, path}; with `queries`: {index, generation, results: [{hits, elapsed_us, path}]}"),
         (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub async fn search(
     edge: web::Data<Edge>,
@@ -72,21 +112,10 @@ pub async fn search(
     body: Body<SearchBody>,
 ) -> Result<HttpResponse, Problem> {
     let asked = body.value;
-    if asked.mode.as_deref().is_some_and(|mode| mode != "vector") {
-        return Err(Problem::unsupported("a search mode other than `vector`"));
-    }
     if asked.k > HITS_MAX {
         return Err(Problem::invalid(format!("`k` may be {HITS_MAX} at most")));
     }
-    let wanted = match (&asked.query, &asked.vector) {
-        (Some(text), None) => SearchQuery::Text(text),
-        (None, Some(vector)) => SearchQuery::Vector(vector),
-        _ => {
-            return Err(Problem::invalid(
-                "exactly one of `query` and `vector` is needed",
-            ));
-        }
-    };
+    let queries = queries_of(&asked)?;
     let filter = asked
         .filter
         .as_deref()
@@ -95,41 +124,94 @@ pub async fn search(
     let snapshot = Snapshot::of(&edge, asked.as_of.as_ref()).await?;
     let catalog = &snapshot.catalog;
     let index = index_of(&edge, &snapshot, &asked.index)?;
-    let request = SearchRequest {
-        query: wanted,
-        k: asked.k,
-        filter: filter.as_deref(),
-        ef_search: asked.ef_search,
-        exact: asked.exact,
-    };
-    let found = edge.indexes.search(catalog, index, &request).await?;
-    edge.metrics.searches.fetch_add(1, Ordering::Relaxed);
-    let mut rows = rows_of(&edge, catalog, index, &found, &asked.columns).await?;
-    let hits: Vec<Value> = found
-        .found
-        .hits
-        .iter()
-        .map(|hit| {
-            let mut value = json!({
-                "key": hit.key,
-                "score": hit.score,
-                "distance": hit.distance,
-                "text": found.open.index.text_of(hit.slot),
-            });
-            if !asked.columns.is_empty() {
-                value["row"] = rows.remove(&hit.key).unwrap_or(Value::Null);
-            }
-            value
+    let mut results = Vec::with_capacity(queries.len());
+    for query in queries {
+        let request = SearchRequest {
+            query,
+            mode: asked.mode.into(),
+            k: asked.k,
+            filter: filter.as_deref(),
+            ef_search: asked.ef_search,
+            exact: asked.exact,
+            reader: None,
+        };
+        let found = edge.indexes.search(catalog, index, &request).await?;
+        edge.metrics.searches.fetch_add(1, Ordering::Relaxed);
+        let hits = hits_of(&edge, catalog, index, &found, &asked.columns).await?;
+        results.push((hits, found));
+    }
+    let mut answer = json!({
+        "index": asked.index,
+        "generation": results.first().map(|(_, found)| found.live.generation),
+        "as_of": snapshot.as_of,
+    });
+    let mut results: Vec<Value> = results
+        .into_iter()
+        .map(|(hits, found)| {
+            json!({ "hits": hits, "elapsed_us": found.elapsed_us, "path": found.path })
         })
         .collect();
-    Ok(HttpResponse::Ok().json(json!({
-        "index": asked.index,
-        "generation": found.generation,
-        "hits": hits,
-        "elapsed_us": found.elapsed_us,
-        "as_of": snapshot.as_of,
-        "path": match found.found.path { SearchPath::Ann => "ann", SearchPath::Exact => "exact" },
-    })))
+    if asked.queries.is_some() {
+        answer["results"] = results.into();
+    } else if let (Some(Value::Object(only)), Value::Object(answer)) = (results.pop(), &mut answer)
+    {
+        answer.extend(only);
+    }
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+fn queries_of(asked: &SearchBody) -> Result<Vec<SearchQuery<'_>>, Problem> {
+    let exactly_one =
+        || Problem::invalid("exactly one of `query`, `vector` and `queries` is needed");
+    match (&asked.query, &asked.vector, &asked.queries) {
+        (Some(text), None, None) => Ok(vec![SearchQuery::Text(text)]),
+        (None, Some(vector), None) => Ok(vec![SearchQuery::Vector(vector)]),
+        (None, None, Some(queries)) if queries.len() > QUERIES_MAX => Err(Problem::invalid(
+            format!("`queries` may be {QUERIES_MAX} at most"),
+        )),
+        (None, None, Some(queries)) => queries
+            .iter()
+            .map(|query| match query {
+                Asked::Text(text)
+                | Asked::One(One {
+                    query: Some(text),
+                    vector: None,
+                }) => Ok(SearchQuery::Text(text)),
+                Asked::One(One {
+                    query: None,
+                    vector: Some(vector),
+                }) => Ok(SearchQuery::Vector(vector)),
+                Asked::One(_) => Err(exactly_one()),
+            })
+            .collect(),
+        _ => Err(exactly_one()),
+    }
+}
+
+async fn hits_of(
+    edge: &Edge,
+    catalog: &Fold<CatalogState>,
+    index: &Index,
+    found: &Searched,
+    columns: &[String],
+) -> Result<Vec<Value>, Problem> {
+    let mut rows = rows_of(edge, catalog, index, found, columns).await?;
+    let slots: Vec<u64> = found.hits.iter().map(|hit| hit.slot).collect();
+    let failed = |error: VectorError| Problem::internal(&error);
+    let texts = found.live.texts(&slots).await.map_err(failed)?;
+    let hits = found.hits.iter().zip(texts).map(|(hit, text)| {
+        let mut value = json!({
+            "key": hit.key,
+            "score": hit.score,
+            "distance": hit.distance,
+            "text": text,
+        });
+        if !columns.is_empty() {
+            value["row"] = rows.remove(&hit.key).unwrap_or(Value::Null);
+        }
+        value
+    });
+    Ok(hits.collect())
 }
 
 /// The index as it was; one whose generation or rows of then are no longer kept is told so.
@@ -165,15 +247,10 @@ async fn rows_of(
     columns: &[String],
 ) -> Result<Map<String, Value>, Problem> {
     let mut rows = Map::new();
-    if columns.is_empty() || found.found.hits.is_empty() {
+    if columns.is_empty() || found.hits.is_empty() {
         return Ok(rows);
     }
-    let hits: BTreeSet<&str> = found
-        .found
-        .hits
-        .iter()
-        .map(|hit| hit.key.as_str())
-        .collect();
+    let hits: BTreeSet<&str> = found.hits.iter().map(|hit| hit.key.as_str()).collect();
     let key = index.spec.key.columns();
     let selected = key.iter().chain(columns).map(|column| quoted(column));
     let sql = format!(

@@ -44,16 +44,24 @@ impl CatalogState {
             CatalogEvent::GenerationRequested(e) => {
                 self.change_index(&e.index, |index| {
                     index.building = Some((e.generation, e.job.clone()));
+                    index.folding = e.fold;
                 });
             }
             CatalogEvent::GenerationBuilt(e) => self.generation_built(meta, e),
             CatalogEvent::GenerationFailed(e) => self.generation_failed(e),
+            CatalogEvent::GenerationCorrupted(e) => {
+                self.change_index(&e.index, |index| index.corrupt = Some(e.reason.clone()));
+            }
+            CatalogEvent::IndexDeltaCommitted(e) => self.index_delta_committed(meta, e),
             CatalogEvent::IndexPromoted(e) => self.index_promoted(meta, &e.index, e.generation),
             CatalogEvent::GenerationsRetired(e) => self.generations_retired(meta, e),
             CatalogEvent::IndexDropped(e) => {
                 if let Some(index) = self.indexes.remove(&e.index) {
                     for built in &index.generations {
                         self.doom(meta.seq, &index.spec.bucket, &folder(&built.prefix));
+                    }
+                    for delta in index.deltas() {
+                        self.doom(meta.seq, &index.spec.bucket, &delta.file.key);
                     }
                 }
             }
@@ -126,6 +134,7 @@ impl CatalogState {
         let mut gone = Vec::new();
         self.change_index(&event.index, |index| {
             let bucket = index.spec.bucket.clone();
+            let deltas: Vec<String> = index.deltas().map(|delta| delta.file.key.clone()).collect();
             index.generations.retain(|built| {
                 let stays = !event.generations.contains(&built.generation);
                 if !stays {
@@ -133,19 +142,21 @@ impl CatalogState {
                 }
                 stays
             });
+            let unused = deltas.into_iter().filter(|key| !index.has_delta(key));
+            gone.extend(unused.map(|key| (bucket.clone(), key)));
         });
         for (bucket, prefix) in gone {
             self.doom(meta.seq, &bucket, &prefix);
         }
     }
 
-    fn change_dataset(&mut self, name: &str, change: impl FnOnce(&mut Dataset)) {
+    pub(super) fn change_dataset(&mut self, name: &str, change: impl FnOnce(&mut Dataset)) {
         if let Some(dataset) = self.datasets.get_mut(name) {
             change(Arc::make_mut(dataset));
         }
     }
 
-    fn change_index(&mut self, name: &str, change: impl FnOnce(&mut Index)) {
+    pub(super) fn change_index(&mut self, name: &str, change: impl FnOnce(&mut Index)) {
         if let Some(index) = self.indexes.get_mut(name) {
             change(Arc::make_mut(index));
         }
@@ -295,7 +306,9 @@ impl CatalogState {
             generations: Vec::new(),
             live: None,
             building: Some((1, event.job.clone())),
+            folding: false,
             failed: None,
+            corrupt: None,
             created_at: meta.at,
         };
         self.indexes.insert(event.index.clone(), Arc::new(index));
@@ -303,6 +316,9 @@ impl CatalogState {
 
     fn generation_built(&mut self, meta: Meta<'_>, event: &GenerationBuilt) {
         self.change_index(&event.index, |index| {
+            let deltas = index.carried(event);
+            let rows = deltas.iter().map(|delta| delta.source_seq);
+            let rows_seq = rows.chain(event.rows_seq).max();
             index.generations.push(Generation {
                 generation: event.generation,
                 job: event.job.clone(),
@@ -313,8 +329,11 @@ impl CatalogState {
                 skipped: event.skipped,
                 build_ms: event.build_ms,
                 built_at: meta.at,
+                rows_seq,
+                deltas,
             });
             index.building = None;
+            index.folding = false;
             index.failed = None;
         });
     }
@@ -322,27 +341,21 @@ impl CatalogState {
     fn generation_failed(&mut self, event: &GenerationFailed) {
         self.change_index(&event.index, |index| {
             index.building = None;
+            index.folding = false;
             index.failed = Some((event.job.clone(), event.error.clone()));
         });
     }
 
     fn index_promoted(&mut self, meta: Meta<'_>, name: &str, generation: u64) {
-        let mut built_from = None;
+        let mut source = None;
         self.change_index(name, |index| {
             index.live = Some(generation);
-            built_from = index
-                .live_generation()
-                .map(|generation| (index.spec.source.clone(), generation.source_seq));
+            index.corrupt = None;
+            source = Some(index.spec.source.clone());
         });
-        let Some((source, source_seq)) = built_from else {
-            return;
-        };
-        self.change_dataset(&source, |dataset| {
-            if dataset.rows_seq <= source_seq {
-                dataset.last_embedded_at = Some(meta.at);
-                dataset.embedding_stale_since = None;
-            }
-        });
+        if let Some(source) = source {
+            self.note_embedded(meta, &source);
+        }
     }
 }
 

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CompactionPolicy, DatasetSpec, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry, IndexSpec,
-    IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    CommitIndexDelta, CompactionPolicy, DatasetSpec, EmbeddingSpec, ErasedKeys, FileDigest,
+    FileEntry, IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity, Source,
 };
 use crate::{
-    model::event::{DeletedRows, Scrub},
+    model::event::{DeletedRows, GenerationCorrupted, Scrub},
     record::{Micros, Seq},
 };
 
@@ -61,6 +61,10 @@ pub enum CatalogCommand {
     CommitGeneration(CommitGeneration),
     /// See [`FailGeneration`].
     FailGeneration(FailGeneration),
+    /// See [`CommitIndexDelta`].
+    CommitIndexDelta(CommitIndexDelta),
+    /// Report a file that is not what was built; the index is built anew.
+    ReportCorruption(GenerationCorrupted),
     /// Let this generation of an index answer searches.
     PromoteGeneration {
         /// The index.
@@ -243,6 +247,10 @@ pub struct CommitGeneration {
     pub skipped: u64,
     /// How long it took.
     pub build_ms: u64,
+    /// Position of the snapshot whose rows it has, when it is older than what was read.
+    pub rows_seq: Option<Seq>,
+    /// Position of the last delta that was folded in, when it is made of a generation.
+    pub folded_through: Option<Seq>,
 }
 
 /// Report a generation that could not be built.

@@ -14,8 +14,8 @@ use crate::{
         event::{
             CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, FilesCommitted,
             FilesCompacted, FilesPurged, FilesScrubbed, GenerationBuilt, GenerationFailed,
-            GenerationRequested, GenerationsRetired, IndexDefined, IndexDropped, IndexPromoted,
-            ObjectsDeleted, RowsErased,
+            GenerationsRetired, IndexDefined, IndexDropped, IndexPromoted, ObjectsDeleted,
+            RowsErased,
         },
     },
     record::{Micros, Seq},
@@ -54,6 +54,8 @@ impl Aggregate for CatalogState {
             CatalogCommand::RequestGeneration { index } => self.request_generation(index, stamp),
             CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
+            CatalogCommand::CommitIndexDelta(c) => self.commit_index_delta(c, stamp),
+            CatalogCommand::ReportCorruption(c) => self.report_corruption(c, stamp),
             CatalogCommand::PromoteGeneration { index, generation } => {
                 self.promote_generation(index, *generation)
             }
@@ -311,7 +313,9 @@ impl CatalogState {
         let generations: Vec<u64> = index
             .generations
             .iter()
-            .filter(|built| built.source_seq < older_than && Some(built.generation) != index.live)
+            .filter(|built| {
+                built.oldest_source() < older_than && Some(built.generation) != index.live
+            })
             .map(|built| built.generation)
             .collect();
         if generations.is_empty() {
@@ -388,7 +392,7 @@ impl CatalogState {
         }
         let dataset = self.dataset(&command.spec.source)?;
         dataset.must_be_key(&command.spec.key)?;
-        dataset.must_have_text(&command.spec.text)?;
+        command.spec.must_fit(dataset)?;
         Ok(vec![
             IndexDefined {
                 index: command.index.clone(),
@@ -404,15 +408,7 @@ impl CatalogState {
         if index.building.is_some() {
             return Ok(Vec::new());
         }
-        let last = index.generations.iter().map(|built| built.generation).max();
-        Ok(vec![
-            GenerationRequested {
-                index: name.to_owned(),
-                generation: last.unwrap_or(0) + 1,
-                job: stamp.id.clone(),
-            }
-            .into(),
-        ])
+        Ok(vec![self.requested(name, stamp, false)?.into()])
     }
 
     fn commit_generation(&self, command: &CommitGeneration) -> Decision {
@@ -435,6 +431,8 @@ impl CatalogState {
             vectors: command.vectors,
             skipped: command.skipped,
             build_ms: command.build_ms,
+            rows_seq: command.rows_seq,
+            folded_through: command.folded_through,
         };
         Ok(vec![built.into(), promoted.into()])
     }

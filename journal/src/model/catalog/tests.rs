@@ -114,6 +114,7 @@ pub(super) fn define(index: &str, dataset: &str) -> CatalogCommand {
             source: dataset.to_owned(),
             key: "id".into(),
             text: TextSpec::Template("{text}".to_owned()),
+            vector_column: None,
             provider: "in-process".to_owned(),
             model: "static-minilm-128".to_owned(),
             dimensions: 128,
@@ -140,6 +141,8 @@ pub(super) fn generation(
         vectors: 10,
         skipped: 0,
         build_ms: 5,
+        rows_seq: None,
+        folded_through: None,
     })
 }
 
@@ -172,7 +175,7 @@ impl Given {
         Ok(events)
     }
 
-    fn and(mut self, command: &CatalogCommand) -> Self {
+    pub fn and(mut self, command: &CatalogCommand) -> Self {
         self.when(command).expect("a step that is allowed");
         self
     }
@@ -196,7 +199,7 @@ fn record(seq: Seq, event: &Event) -> Record {
     }
 }
 
-fn people() -> Given {
+pub(super) fn people() -> Given {
     Given::default().and(&create("people", "f1"))
 }
 
