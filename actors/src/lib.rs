@@ -16,6 +16,7 @@ mod lake;
 mod leftovers;
 mod owner;
 pub mod ports;
+mod quality;
 mod refresh;
 mod scheduler;
 mod start;

@@ -15,8 +15,8 @@ use lakehouse_journal::{
         Fold,
         bucket::BucketSpec,
         catalog::{
-            CatalogState, DataFile, Dataset, DeletionVector, DeltaFile, FileDigest, FileEntry,
-            Index, SchemaDoc,
+            CatalogState, DataFile, Dataset, DeletionVector, DeltaFile, EvalSet, FileDigest,
+            FileEntry, Index, SchemaDoc, Trial,
         },
         event::DeletedRows,
     },
@@ -288,6 +288,18 @@ pub trait IndexBuilder: Send + Sync {
         task: BuildTask,
         progress: Arc<Progress>,
     ) -> Result<BuiltGeneration, PortError>;
+    /// Measures a generation that is built and not yet committed, by an evaluation set or, without
+    /// one, by queries drawn from its own rows.
+    ///
+    /// # Errors
+    /// When its files or those of the set cannot be read.
+    async fn check(
+        &self,
+        index: Arc<Index>,
+        generation: u64,
+        built: &BuiltGeneration,
+        eval: Option<EvalSet>,
+    ) -> Result<Trial, PortError>;
     /// Closes what is open of generations that the catalog does not keep any more.
     fn release(&self, catalog: &CatalogState);
 }

@@ -65,6 +65,7 @@ impl RefreshDuty {
         for name in names {
             let command = CatalogCommand::RequestGeneration {
                 index: name.clone(),
+                config: None,
             };
             let caller = Caller {
                 idempotency: None,

@@ -98,7 +98,14 @@ impl HousekeepingDuty {
             .values()
             .filter(|object| object.bucket == bucket)
             .map(|object| object.key.clone());
-        files.chain(generations).chain(doomed).collect()
+        let evals = snapshot.state.quality.evals.values();
+        let evals = evals.filter(|eval| eval.spec.bucket == bucket);
+        let evals = evals.map(|eval| eval.spec.prefix.clone());
+        files
+            .chain(generations)
+            .chain(evals)
+            .chain(doomed)
+            .collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,8 +16,9 @@ use lakehouse_journal::{
     model::{
         bucket::BucketSpec,
         catalog::{
-            Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, FileDigest,
-            FileEntry, HASHED_KEY_PREFIX, IndexConfig, IndexSpec, IngestMode, SchemaDoc, TextSpec,
+            Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, EvalSet, FileDigest,
+            FileEntry, HASHED_KEY_PREFIX, Index, IndexConfig, IndexSpec, IngestMode, SchemaDoc,
+            Tail, TextSpec, Trial,
         },
         event::DeletedRows,
     },
@@ -282,6 +283,8 @@ pub struct FakeBuilder {
     pub stalled: AtomicBool,
     /// Builds that ended well.
     pub built: AtomicU64,
+    /// What a check finds: true rows of a million.
+    pub recall_ppm: AtomicU32,
 }
 
 #[async_trait]
@@ -309,6 +312,35 @@ impl IndexBuilder for FakeBuilder {
             source_seq: snapshot.seq,
             rows_seq: None,
             folded_through: None,
+        })
+    }
+
+    async fn check(
+        &self,
+        index: Arc<Index>,
+        generation: u64,
+        built: &BuiltGeneration,
+        _: Option<EvalSet>,
+    ) -> Result<Trial, PortError> {
+        Ok(Trial {
+            id: format!("{}-{generation}", index.name),
+            index: index.name.clone(),
+            eval: String::new(),
+            config: index.config_to_build().clone(),
+            generation: Some(generation),
+            k: 10,
+            recall_ppm: self.recall_ppm.load(Ordering::SeqCst),
+            latency_ns: Tail::default(),
+            p50_spread_ns: (0, 0),
+            repeats: 1,
+            brute_force_p50_ns: 0,
+            build_ms: 0,
+            memory_bytes: 0,
+            vectors: built.vectors,
+            machine: String::new(),
+            commit: String::new(),
+            note: None,
+            refused: None,
         })
     }
 

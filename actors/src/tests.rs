@@ -346,6 +346,7 @@ async fn a_lost_build_comes_back_out_of_the_state() {
     let lake = people().await;
     lake.builder.stalled.store(true, Ordering::SeqCst);
     let command = CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: "kb".to_owned(),
         spec: index_spec("people"),
     });
@@ -434,6 +435,7 @@ async fn compaction_keeps_the_visible_rows_and_drops_the_others() {
 async fn a_refresh_builds_beside_and_swaps() {
     let lake = people().await;
     let command = CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: "kb".to_owned(),
         spec: index_spec("people"),
     });
@@ -464,6 +466,7 @@ async fn a_refresh_builds_beside_and_swaps() {
 async fn a_dataset_with_an_index_is_dropped_only_with_it() {
     let lake = people().await;
     let define = DefineIndex {
+        slo: None,
         index: "kb".to_owned(),
         spec: index_spec("people"),
     };

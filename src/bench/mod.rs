@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod refresh;
 pub mod sql;
 pub mod tpch;
+#[cfg(feature = "lance")]
 pub mod vectors;
 
 mod daemon;

@@ -7,7 +7,9 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::CliError;
-use crate::bench::{deletes, ingest, journal, postgres, refresh, sql, vectors};
+#[cfg(feature = "lance")]
+use crate::bench::vectors;
+use crate::bench::{deletes, ingest, journal, postgres, refresh, sql};
 
 /// What `bench` takes.
 #[derive(Debug, Args)]
@@ -36,6 +38,7 @@ enum What {
     /// Files to Parquet beside plain `DataFusion`
     Ingest,
     /// Vector indexes beside the raw libraries: recall, latency and the cells of ADR-019
+    #[cfg(feature = "lance")]
     Vectors,
     /// Deleting rows, and queries over what is left beside clean ones
     Deletes,
@@ -64,6 +67,7 @@ impl What {
             Self::Journal => journal::run,
             Self::Sql => sql::run,
             Self::Ingest => ingest::run,
+            #[cfg(feature = "lance")]
             Self::Vectors => vectors::run,
             Self::Deletes => deletes::run,
             Self::Postgres => postgres::run,

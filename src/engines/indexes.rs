@@ -11,7 +11,9 @@ mod builder;
 mod config;
 mod deltas;
 mod live;
+pub mod measure;
 mod open;
+pub mod quality;
 mod search;
 mod sets;
 mod source;
@@ -22,16 +24,23 @@ mod text;
 mod visible;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
 use lakehouse_actors::{PortError, ports::KeyHash};
-use lakehouse_journal::model::{ErrorKind, catalog::CatalogState};
+use lakehouse_journal::model::{
+    ErrorKind,
+    catalog::{CatalogState, Index},
+};
 use parking_lot::Mutex;
 
-use super::{object_store::Buckets, vectors::VectorError};
+use super::{
+    embedder::cache::{CacheStats, EmbeddingCache},
+    object_store::Buckets,
+    vectors::VectorError,
+};
 use crate::query::QueryEngine;
 
 pub use config::{check_config, hnsw_config};
@@ -41,6 +50,9 @@ pub use sets::Shown;
 
 /// Told of an index whose generation is not what was built: its name, the generation, what is wrong.
 pub type OnCorrupt = Box<dyn Fn(&str, u64, &str) + Send + Sync>;
+
+/// Bytes that embeddings of queries may take in memory.
+const CACHE_BYTES: u64 = 64 << 20;
 
 /// Builds and searches the lake's vector indexes.
 pub struct LakeIndexes {
@@ -52,6 +64,18 @@ pub struct LakeIndexes {
     /// Held while something is opened, so that many searches open it once.
     opening: tokio::sync::Mutex<()>,
     on_corrupt: OnceLock<OnCorrupt>,
+    /// Vectors of texts that searches asked for.
+    cache: EmbeddingCache,
+}
+
+/// An index that is in memory.
+pub struct Warm {
+    /// The generation that answers.
+    pub generation: u64,
+    /// Its rows.
+    pub vectors: u64,
+    /// Bytes that searches touch.
+    pub bytes: u64,
 }
 
 /// What is open.
@@ -79,7 +103,49 @@ impl LakeIndexes {
             open: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             on_corrupt: OnceLock::new(),
+            cache: EmbeddingCache::new(CACHE_BYTES),
         }
+    }
+
+    /// What the cache of query embeddings holds and how it did.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// Opens what answers and has it brought into memory.
+    ///
+    /// # Errors
+    /// As [`LakeIndexes::search`].
+    pub async fn warm(&self, index: &Index) -> Result<Warm, PortError> {
+        let live = self.live(index).await?;
+        let (generation, vectors) = (live.generation, live.rows());
+        let index = Arc::clone(&live.base.index);
+        let bytes = index.memory_bytes();
+        let touched = tokio::task::spawn_blocking(move || index.touch());
+        touched.await.map_err(|error| internal(&error))?;
+        Ok(Warm {
+            generation,
+            vectors,
+            bytes,
+        })
+    }
+
+    /// Closes every index but these; a search opens what it needs again. Says which were open.
+    pub fn release_others(&self, kept: &[String]) -> Vec<String> {
+        let mut released = BTreeSet::new();
+        let mut open = self.open.lock();
+        open.live.retain(|(name, _), _| {
+            let stays = kept.contains(name);
+            if !stays {
+                released.insert(name.clone());
+            }
+            stays
+        });
+        open.bases.retain(|(_, prefix), _| {
+            let name = prefix.split('/').nth(1).unwrap_or_default();
+            kept.iter().any(|kept| kept == name)
+        });
+        released.into_iter().collect()
     }
 
     /// Who is told of generations that are not what was built; once, at start.

@@ -20,6 +20,8 @@ mod past;
 pub mod peer;
 mod predicate;
 pub mod problem;
+pub mod profiles;
+pub mod quality;
 pub mod query;
 pub mod request_id;
 mod row_keys;
@@ -82,6 +84,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
     jobs::routes(config);
     query::routes(config);
     vectors::routes(config);
+    quality::routes(config);
+    profiles::routes(config);
     journal::routes(config);
     storage::routes(config);
     access::routes(config);

@@ -8,7 +8,7 @@ use utoipa::{
 
 use super::{
     access, audit, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal,
-    problem, query, storage, vectors,
+    problem, profiles, quality, query, storage, vectors,
 };
 
 /// `/openapi.json`
@@ -33,6 +33,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
         vectors::define_lance, vectors::list, vectors::show, vectors::remove,
         vectors::build_generation, vectors::promote, vectors::rollback, vectors::row,
         vectors::search, vectors::refresh, vectors::stale,
+        quality::autogen, quality::evals, quality::trial, quality::trials, quality::best,
+        quality::plot, quality::tune, quality::cache, quality::set_slo, quality::slo,
+        profiles::save, profiles::list, profiles::activate,
         journal::events, journal::history, journal::stream, journal::stats, journal::verify,
         storage::buckets, storage::health, storage::list, storage::read, storage::head,
         audit::list, audit::verify, audit::subject,

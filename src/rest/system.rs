@@ -17,7 +17,7 @@ type Named = (String, Arc<dyn TableProvider>);
 /// Most events that `system.events` shows: the newest.
 const EVENTS_MAX: u64 = 100_000;
 
-/// `system.datasets`, `files`, `tombstones`, `indexes`, `buckets`, `events`.
+/// `system.datasets`, `files`, `tombstones`, `indexes`, `trials`, `buckets`, `events`.
 ///
 /// # Errors
 /// 503 when the journal cannot be read.
@@ -27,6 +27,7 @@ pub fn tables(edge: &Edge) -> Result<Vec<Named>, Problem> {
         files(edge)?,
         tombstones(edge)?,
         indexes(edge)?,
+        trials(edge)?,
         buckets(edge)?,
         events(edge)?,
     ])
@@ -194,6 +195,60 @@ fn indexes(edge: &Edge) -> Result<Named, Problem> {
         let live = index.live_generation();
         let numbers = live.map_or([0, 0], |live| [live.generation, live.vectors]);
         table.row(&texts.map(|text| Some(text.clone())), &numbers);
+    }
+    table.finish()
+}
+
+fn trials(edge: &Edge) -> Result<Named, Problem> {
+    let columns = [
+        ("at", false),
+        ("id", false),
+        ("index", false),
+        ("eval", false),
+        ("quantization", false),
+        ("refused", false),
+        ("seq", true),
+        ("connectivity", true),
+        ("ef_construction", true),
+        ("ef_search", true),
+        ("k", true),
+        ("recall_ppm", true),
+        ("p50_ns", true),
+        ("p95_ns", true),
+        ("p99_ns", true),
+        ("brute_force_p50_ns", true),
+        ("build_ms", true),
+        ("memory_bytes", true),
+        ("vectors", true),
+    ];
+    let mut table = Builder::new("trials", &columns);
+    for (seq, kept) in &edge.lake.catalog().state.quality.trials {
+        let (trial, config) = (&kept.trial, &kept.trial.config);
+        let texts = [
+            Some(times::text(kept.at)),
+            Some(trial.id.clone()),
+            Some(trial.index.clone()),
+            Some(trial.eval.clone()),
+            config.quantization.clone(),
+            trial.refused.clone(),
+        ];
+        let set = |value: Option<u32>| u64::from(value.unwrap_or_default());
+        let numbers = [
+            *seq,
+            set(config.connectivity),
+            set(config.ef_construction),
+            set(config.ef_search),
+            u64::from(trial.k),
+            u64::from(trial.recall_ppm),
+            trial.latency_ns.p50,
+            trial.latency_ns.p95,
+            trial.latency_ns.p99,
+            trial.brute_force_p50_ns,
+            trial.build_ms,
+            trial.memory_bytes,
+            trial.vectors,
+        ];
+        table.row(&texts, &numbers);
     }
     table.finish()
 }

@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use lakehouse_actors::Caller;
 use lakehouse_journal::model::{
     Event,
-    catalog::{CatalogCommand, CatalogState, Generation, Index},
+    catalog::{CatalogCommand, CatalogState, Generation, Index, IndexConfig},
     event::CatalogEvent,
 };
 use serde::Deserialize;
@@ -24,6 +24,7 @@ use super::{
     problem::Problem,
     times,
 };
+use crate::engines::indexes::check_config;
 
 // The paths of the OpenAPI document are the handlers' own.
 pub use define::{__path_define, __path_define_lance, define, define_lance};
@@ -131,6 +132,15 @@ pub async fn remove(
     Ok(HttpResponse::Ok().json(json!({ "index": *name, "journal_seq": committed.seq })))
 }
 
+/// How a new generation differs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewGeneration {
+    /// Another tuning than the index has.
+    #[serde(default)]
+    config: Option<IndexConfig>,
+}
+
 /// Builds a new generation beside the one that answers, and swaps.
 #[utoipa::path(post, path = "/vectors/indexes/{name}/generations", tag = "vectors",
     params(("name" = String, Path), ("wait" = Option<bool>, Query)),
@@ -140,12 +150,20 @@ pub async fn build_generation(
     may: May<Write>,
     name: web::Path<String>,
     request: HttpRequest,
+    body: Body<NewGeneration>,
 ) -> Result<HttpResponse, Problem> {
     let asked: Wait = query(&request)?;
+    let caller = may.caller(&body.bytes);
+    let config = body.value.config;
+    if let Some(config) = &config {
+        let spec = edge.lake.catalog().state.index(&name)?.spec.clone();
+        check_config(spec.backend, config, spec.dimensions as usize)?;
+    }
     let command = CatalogCommand::RequestGeneration {
         index: name.to_string(),
+        config,
     };
-    let committed = edge.lake.ask_catalog(command, may.caller(&[])).await?;
+    let committed = edge.lake.ask_catalog(command, caller).await?;
     let building = edge.lake.catalog().state.index(&name)?.building.clone();
     let mut answer = json!({
         "index": *name,
@@ -294,7 +312,7 @@ fn view(index: &Index) -> Value {
         .map(|built| {
             json!({
                 "generation": built.generation,
-                "config": spec.config,
+                "config": index.config_of(built),
                 "vectors": built.vectors,
                 "skipped": built.skipped,
                 "deltas": built.deltas.len(),

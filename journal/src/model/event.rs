@@ -5,7 +5,12 @@
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
 mod delta;
+mod quality;
 mod subjects;
+
+pub use quality::{
+    EvalCreated, EvalsRetired, IndexSloSet, ProfileActivated, ProfileSaved, TrialRecorded,
+};
 
 use std::collections::BTreeMap;
 
@@ -18,8 +23,8 @@ use super::{
     bucket::BucketSpec,
     catalog::{
         CompactionPolicy, DatasetSpec, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest,
-        FileEntry, IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity,
-        Source,
+        FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc,
+        Sensitivity, Source,
     },
     lake::OwnerId,
 };
@@ -146,6 +151,12 @@ events! {
         IndexDeltaCommitted = 1,
         GenerationsRetired = 1,
         IndexDropped = 1,
+        EvalCreated = 1,
+        EvalsRetired = 1,
+        TrialRecorded = 1,
+        IndexSloSet = 1,
+        ProfileSaved = 1,
+        ProfileActivated = 1,
     }
     /// What happens to a bucket.
     Bucket(BucketEvent) {
@@ -433,6 +444,9 @@ pub struct GenerationRequested {
     /// Whether it is made of the generation that answers and its deltas, and not of the dataset.
     #[serde(default, skip_serializing_if = "is_false")]
     pub fold: bool,
+    /// Its tuning, where that is not the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<IndexConfig>,
 }
 
 /// A generation of an index is built and lies in its bucket.

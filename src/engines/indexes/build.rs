@@ -15,7 +15,7 @@ use lakehouse_actors::{
 };
 use lakehouse_journal::model::{
     ErrorKind,
-    catalog::{CatalogState, FileDigest, Generation},
+    catalog::{CatalogState, EvalSet, FileDigest, Generation, Index, Trial},
 };
 
 use super::{
@@ -33,8 +33,20 @@ const FOLDED_ROWS: usize = 4_096;
 
 #[async_trait]
 impl IndexBuilder for LakeIndexes {
+    async fn check(
+        &self,
+        index: Arc<Index>,
+        generation: u64,
+        built: &BuiltGeneration,
+        eval: Option<EvalSet>,
+    ) -> Result<Trial, PortError> {
+        self.check_built(&index, generation, built, eval).await
+    }
+
     fn release(&self, catalog: &CatalogState) {
         self.forget_dropped(catalog);
+        // A query may have been the text of a row that is erased.
+        self.cache.clear();
     }
 
     async fn build(
@@ -47,7 +59,9 @@ impl IndexBuilder for LakeIndexes {
             .tempdir_in(&self.staging)
             .map_err(|error| internal(&error))?;
         let (meter, options) = Meter::new(progress);
-        let builder = Builder::new(work.path(), &task.index.spec, options)?;
+        let mut spec = task.index.spec.clone();
+        spec.config = task.index.config_to_build().clone();
+        let builder = Builder::new(work.path(), &spec, options)?;
         let fed = if task.index.folding {
             self.fold(&task, builder, &meter).await?
         } else {
@@ -196,6 +210,7 @@ impl LakeIndexes {
             generation: task.generation,
             job: task.job.clone(),
             source_seq: built.source_seq,
+            config: None,
             prefix: built.prefix.clone(),
             files: built.files.clone(),
             vectors: built.vectors,

@@ -187,7 +187,7 @@ impl LakeIndexes {
         self.local_bucket(bucket).map(|_| ())
     }
 
-    fn local_dir(&self, bucket: &str, key: &str) -> Result<PathBuf, PortError> {
+    pub(super) fn local_dir(&self, bucket: &str, key: &str) -> Result<PathBuf, PortError> {
         self.local_bucket(bucket)?
             .file(key)
             .map_err(|error| of_bucket(bucket, &error))

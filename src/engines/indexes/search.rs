@@ -248,13 +248,17 @@ impl LakeIndexes {
                 index.name
             )));
         }
-        let vector = StaticEmbedder::built_in().embed(text).ok_or_else(|| {
-            PortError::new(
-                ErrorKind::Unprocessable,
-                NO_VECTOR,
-                "the text has no word that the embedder knows",
-            )
-        })?;
+        let embed = || StaticEmbedder::built_in().embed(text).map(Vec::from);
+        let vector = self
+            .cache
+            .get(&index.spec.model, text, embed)
+            .ok_or_else(|| {
+                PortError::new(
+                    ErrorKind::Unprocessable,
+                    NO_VECTOR,
+                    "the text has no word that the embedder knows",
+                )
+            })?;
         Ok(vector.to_vec())
     }
 }

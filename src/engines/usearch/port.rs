@@ -30,6 +30,10 @@ impl VectorIndex for HnswIndex {
         self.memory_bytes() as u64
     }
 
+    fn touch(&self) {
+        self.touch();
+    }
+
     fn key_of(&self, slot: u64) -> Option<&str> {
         self.key_of(slot)
     }

@@ -31,6 +31,8 @@ pub trait VectorIndex: Send + Sync {
     fn stats(&self) -> IndexStats;
     /// Bytes in memory once everything that searches touch was touched.
     fn memory_bytes(&self) -> u64;
+    /// Brings into memory what searches touch, where that is a file.
+    fn touch(&self) {}
     /// The key of a slot.
     fn key_of(&self, slot: u64) -> Option<&str>;
     /// The slot of a key.

@@ -19,6 +19,7 @@ use crate::{
         body::{Body, query},
         ingest::wanted_bucket,
         problem::Problem,
+        quality::{NewSlo, slo_of},
         row_keys::AskedKey,
     },
 };
@@ -41,6 +42,7 @@ pub struct NewIndex {
     #[serde(default)]
     config: IndexConfig,
     bucket: Option<String>,
+    slo: Option<NewSlo>,
 }
 
 /// Defines an index; building it is a job.
@@ -88,7 +90,9 @@ async fn defined(
     let caller = may.caller(&body.bytes);
     let bucket = wanted_bucket(request)?;
     let name = body.value.name.clone();
+    let slo = body.value.slo.as_ref().map(slo_of).transpose()?.flatten();
     let define = DefineIndex {
+        slo,
         index: name.clone(),
         spec: spec_of(edge, body.value, backend, bucket).await?,
     };

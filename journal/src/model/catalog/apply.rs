@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     CatalogState, CompactionPolicy, DataFile, Dataset, DeletionVector, Doomed, ErasedKeys,
-    FileEntry, Generation, Index, IngestMode, JournalKeys, LineageEntry, RefreshPolicy,
+    FileEntry, Generation, Index, IngestMode, JournalKeys, KeptTrial, LineageEntry, RefreshPolicy,
     RetainedFile, Scrubbed, TombstoneBatch,
 };
 use crate::model::{
@@ -39,12 +39,16 @@ impl CatalogState {
             CatalogEvent::RowsErased(e) => {
                 self.change_dataset(&e.dataset, |dataset| dataset.erased_seq = e.through);
             }
-            CatalogEvent::RowsTombstoned(e) => self.rows_tombstoned(meta, e),
+            CatalogEvent::RowsTombstoned(e) => {
+                self.rows_tombstoned(meta, e);
+                self.invalidate_evals(meta.seq, e);
+            }
             CatalogEvent::IndexDefined(e) => self.index_defined(meta, e),
             CatalogEvent::GenerationRequested(e) => {
                 self.change_index(&e.index, |index| {
                     index.building = Some((e.generation, e.job.clone()));
                     index.folding = e.fold;
+                    index.building_config.clone_from(&e.config);
                 });
             }
             CatalogEvent::GenerationBuilt(e) => self.generation_built(meta, e),
@@ -64,6 +68,27 @@ impl CatalogState {
                         self.doom(meta.seq, &index.spec.bucket, &delta.file.key);
                     }
                 }
+                self.quality_of_dropped(meta.seq, &e.index);
+            }
+            CatalogEvent::EvalCreated(e) => self.eval_created(meta.at, meta.seq, e),
+            CatalogEvent::EvalsRetired(e) => self.evals_retired(meta.seq, &e.evals),
+            CatalogEvent::TrialRecorded(e) => {
+                let (at, trial) = (meta.at, e.trial.clone());
+                let kept = Arc::new(KeptTrial { at, trial });
+                self.quality.trials.insert(meta.seq, kept);
+            }
+            CatalogEvent::IndexSloSet(e) => {
+                match e.slo {
+                    Some(slo) => self.quality.slos.insert(e.index.clone(), slo),
+                    None => self.quality.slos.remove(&e.index),
+                };
+            }
+            CatalogEvent::ProfileSaved(e) => {
+                let profile = Arc::new(e.profile.clone());
+                self.quality.profiles.insert(e.profile.id.clone(), profile);
+            }
+            CatalogEvent::ProfileActivated(e) => {
+                self.quality.active = Some(e.profile.clone());
             }
         }
     }
@@ -76,6 +101,11 @@ impl CatalogState {
             since,
         };
         self.doomed.insert(format!("{bucket}/{key}"), doomed);
+    }
+
+    /// Notes a folder that nothing points at any more.
+    pub(super) fn doom_folder(&mut self, since: Seq, bucket: &str, prefix: &str) {
+        self.doom(since, bucket, &folder(prefix));
     }
 
     fn dataset_dropped(&mut self, meta: Meta<'_>, name: &str) {
@@ -307,6 +337,7 @@ impl CatalogState {
             live: None,
             building: Some((1, event.job.clone())),
             folding: false,
+            building_config: None,
             failed: None,
             corrupt: None,
             created_at: meta.at,
@@ -323,6 +354,7 @@ impl CatalogState {
                 generation: event.generation,
                 job: event.job.clone(),
                 source_seq: event.source_seq,
+                config: Some(index.config_to_build().clone()),
                 prefix: event.prefix.clone(),
                 files: event.files.clone(),
                 vectors: event.vectors,
@@ -334,6 +366,7 @@ impl CatalogState {
             });
             index.building = None;
             index.folding = false;
+            index.building_config = None;
             index.failed = None;
         });
     }
@@ -342,6 +375,7 @@ impl CatalogState {
         self.change_index(&event.index, |index| {
             index.building = None;
             index.folding = false;
+            index.building_config = None;
             index.failed = Some((event.job.clone(), event.error.clone()));
         });
     }
@@ -350,6 +384,9 @@ impl CatalogState {
         let mut source = None;
         self.change_index(name, |index| {
             index.live = Some(generation);
+            if let Some(config) = index.live_generation().and_then(|live| live.config.clone()) {
+                index.spec.config = config;
+            }
             index.corrupt = None;
             source = Some(index.spec.source.clone());
         });

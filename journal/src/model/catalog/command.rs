@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{
     CommitIndexDelta, CompactionPolicy, DatasetSpec, EmbeddingSpec, ErasedKeys, FileDigest,
-    FileEntry, IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, QualityCommand, RefreshPolicy,
+    SchemaDoc, Sensitivity, Slo, Source, Trial,
 };
 use crate::{
     model::event::{DeletedRows, GenerationCorrupted, Scrub},
@@ -56,7 +57,11 @@ pub enum CatalogCommand {
     RequestGeneration {
         /// The index.
         index: String,
+        /// With another tuning than the index has.
+        config: Option<IndexConfig>,
     },
+    /// See [`QualityCommand`].
+    Quality(QualityCommand),
     /// See [`CommitGeneration`].
     CommitGeneration(CommitGeneration),
     /// See [`FailGeneration`].
@@ -224,6 +229,8 @@ pub struct DefineIndex {
     pub index: String,
     /// What it is.
     pub spec: IndexSpec,
+    /// What its generations must reach.
+    pub slo: Option<Slo>,
 }
 
 /// Report a generation that is built and durable.
@@ -251,6 +258,8 @@ pub struct CommitGeneration {
     pub rows_seq: Option<Seq>,
     /// Position of the last delta that was folded in, when it is made of a generation.
     pub folded_through: Option<Seq>,
+    /// What it reached, where the index must reach something.
+    pub trial: Option<Trial>,
 }
 
 /// Report a generation that could not be built.

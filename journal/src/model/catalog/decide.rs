@@ -4,8 +4,8 @@ use super::compaction::{change, must_keep_rows};
 use super::key::check_key;
 use super::{
     CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
-    Dataset, DefineIndex, DropDataset, ErasedKeys, FailGeneration, Index, IngestMode, PatchDataset,
-    RefreshPolicy, ScrubFiles,
+    Dataset, DefineIndex, DropDataset, ErasedKeys, FailGeneration, Index, IndexConfig, IngestMode,
+    PatchDataset, RefreshPolicy, ScrubFiles,
 };
 use crate::{
     model::{
@@ -14,8 +14,8 @@ use crate::{
         event::{
             CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, FilesCommitted,
             FilesCompacted, FilesPurged, FilesScrubbed, GenerationBuilt, GenerationFailed,
-            GenerationsRetired, IndexDefined, IndexDropped, IndexPromoted, ObjectsDeleted,
-            RowsErased,
+            GenerationsRetired, IndexDefined, IndexDropped, IndexPromoted, IndexSloSet,
+            ObjectsDeleted, RowsErased, TrialRecorded,
         },
     },
     record::{Micros, Seq},
@@ -51,7 +51,10 @@ impl Aggregate for CatalogState {
             CatalogCommand::DropDataset(c) => self.drop_dataset(c),
             CatalogCommand::TombstoneRows(c) => self.tombstone_rows(c),
             CatalogCommand::DefineIndex(c) => self.define_index(c, stamp),
-            CatalogCommand::RequestGeneration { index } => self.request_generation(index, stamp),
+            CatalogCommand::RequestGeneration { index, config } => {
+                self.request_generation(index, config.as_ref(), stamp)
+            }
+            CatalogCommand::Quality(c) => self.decide_quality(c),
             CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
             CatalogCommand::CommitIndexDelta(c) => self.commit_index_delta(c, stamp),
@@ -145,6 +148,7 @@ impl CatalogState {
         let last = dataset.last_tombstone_seq();
         last > dataset.erased_seq
             || dataset.holds_erased_rows()
+            || self.evals_hold_erased_rows(&dataset.name)
             || self
                 .indexes_over(&dataset.name)
                 .any(|index| index.generations_before(last) > 0)
@@ -299,6 +303,7 @@ impl CatalogState {
         let dataset = self.dataset(&erased.dataset)?;
         let known = erased.through <= dataset.erased_seq;
         let left = dataset.holds_erased_rows()
+            || self.evals_hold_erased_rows(&erased.dataset)
             || self
                 .indexes_over(&erased.dataset)
                 .any(|index| index.generations_before(erased.through) > 0);
@@ -393,22 +398,36 @@ impl CatalogState {
         let dataset = self.dataset(&command.spec.source)?;
         dataset.must_be_key(&command.spec.key)?;
         command.spec.must_fit(dataset)?;
-        Ok(vec![
-            IndexDefined {
-                index: command.index.clone(),
-                spec: command.spec.clone(),
-                job: stamp.id.clone(),
-            }
-            .into(),
-        ])
+        let (index, slo) = (command.index.clone(), command.slo);
+        let set = slo.map(|_| IndexSloSet { index, slo }.into());
+        let defined = IndexDefined {
+            index: command.index.clone(),
+            spec: command.spec.clone(),
+            job: stamp.id.clone(),
+        };
+        Ok(std::iter::once(defined.into()).chain(set).collect())
     }
 
-    fn request_generation(&self, name: &str, stamp: &Stamp) -> Decision {
+    fn request_generation(
+        &self,
+        name: &str,
+        config: Option<&IndexConfig>,
+        stamp: &Stamp,
+    ) -> Decision {
         let index = self.index(name)?;
         if index.building.is_some() {
-            return Ok(Vec::new());
+            return match config {
+                None => Ok(Vec::new()),
+                Some(_) => Err(ModelError::InUse {
+                    what: "index",
+                    name: name.to_owned(),
+                    by: vec!["a build that is under way".to_owned()],
+                }),
+            };
         }
-        Ok(vec![self.requested(name, stamp, false)?.into()])
+        let mut requested = self.requested(name, stamp, false)?;
+        requested.config = config.cloned();
+        Ok(vec![requested.into()])
     }
 
     fn commit_generation(&self, command: &CommitGeneration) -> Decision {
@@ -416,7 +435,11 @@ impl CatalogState {
         if index.building.as_ref() != Some(&(command.generation, command.job.clone())) {
             return Ok(Vec::new());
         }
+        if let Some(refused) = self.refusal(command) {
+            return Ok(refused);
+        }
         let command = command.clone();
+        let trial = command.trial.map(|trial| TrialRecorded { trial }.into());
         let promoted = IndexPromoted {
             index: command.index.clone(),
             generation: command.generation,
@@ -434,7 +457,10 @@ impl CatalogState {
             rows_seq: command.rows_seq,
             folded_through: command.folded_through,
         };
-        Ok(vec![built.into(), promoted.into()])
+        Ok(trial
+            .into_iter()
+            .chain([built.into(), promoted.into()])
+            .collect())
     }
 
     fn fail_generation(&self, command: &FailGeneration) -> Decision {

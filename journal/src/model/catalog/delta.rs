@@ -158,6 +158,7 @@ impl CatalogState {
                 stamp.id.clone()
             },
             fold,
+            config: None,
         })
     }
 

@@ -10,6 +10,7 @@ mod delta;
 mod key;
 mod objects;
 mod past;
+mod quality;
 mod rules;
 mod state;
 #[cfg(test)]
@@ -24,6 +25,9 @@ pub use deletion::DeletionVector;
 pub use delta::{CommitIndexDelta, Delta, DeltaFile};
 pub use key::{KEY_COLUMNS_MAX, KeyColumns};
 pub use objects::OwnObject;
+pub use quality::{
+    EvalSet, EvalSpec, KeptTrial, Profile, Quality, QualityCommand, Slo, Tail, Trial, row_mark,
+};
 pub use rules::SMALL_FILE_BYTES;
 pub use state::{
     CatalogState, DataFile, Dataset, Doomed, Generation, HASHED_KEY_PREFIX, Index, LineageEntry,

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CompactionPolicy, DeletionVector, Delta, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry,
-    IndexSpec, IngestMode, JournalKeys, RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    IndexConfig, IndexSpec, IngestMode, JournalKeys, Quality, RefreshPolicy, SchemaDoc,
+    Sensitivity, Source,
 };
 use crate::{
     model::event::is_false,
@@ -27,6 +28,9 @@ pub struct CatalogState {
     pub indexes: OrdMap<String, Arc<Index>>,
     /// Objects that nothing points at and that are to be deleted, by `<bucket>/<key>`.
     pub doomed: OrdMap<String, Doomed>,
+    /// How good indexes are.
+    #[serde(default, skip_serializing_if = "Quality::is_empty")]
+    pub quality: Quality,
 }
 
 /// An object, or a folder of them, that is to be deleted.
@@ -269,6 +273,9 @@ pub struct Index {
     /// Whether that build is made of the generation that answers and its deltas.
     #[serde(default, skip_serializing_if = "is_false")]
     pub folding: bool,
+    /// Its tuning, where that is not the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building_config: Option<IndexConfig>,
     /// Why the last build failed.
     pub failed: Option<(String, String)>,
     /// What is wrong with the files of the generation that answers, until it is built anew.
@@ -287,6 +294,9 @@ pub struct Generation {
     pub job: String,
     /// Position of the snapshot it was built from: later tombstones hide its rows.
     pub source_seq: Seq,
+    /// Its tuning, when it was built with one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<IndexConfig>,
     /// Folder of its files.
     pub prefix: String,
     /// Its files.
@@ -315,6 +325,16 @@ impl Index {
             .iter()
             .filter(|built| built.oldest_source() < seq);
         older.count() as u64
+    }
+
+    /// The tuning of the build that is due.
+    pub fn config_to_build(&self) -> &IndexConfig {
+        self.building_config.as_ref().unwrap_or(&self.spec.config)
+    }
+
+    /// The tuning of a generation.
+    pub fn config_of<'a>(&'a self, generation: &'a Generation) -> &'a IndexConfig {
+        generation.config.as_ref().unwrap_or(&self.spec.config)
     }
 
     /// The generation that answers searches.

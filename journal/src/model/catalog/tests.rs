@@ -109,6 +109,7 @@ pub(super) fn tombstone(dataset: &str, file: &str, row: u32, read_seq: Seq) -> C
 
 pub(super) fn define(index: &str, dataset: &str) -> CatalogCommand {
     CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: index.to_owned(),
         spec: IndexSpec {
             source: dataset.to_owned(),
@@ -143,6 +144,7 @@ pub(super) fn generation(
         build_ms: 5,
         rows_seq: None,
         folded_through: None,
+        trial: None,
     })
 }
 
@@ -347,6 +349,7 @@ fn rows_make_embeddings_stale_and_a_build_from_after_them_current() {
     let asked = given.seq();
     given = given.and(&CatalogCommand::RequestGeneration {
         index: "kb".to_owned(),
+        config: None,
     });
     given = given.and(&generation("kb", 2, &format!("id-{asked}"), asked));
     assert!(

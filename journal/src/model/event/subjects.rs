@@ -36,6 +36,8 @@ impl CatalogEvent {
     fn subjects(&self) -> Vec<String> {
         let dataset = |name: &str| format!("dataset:{name}");
         let index = |name: &str| format!("index:{name}");
+        let eval = |name: &str| format!("eval:{name}");
+        let profile = |id: &str| format!("profile:{id}");
         match self {
             Self::DatasetCreated(e) => vec![dataset(&e.dataset)],
             Self::FilesCommitted(e) => vec![dataset(&e.dataset)],
@@ -60,6 +62,12 @@ impl CatalogEvent {
                 .collect(),
             Self::GenerationsRetired(e) => vec![index(&e.index)],
             Self::IndexDropped(e) => vec![index(&e.index)],
+            Self::EvalCreated(e) => vec![eval(&e.eval), index(&e.spec.index)],
+            Self::EvalsRetired(e) => e.evals.iter().map(|name| eval(name)).collect(),
+            Self::TrialRecorded(e) => vec![index(&e.trial.index)],
+            Self::IndexSloSet(e) => vec![index(&e.index)],
+            Self::ProfileSaved(e) => vec![profile(&e.profile.id)],
+            Self::ProfileActivated(e) => vec![profile(&e.profile)],
         }
     }
 }

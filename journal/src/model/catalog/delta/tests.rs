@@ -120,6 +120,7 @@ fn deltas_newer_than_a_build_ride_on_it_and_older_ones_stay_behind() {
     ride(&mut given, "d1", 5);
     let request = CatalogCommand::RequestGeneration {
         index: "kb".to_owned(),
+        config: None,
     };
     given.when(&request).unwrap();
     let built_from = given.seq();
@@ -182,6 +183,7 @@ fn a_delta_is_let_go_of_with_the_last_generation_that_has_it() {
         .unwrap();
     let request = CatalogCommand::RequestGeneration {
         index: "kb".to_owned(),
+        config: None,
     };
     given.when(&request).unwrap();
     let (built_from, job) = (given.seq() - 1, job(&given));
@@ -209,6 +211,7 @@ fn a_generation_of_older_rows_that_is_promoted_makes_the_dataset_stale() {
     given.when(&append(&given, "f2")).unwrap();
     let request = CatalogCommand::RequestGeneration {
         index: "kb".to_owned(),
+        config: None,
     };
     given.when(&request).unwrap();
     let (seq, job) = (given.seq(), job(&given));
