@@ -564,6 +564,7 @@ async fn a_sweep_spares_what_a_build_has_written_so_far() {
     mutate_by(&lake, "bucket:primary", 0).await;
     lake.builder.stalled.store(true, Ordering::SeqCst);
     let define = CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: "idx".to_owned(),
         spec: index_spec("people"),
     });

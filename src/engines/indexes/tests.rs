@@ -110,6 +110,7 @@ impl Served {
             rows,
         };
         served.ask(&CatalogCommand::DefineIndex(DefineIndex {
+            slo: None,
             index: "idx".to_owned(),
             spec: IndexSpec {
                 source: "notes".to_owned(),
