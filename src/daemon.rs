@@ -259,14 +259,7 @@ async fn serve(
         Arc::clone(&buckets),
         Arc::clone(&key_hash),
     );
-    let ledger = match &config.erasure.ledger {
-        Some(dir) => {
-            let ledger = DirLedger::open(config.data_dir.join(dir))
-                .with_context(|| format!("erasure.ledger: `{}` cannot be used", dir.display()))?;
-            Some(Arc::new(ledger) as Arc<dyn DeletionLedger>)
-        }
-        None => None,
-    };
+    let ledger = open_ledger(&config)?;
     let sweep = Trigger::new("orphan_sweep", &config.storage.orphan_sweep)
         .map_err(|error| anyhow::anyhow!("storage.orphan_sweep: {error}"))?;
     let (lake, report) = start(Parts {
@@ -329,6 +322,16 @@ async fn serve(
     lake.ask_scheduler(checkpoint, Caller::daemon("daemon"))
         .await?;
     Ok(())
+}
+
+/// The ledger of deletions, where one is configured.
+fn open_ledger(config: &Config) -> anyhow::Result<Option<Arc<dyn DeletionLedger>>> {
+    let Some(dir) = &config.erasure.ledger else {
+        return Ok(None);
+    };
+    let ledger = DirLedger::open(config.data_dir.join(dir))
+        .with_context(|| format!("erasure.ledger: `{}` cannot be used", dir.display()))?;
+    Ok(Some(Arc::new(ledger)))
 }
 
 fn query_config(config: &Config) -> QueryConfig {
