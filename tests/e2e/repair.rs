@@ -121,6 +121,7 @@ fn damage(manifest: &Value, number: usize) -> Vec<CatalogEvent> {
             source_bytes: 0,
             elapsed_ms: 0,
             erased_skipped: 0,
+            proposals: std::collections::BTreeMap::new(),
         }));
     }
     events
