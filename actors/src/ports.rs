@@ -1,6 +1,10 @@
 //! What actors need from outside, as roles. `src/engines` implements them on real libraries,
 //! `testing` with fakes; both pass the same contract suites.
 
+mod embedding;
+
+pub use embedding::{EmbedLimits, Embedded, Embedder, TextVector};
+
 use std::{
     collections::BTreeMap,
     sync::{

@@ -2,11 +2,14 @@
 //! The texts are the glosses of the packed knowledge base, as the demo embeds them; nothing is stored.
 
 mod embedder;
+mod local;
+
+use std::path::PathBuf;
 
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::{BenchError, options, report::Report};
+use super::{BenchError, make_dir, options, report::Report, scratch};
 
 /// Measures what a refresh is made of.
 #[derive(Debug, Parser)]
@@ -18,6 +21,9 @@ struct Options {
     /// Repetitions of everything
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
+    /// The local model's wheel, or a directory that holds it; without, it is left out
+    #[arg(long, value_name = "FILE|DIR")]
+    minilm: Option<PathBuf>,
 }
 
 /// Runs the benchmark that `words` describe and returns its figures.
@@ -32,5 +38,10 @@ pub fn run(words: &[String]) -> Result<Value, BenchError> {
         json!({ "texts": options.texts, "repeat": options.repeat }),
     );
     embedder::measure(options.texts, options.repeat, &mut report)?;
+    if let Some(source) = &options.minilm {
+        let dir = scratch(None)?;
+        let models = make_dir(dir.path(), "models")?;
+        local::measure(source, &models, options.repeat, &mut report)?;
+    }
     report.finish()
 }

@@ -4,13 +4,25 @@
 //! few steps after them are single IEEE operations in a fixed order.
 //! English, small: it knows what words mean, not what a sentence says.
 
+pub mod batches;
 mod categories;
+pub mod chunks;
+mod in_process;
+pub mod minilm;
+pub mod remote;
+pub mod standin;
+pub mod store;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
 mod words;
 
 use std::sync::LazyLock;
+
+pub use in_process::InProcess;
+
+/// The provider of models under the data directory.
+pub const LOCAL: &str = "local";
 
 use vocabulary::{TokenId, Vocabulary};
 

@@ -6,6 +6,7 @@ mod command;
 mod compaction;
 mod decide;
 mod deletion;
+mod embedding;
 mod key;
 mod objects;
 mod past;
@@ -23,6 +24,7 @@ pub use command::{
     TombstoneRows,
 };
 pub use deletion::DeletionVector;
+pub use embedding::{ChunkSpec, ModelIdentity};
 pub use key::{KEY_COLUMNS_MAX, KeyColumns};
 pub use objects::OwnObject;
 pub use rules::SMALL_FILE_BYTES;
