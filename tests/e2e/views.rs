@@ -71,8 +71,8 @@ async fn lake() -> (Daemon, Api) {
 }
 
 async fn agent(daemon: &Daemon, admin: &Api, views: &[&str]) -> Api {
-    let token =
-        json!({ "name": format!("bot-{}", views.join("-")), "role": "agent", "views": views });
+    let token = json!({ "name": format!("bot-{}", views.join("-")), "role": "agent", "views": views,
+        "limits": { "concurrent_queries": 100, "requests_per_s": 100_000 } });
     let issued = admin.post("/auth/tokens", &token).await.ok();
     daemon.client(Some(&secret_of(&issued)))
 }
