@@ -5,6 +5,7 @@
 #[path = "hostile/canary.rs"]
 mod canary;
 
+#[allow(unused_imports, reason = "each test crate uses the part that it needs")]
 pub use canary::{CANARY, CANARY_NUMBER, shows_canary};
 
 /// A statement and the class it is of.

@@ -250,7 +250,7 @@ fn of_a_deleted_object_nothing_is_kept_in_memory() {
     on(async {
         let lake = big();
         let all = "SELECT count(*), max(name) FROM big WHERE id > 7";
-        code_of(lake.session(), all).await;
+        lake.rows(all).await;
         let file = &lake.state.datasets["big"].files[0].entry;
         let path = lake_path(&file.bucket, &file.key);
         let kept = || {
