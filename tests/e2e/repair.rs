@@ -1,6 +1,8 @@
 //! The catalog put right from the files: manifests damaged on purpose, files that are gone, and files of
 //! others that become a dataset.
 
+use std::fmt::Write as _;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -154,7 +156,7 @@ async fn manifests_damaged_on_purpose_are_restored_to_exactly_the_rows_that_were
         for (mode, from, to) in [("create", 0, half), ("append", half, rows)] {
             let mut csv = String::from("id,name,amount\n");
             for id in from..to {
-                csv.push_str(&format!("{id},n{id},{}\n", id % 97));
+                writeln!(csv, "{id},n{id},{}", id % 97).unwrap();
             }
             let query = format!("dataset={table}&mode={mode}");
             api.ingest(&query, "text/csv", csv).await.ok();

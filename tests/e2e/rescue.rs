@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::support::api::{Api, list};
 use crate::support::daemon::{Daemon, Site};
@@ -178,6 +179,53 @@ async fn a_bucket_without_rescue_takes_only_its_own_data_with_it() {
     assert_eq!(cold["reachable"], false);
 }
 
+/// Four clients that read `far` until told to stop.
+fn readers(
+    api: &Api,
+    stop: &Arc<AtomicBool>,
+    reads: &Arc<AtomicU64>,
+    failed: &Arc<AtomicU64>,
+) -> Vec<JoinHandle<()>> {
+    let reader = |reader: u64| {
+        let (api, stop) = (api.clone(), Arc::clone(stop));
+        let (reads, failed) = (Arc::clone(reads), Arc::clone(failed));
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let sql = format!("SELECT count(*), {reader} FROM far");
+                let answer = api.sql(&sql).await;
+                reads.fetch_add(1, Ordering::Relaxed);
+                failed.fetch_add(u64::from(!answer.is_ok()), Ordering::Relaxed);
+            }
+        })
+    };
+    (0..4).map(reader).collect()
+}
+
+/// Four clients that append to `near` until told to stop, each rows of its own from `from` on.
+fn writers(
+    api: &Api,
+    stop: &Arc<AtomicBool>,
+    acknowledged: &Arc<AtomicU64>,
+    from: u64,
+) -> Vec<JoinHandle<()>> {
+    let writer = |writer: u64| {
+        let (api, stop) = (api.clone(), Arc::clone(stop));
+        let acknowledged = Arc::clone(acknowledged);
+        tokio::spawn(async move {
+            for n in 0_u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let csv = format!("id,name\n{},w\n", from + 10_000 * writer + n);
+                let query = "dataset=near&mode=append";
+                let answer = api.ingest(query, "text/csv", csv).await;
+                acknowledged.fetch_add(u64::from(answer.is_ok()), Ordering::Relaxed);
+            }
+        })
+    };
+    (0..4).map(writer).collect()
+}
+
 /// O-07 and O-08 in short: four writers to another bucket and four readers, the store killed and then
 /// silent. No read of what was copied fails for long, no write is lost, and the bucket goes down once.
 #[tokio::test]
@@ -194,49 +242,10 @@ async fn under_load_a_store_that_dies_or_falls_silent_costs_no_answer_and_goes_d
             .unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let (reads, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let mut tasks = Vec::new();
-        for reader in 0..4 {
-            let (api, stop) = (api.clone(), Arc::clone(&stop));
-            let (reads, failed) = (Arc::clone(&reads), Arc::clone(&failed));
-            tasks.push(tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let sql = format!("SELECT count(*), {reader} FROM far");
-                    let answer = api.sql(&sql).await;
-                    reads.fetch_add(1, Ordering::Relaxed);
-                    if !answer.is_ok() {
-                        failed.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            }));
-        }
         let acknowledged = Arc::new(AtomicU64::new(0));
-        for writer in 0..4 {
-            let (api, stop, acknowledged) =
-                (api.clone(), Arc::clone(&stop), Arc::clone(&acknowledged));
-            tasks.push(tokio::spawn(async move {
-                for n in 0_u64.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let row = format!("id,name\n{silent}-{writer}-{n},w\n");
-                    let _ = row;
-                    let id = 1_000_000 * (u64::from(silent) + 1) + 10_000 * writer + n;
-                    let csv = format!("id,name\n{id},w\n");
-                    let answer = api
-                        .ingest("dataset=near&mode=append", "text/csv", csv)
-                        .await;
-                    if answer.is_ok() {
-                        acknowledged.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            }));
-        }
-        let rows = api
-            .cell("SELECT count(*) FROM near")
-            .await
-            .as_u64()
-            .unwrap();
-        let _ = rows;
+        let from = 1_000_000 * (u64::from(silent) + 1);
+        let mut tasks = readers(&api, &stop, &reads, &failed);
+        tasks.extend(writers(&api, &stop, &acknowledged, from));
         if silent {
             server.plan(|_, _| Fault::Hang);
         } else {
@@ -287,7 +296,6 @@ async fn under_load_a_store_that_dies_or_falls_silent_costs_no_answer_and_goes_d
             .as_u64()
             .unwrap();
         assert_eq!(opened, before + 1, "it went down once");
-        let from = 1_000_000 * (u64::from(silent) + 1);
         let sql = format!(
             "SELECT count(*) FROM near WHERE id >= {from} AND id < {}",
             from + 1_000_000

@@ -119,8 +119,10 @@ async fn a_join_over_buckets_gives_the_rows_of_the_same_join_in_one() {
     let server = S3Server::start(&["cold"]);
     let daemon = daemon(&server, &[&s3::bucket(&server, "cold", None)]);
     let api = daemon.admin();
-    let people: String = (0..500).map(|n| format!("{n},p{n},{}\n", n % 7)).collect();
-    let teams: String = (0..7).map(|n| format!("{n},t{n}\n")).collect();
+    let people: Vec<String> = (0..500).map(|n| format!("{n},p{n},{}", n % 7)).collect();
+    let people = people.join("\n");
+    let teams: Vec<String> = (0..7).map(|n| format!("{n},t{n}")).collect();
+    let teams = teams.join("\n");
     create_in(&api, "cold", "people", &format!("id,name,team\n{people}")).await;
     create_in(
         &api,
