@@ -1,5 +1,6 @@
 //! Vector indexes: defined, built as jobs, searched, refreshed, swapped.
 
+mod allowed;
 pub(crate) mod search;
 
 use std::time::Duration;
@@ -28,6 +29,7 @@ use super::{
 };
 use crate::engines::{embedder::StaticEmbedder, indexes::hnsw_config};
 
+use allowed::must_answer;
 // The path of the OpenAPI document is the handler's own.
 pub use search::{__path_search, search};
 
@@ -321,12 +323,13 @@ async fn answered_by(
     responses((status = 200, description = "{key, vector, text}"), (status = 404, body = Problem)))]
 pub async fn row(
     edge: web::Data<Edge>,
-    _: May<ReadData>,
+    may: May<ReadData>,
     path: web::Path<(String, String)>,
 ) -> Result<HttpResponse, Problem> {
     let (name, key) = path.into_inner();
     let catalog = edge.lake.catalog();
     let index = catalog.state.index(&name)?;
+    must_answer(&edge, &catalog.state, index, &may.reader(), None, &[])?;
     let key = match catalog.state.datasets.get(&index.spec.source) {
         Some(dataset) => row_name(dataset, &key)?,
         None => key,

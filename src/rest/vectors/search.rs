@@ -20,6 +20,7 @@ use lakehouse_journal::model::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::allowed::must_answer;
 use crate::{
     engines::{
         audit::SeenRows,
@@ -119,6 +120,9 @@ pub(crate) async fn answer<P: Needs>(
     let snapshot = Snapshot::of(edge, asked.as_of.as_ref()).await?;
     let catalog = &snapshot.catalog;
     let index = index_of(edge, &snapshot, &asked.index)?;
+    let state = &catalog.state;
+    let text = asked.filter.as_deref();
+    must_answer(edge, state, index, &may.reader(), text, &asked.columns)?;
     told.objects = vec![asked.index.clone(), index.spec.source.clone()];
     told.journal_seq = Some(snapshot.as_of);
     let request = SearchRequest {
