@@ -124,6 +124,9 @@ pub async fn define(
 
 fn spec_of(edge: &Edge, asked: NewIndex, bucket: Option<String>) -> Result<IndexSpec, Problem> {
     let embedder = StaticEmbedder::built_in().identity();
+    if edge.lake.catalog().state.views.contains_key(&asked.source) {
+        return Err(Problem::unsupported("an index over a view"));
+    }
     if asked.vector_column.is_some() {
         return Err(Problem::unsupported("`vector_column`"));
     }

@@ -32,7 +32,7 @@ pub fn must_answer(
         return Err(match why {
             NoWay::Unknown | NoWay::NotThrough(_) => Problem::not_found("index", name),
             NoWay::Hidden(source) => denied(format!(
-                "index `{name}` holds text or keys that you do not see as they are in `{source}`; build one over a view of it"
+                "index `{name}` holds text or keys that you do not see as they are in `{source}`; build one over columns that you see"
             )),
             NoWay::Groups(least) => denied(format!(
                 "index `{name}` holds rows of which only groups of {least} and more are told"
