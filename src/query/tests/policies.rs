@@ -284,7 +284,8 @@ fn is_redacted(rule: &Redaction, base: &ArrayRef, seen: &ArrayRef, row: usize) -
                         seen.as_primitive::<Float64Type>().value(row),
                         exact(width * 8),
                     );
-                    ((value / wide).round() * wide - value).abs() < 1e-6
+                    ((value / wide).round() * wide - value).abs()
+                        < value.abs().mul_add(4.0 * f64::EPSILON, 1e-6)
                 }
                 _ => {
                     let day = 86_400_000_000 * width;
