@@ -320,13 +320,11 @@ fn raw(daemon: &Daemon, method: &str, path: &str) -> (u16, String) {
     socket
         .set_read_timeout(Some(std::time::Duration::from_secs(20)))
         .unwrap();
-    let body = if method == "PUT" { "x" } else { "" };
     write!(
         socket,
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        daemon.token(),
-        body.len()
+         Content-Length: 0\r\nConnection: close\r\n\r\n",
+        daemon.token()
     )
     .unwrap();
     let mut answer = Vec::new();
@@ -334,9 +332,6 @@ fn raw(daemon: &Daemon, method: &str, path: &str) -> (u16, String) {
     let end = socket.read_to_end(&mut answer);
     let reset = std::io::ErrorKind::ConnectionReset;
     assert!(end.is_ok() || end.is_err_and(|error| error.kind() == reset));
-    if answer.is_empty() && method == "PUT" {
-        return raw(daemon, method, path);
-    }
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
     (
