@@ -23,7 +23,7 @@ use tokio::runtime::{Handle, Runtime};
 
 use super::{
     GateLimits, QueryError,
-    active::{ActiveQueries, Drained},
+    active::{ActiveQueries, Drained, Pinned},
     catalog::{CATALOG, DATASETS},
     facts::FactsCache,
     memory::PartOfPool,
@@ -278,6 +278,12 @@ impl QueryEngine {
     pub(super) fn footers(&self) -> Arc<dyn FileMetadataCache> {
         let runtime = Arc::clone(self.template.load().runtime_env());
         runtime.cache_manager.get_file_metadata_cache()
+    }
+
+    /// Keeps the files of the snapshot at `snapshot`, and of newer ones, until what it returns is dropped.
+    /// Ask with a position that is published already, then read the snapshot.
+    pub fn pin(&self, snapshot: Seq) -> Pinned {
+        self.active.pin(snapshot)
     }
 
     /// The queries that run.

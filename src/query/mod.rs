@@ -33,7 +33,7 @@ mod tests;
 pub mod view;
 pub mod witness;
 
-pub use active::Drained;
+pub use active::{Drained, Pinned};
 pub use engine::{MemorySharing, QueryConfig, QueryEngine};
 pub use error::QueryError;
 pub use gate::{GateLimits, tables_named};

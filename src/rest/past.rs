@@ -14,6 +14,7 @@ use lakehouse_journal::{
 use serde_json::Value;
 
 use super::{Edge, problem::Problem, times};
+use crate::query::Pinned;
 
 /// The catalog as a request sees it.
 pub struct Snapshot {
@@ -24,6 +25,8 @@ pub struct Snapshot {
     /// Datasets that were there then and whose files of then are no longer kept, with the oldest
     /// position that can be asked for.
     expired: BTreeMap<String, Seq>,
+    /// Its files stay until the request is answered.
+    _pinned: Pinned,
 }
 
 impl Snapshot {
@@ -32,6 +35,8 @@ impl Snapshot {
     /// # Errors
     /// 400 for what is no position and no time, or one that the journal has not reached.
     pub async fn of(edge: &Edge, as_of: Option<&Value>) -> Result<Self, Problem> {
+        // What is erased before this is in no snapshot that is read after it.
+        let pinned = edge.query.pin(edge.lake.catalog().seq);
         let now = edge.lake.catalog();
         let Some(as_of) = as_of else {
             let as_of = now.seq;
@@ -39,6 +44,7 @@ impl Snapshot {
                 catalog: now,
                 as_of,
                 expired: BTreeMap::new(),
+                _pinned: pinned,
             });
         };
         let as_of = position(edge, as_of).await?;
@@ -72,6 +78,7 @@ impl Snapshot {
             catalog: Arc::new(catalog),
             as_of,
             expired,
+            _pinned: pinned,
         })
     }
 
