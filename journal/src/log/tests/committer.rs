@@ -215,6 +215,14 @@ fn the_last_handle_ends_the_thread_and_closes_the_log() {
     let handle = Committer::spawn(Box::new(open(dir.path()).unwrap()), quick()).unwrap();
     handle.commit(drafts(0, 2)).unwrap().unwrap();
     drop(handle);
-    let log = open(dir.path()).unwrap();
+    // The thread ends by itself, a moment later: until it has, it seals its segment under who opens.
+    let log = (0..500).find_map(|_| {
+        let opened = open(dir.path()).ok();
+        if opened.is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        opened
+    });
+    let log = log.expect("the thread has closed the log");
     assert_eq!(dump(&*log.reader()).len(), 2);
 }
