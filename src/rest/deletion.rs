@@ -63,6 +63,7 @@ pub async fn delete_where(
         let text = "the role may not read rows, so it cannot choose them by what they hold";
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", text));
     }
+    let pinned = edge.query.pin(edge.lake.catalog().seq);
     let catalog = edge.lake.catalog();
     // A repeated request gets the first answer out of the journal: its rows are gone by now.
     let repeated = !asked.dry_run && edge.lake.is_repeated(&caller);
@@ -71,6 +72,7 @@ pub async fn delete_where(
     } else {
         keys_where(&edge, &catalog, &name, &asked.predicate).await?
     };
+    drop(pinned);
     if asked.dry_run || (keys.is_empty() && !repeated) {
         return Ok(HttpResponse::Ok().json(json!({
             "matched": keys.len(),

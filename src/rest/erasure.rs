@@ -70,6 +70,8 @@ pub async fn show(
     path: web::Path<(String, String)>,
 ) -> Result<HttpResponse, Problem> {
     let (name, key) = path.into_inner();
+    // An erasure that ends meanwhile waits with the removal of files that are looked into here.
+    let _pinned = edge.query.pin(edge.lake.catalog().seq);
     let catalog = edge.lake.catalog();
     let dataset = catalog.state.datasets.get(&name).ok_or_else(|| {
         catalog

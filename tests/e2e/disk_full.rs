@@ -13,6 +13,7 @@ use crate::support::api::Api;
 use crate::support::daemon::{Daemon, Site};
 use crate::support::number_from_env;
 use crate::support::scan::files;
+use crate::support::until;
 
 /// Bytes of text of one append.
 const APPEND_BYTES: usize = 2 << 20;
@@ -126,6 +127,13 @@ async fn a_merge_that_finds_the_disk_full_leaves_everything_as_it_was() {
     api.post("/catalog/datasets/base/tombstone", &gone)
         .await
         .ok();
+    // The list of deleted keys beside the data is written a moment after the acknowledgement.
+    until("the list of deleted keys", || async {
+        let written = files(&daemon.site().data_dir().join("buckets/primary/datasets"));
+        let is_list = |path: &PathBuf| path.to_string_lossy().ends_with("_tombstones.parquet");
+        written.iter().any(is_list).then_some(())
+    })
+    .await;
     let (before, (objects, _)) = (
         checksum(&api).await,
         objects_and_scraps(&daemon.site().data_dir()),

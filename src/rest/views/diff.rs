@@ -47,6 +47,7 @@ pub async fn diff(
     name: web::Path<String>,
     body: Body<Proposed>,
 ) -> Result<HttpResponse, Problem> {
+    let _pinned = edge.query.pin(edge.lake.catalog().seq);
     let catalog = edge.lake.catalog();
     let view = catalog.state.view(&name)?;
     let proposed = body.value.proposed;
