@@ -149,7 +149,7 @@ impl IndexingDuty {
         let Some(found) = snapshot.state.indexes.get(index) else {
             return Ok(None);
         };
-        let Some(dataset) = snapshot.state.datasets.get(&found.spec.source) else {
+        let Some(dataset) = snapshot.state.dataset_under(&found.spec.source) else {
             return Ok(None);
         };
         let progress = Arc::clone(&self.lake.jobs().open(job, "index_build", index).progress);
@@ -158,7 +158,12 @@ impl IndexingDuty {
         let started = self.lake.now();
         let built = self
             .builder
-            .build(Arc::clone(dataset), Arc::clone(found), generation, progress)
+            .build(
+                Arc::clone(&snapshot),
+                Arc::clone(found),
+                generation,
+                progress,
+            )
             .await?;
         Ok(Some(CommitGeneration {
             index: index.to_owned(),

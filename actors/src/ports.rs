@@ -13,6 +13,7 @@ use std::{
 use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
+        Fold,
         bucket::BucketSpec,
         catalog::{
             CatalogState, DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index,
@@ -265,7 +266,7 @@ pub struct BuiltGeneration {
     pub skipped: u64,
 }
 
-/// Builds a generation of an index from a snapshot of its dataset.
+/// Builds a generation of an index from a snapshot of the dataset or view that it is over.
 #[async_trait]
 pub trait IndexBuilder: Send + Sync {
     /// Embeds, builds and stores; shows rows done in `progress`.
@@ -274,7 +275,7 @@ pub trait IndexBuilder: Send + Sync {
     /// When rows cannot be read or embedded, or the bucket refuses.
     async fn build(
         &self,
-        dataset: Arc<Dataset>,
+        catalog: Arc<Fold<CatalogState>>,
         index: Arc<Index>,
         generation: u64,
         progress: Arc<Progress>,

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use lakehouse_journal::{
     log::{CommitterConfig, MemoryLog, MemoryStore},
     model::{
-        ErrorKind,
+        ErrorKind, Fold,
         bucket::BucketSpec,
         catalog::{
             Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, FileDigest,
@@ -290,7 +290,7 @@ pub struct FakeBuilder {
 impl IndexBuilder for FakeBuilder {
     async fn build(
         &self,
-        dataset: Arc<Dataset>,
+        catalog: Arc<Fold<CatalogState>>,
         index: Arc<Index>,
         generation: u64,
         _: Arc<Progress>,
@@ -302,7 +302,10 @@ impl IndexBuilder for FakeBuilder {
         Ok(BuiltGeneration {
             prefix: format!("vectors/{}/{generation}", index.name),
             files: Vec::<FileDigest>::new(),
-            vectors: dataset.row_count(),
+            vectors: catalog
+                .state
+                .dataset_under(&index.spec.source)
+                .map_or(0, |dataset| dataset.row_count()),
             skipped: 0,
         })
     }

@@ -1,11 +1,13 @@
 //! Vector indexes over datasets: builds generations for the indexing worker, opens the one that
 //! answers, and searches it so that no deleted row is ever found.
 //!
-//! Visibility: a hit is shown when its row is visible in the catalog's snapshot. Rows deleted since
-//! the generation was built are hidden by their slots; after a replacement only keys that are still
-//! there are shown.
+//! Visibility: a hit is shown when its row is visible in the catalog's snapshot, and to the caller. Rows
+//! deleted since the generation was built are hidden by their slots; after a replacement only keys that
+//! are still there are shown; through a view, only the rows that it shows now, with the text that they
+//! have now.
 
 mod build;
+mod sight;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
@@ -30,9 +32,14 @@ use super::{
     vectors::{self, Found, HnswConfig, Quantization, VectorError, Visible},
 };
 use crate::query::{QueryEngine, SessionTables, row_key::names};
+pub use sight::Sight;
+use sight::{Remembered, Sights};
 
 /// Most hits of one search.
 pub const HITS_MAX: usize = 10_000;
+/// Numbers that are compared at most so that an answer depends on nothing but rows that are shown: 200,000
+/// rows of 128 dimensions, which takes some 10 ms.
+const SETTLED_MAX: u64 = 200_000 * 128;
 
 /// Builds and searches the lake's vector indexes.
 pub struct LakeIndexes {
@@ -49,8 +56,7 @@ pub struct OpenGeneration {
     /// The engine's index.
     pub index: HnswIndex,
     source_seq: Seq,
-    /// For the catalog as of these positions (tombstones, rows): what may be shown.
-    visible: Mutex<Option<(Seq, Seq, Shown)>>,
+    visible: Mutex<Sights>,
 }
 
 #[derive(Clone)]
@@ -72,6 +78,8 @@ pub struct SearchRequest<'a> {
     pub ef_search: Option<usize>,
     /// Whether to compare every row.
     pub exact: bool,
+    /// What the caller sees of the rows.
+    pub sight: Sight<'a>,
 }
 
 /// The query of a search.
@@ -132,13 +140,19 @@ impl LakeIndexes {
             SearchQuery::Vector(vector) => vector.to_vec(),
             SearchQuery::Text(text) => embed_one(text)?,
         };
-        let shown = self.shown(catalog, index, dataset, &open).await?;
+        let sight = &request.sight;
+        let shown = self.shown(catalog, index, dataset, &open, sight).await?;
+        // What a hidden row does to the graph must not be told by which rows are found.
+        let settled = match &shown {
+            Shown::Only(only) if sight.is_restricted => {
+                only.len() * u64::from(index.spec.dimensions) <= SETTLED_MAX
+            }
+            _ => false,
+        };
         let shown = match request.filter {
             None => shown,
             Some(filter) => {
-                let passing = self
-                    .slots_where(catalog, index, &open, Some(filter))
-                    .await?;
+                let passing = slots_where(index, &open, sight, Some(filter)).await?;
                 Shown::Only(Arc::new(shown.within(passing)))
             }
         };
@@ -147,7 +161,7 @@ impl LakeIndexes {
             Shown::Except(hidden) => Visible::Except(hidden),
             Shown::Only(only) => Visible::Only(only),
         };
-        let found = if request.exact {
+        let found = if request.exact || settled {
             open.index.search_exact(&vector, request.k, visible)
         } else {
             open.index
@@ -171,13 +185,14 @@ impl LakeIndexes {
         catalog: &Fold<CatalogState>,
         index: &Index,
         key: &str,
+        sight: &Sight<'_>,
     ) -> Result<Option<(Arc<OpenGeneration>, u64)>, PortError> {
         let (_, open) = self.live(index).await?;
         let dataset = dataset_of(&catalog.state, index)?;
         let Some(slot) = open.index.slot_of(key) else {
             return Ok(None);
         };
-        let shown = self.shown(catalog, index, dataset, &open).await?;
+        let shown = self.shown(catalog, index, dataset, &open, sight).await?;
         Ok(shown.allows(slot).then_some((open, slot)))
     }
 
@@ -248,72 +263,51 @@ impl LakeIndexes {
         Ok(OpenGeneration {
             index: opened,
             source_seq: generation.source_seq,
-            visible: Mutex::new(None),
+            visible: Mutex::default(),
         })
     }
 
-    /// What of a generation the snapshot shows; remembered until the dataset changes.
+    /// What of a generation the snapshot shows to a caller; remembered until the dataset changes.
     async fn shown(
         &self,
         catalog: &Fold<CatalogState>,
         index: &Index,
         dataset: &Dataset,
         open: &OpenGeneration,
+        sight: &Sight<'_>,
     ) -> Result<Shown, PortError> {
-        let position = (dataset.last_tombstone_seq(), dataset.rows_seq);
-        if let Some((tombstones, rows, shown)) = &*open.visible.lock()
-            && (*tombstones, *rows) == position
-        {
-            return Ok(shown.clone());
+        let remembered = Remembered {
+            through: sight.is_restricted.then(|| sight.id.clone()),
+            tombstones: dataset.last_tombstone_seq(),
+            rows: dataset.rows_seq,
+        };
+        if let Some(shown) = open.visible.lock().get(&remembered) {
+            return Ok(shown);
         }
         let replaced = dataset
             .lineage
             .iter()
             .any(|step| step.mode == IngestMode::Replace && step.journal_seq > open.source_seq);
-        let shown = if replaced {
-            Shown::Only(Arc::new(
-                self.slots_where(catalog, index, open, None).await?,
-            ))
+        let shown = if sight.is_restricted {
+            let changed = dataset.rows_seq > open.source_seq;
+            let slots = if changed {
+                sight::slots_as_built(index, open, sight).await?
+            } else {
+                slots_where(index, open, sight, None).await?
+            };
+            Shown::Only(Arc::new(slots))
+        } else if replaced {
+            let session = || {
+                let state = Arc::new(catalog.state.clone());
+                self.query.session(SessionTables::all(state, catalog.seq))
+            };
+            let whole = Sight::of_all(&index.spec.source, &session);
+            Shown::Only(Arc::new(slots_where(index, open, &whole, None).await?))
         } else {
             hidden_slots(dataset, open, &self.key_hash)
         };
-        *open.visible.lock() = Some((position.0, position.1, shown.clone()));
+        open.visible.lock().keep(remembered, shown.clone());
         Ok(shown)
-    }
-
-    /// Slots of the rows that are visible and pass the filter.
-    async fn slots_where(
-        &self,
-        catalog: &Fold<CatalogState>,
-        index: &Index,
-        open: &OpenGeneration,
-        filter: Option<&str>,
-    ) -> Result<RoaringBitmap, PortError> {
-        let mut sql = format!(
-            "SELECT {} FROM {}",
-            quoted_columns(index.spec.key.columns()),
-            quoted(&index.spec.source)
-        );
-        if let Some(filter) = filter {
-            sql.push_str(" WHERE ");
-            sql.push_str(filter);
-        }
-        let tables = SessionTables::all(Arc::new(catalog.state.clone()), catalog.seq);
-        let mut rows = self.rows(tables, &sql).await?;
-        let mut slots = RoaringBitmap::new();
-        while let Some(batch) = rows.next().await {
-            let batch = batch.map_err(|error| of_query(&error))?;
-            let keys =
-                names(batch.columns()).map_err(|error| PortError::internal(error.to_string()))?;
-            for key in keys.iter().flatten() {
-                let slot = open
-                    .index
-                    .slot_of(key)
-                    .and_then(|slot| u32::try_from(slot).ok());
-                slots.extend(slot);
-            }
-        }
-        Ok(slots)
     }
 
     async fn rows(
@@ -331,6 +325,34 @@ impl LakeIndexes {
 
 /// A build reads its dataset in one query; this is for those that hang.
 const BUILD_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(6);
+
+/// Slots of the rows that are seen and pass the filter.
+async fn slots_where(
+    index: &Index,
+    open: &OpenGeneration,
+    sight: &Sight<'_>,
+    filter: Option<&str>,
+) -> Result<RoaringBitmap, PortError> {
+    let mut sql = format!(
+        "SELECT {} FROM {}",
+        quoted_columns(index.spec.key.columns()),
+        quoted(sight.through)
+    );
+    if let Some(filter) = filter {
+        sql.push_str(" WHERE ");
+        sql.push_str(filter);
+    }
+    let mut rows = sight.rows(&sql).await?;
+    let mut slots = RoaringBitmap::new();
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(|error| of_query(&error))?;
+        let keys =
+            names(batch.columns()).map_err(|error| PortError::internal(error.to_string()))?;
+        let slot_of = |key| u32::try_from(open.index.slot_of(key)?).ok();
+        slots.extend(keys.iter().flatten().filter_map(slot_of));
+    }
+    Ok(slots)
+}
 
 impl Shown {
     fn allows(&self, slot: u64) -> bool {
@@ -375,9 +397,14 @@ fn hidden_slots(dataset: &Dataset, open: &OpenGeneration, key_hash: &KeyHash) ->
     Shown::Except(Arc::new(hidden))
 }
 
-fn dataset_of<'a>(state: &'a CatalogState, index: &Index) -> Result<&'a Dataset, PortError> {
+/// The dataset whose rows an index holds, under the view that it is over.
+fn dataset_of<'a>(state: &'a CatalogState, index: &'a Index) -> Result<&'a Dataset, PortError> {
+    if let Some(dataset) = state.dataset_under(&index.spec.source) {
+        return Ok(dataset);
+    }
     state
         .dataset(&index.spec.source)
+        .map(AsRef::as_ref)
         .map_err(|error| PortError::new(error.kind(), error.code(), error.to_string()))
 }
 

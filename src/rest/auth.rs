@@ -57,18 +57,23 @@ pub enum Permission {
     Administer,
     /// Ask questions of what the role sees: SQL, tools, the agents' protocol.
     Ask,
+    /// Search indexes of what the role sees.
+    Search,
 }
 
 /// The whole table of roles and permissions.
 pub fn allowed(role: Role, permission: Permission) -> bool {
-    use Permission::{Ask, Delete, ReadCatalog, ReadData, ReadJournal, Write};
+    use Permission::{Ask, Delete, ReadCatalog, ReadData, ReadJournal, Search, Write};
     match role {
         Role::Admin => true,
-        Role::Operator => matches!(permission, Ask | ReadCatalog | ReadData | Write | Delete),
-        Role::Analyst => matches!(permission, Ask | ReadCatalog | ReadData),
+        Role::Operator => matches!(
+            permission,
+            Ask | Search | ReadCatalog | ReadData | Write | Delete
+        ),
+        Role::Analyst => matches!(permission, Ask | Search | ReadCatalog | ReadData),
         Role::Auditor => matches!(permission, Ask | ReadCatalog | ReadJournal),
         // An agent asks questions; what it sees of the answer is what its views show.
-        Role::Agent => permission == Ask,
+        Role::Agent => matches!(permission, Ask | Search),
     }
 }
 
@@ -132,6 +137,8 @@ needs!(
     Administer,
     /// See [`Permission::Ask`].
     Ask,
+    /// See [`Permission::Search`].
+    Search,
 );
 
 /// A caller with a valid token whose role has the permission `P`.

@@ -59,7 +59,7 @@ pub fn indexes<P: Needs>(edge: &Edge, may: &May<P>) -> Vec<String> {
     };
     let indexes = catalog.state.indexes.values();
     indexes
-        .filter(|index| may.also(Permission::ReadData) && answers(index))
+        .filter(|index| may.also(Permission::Search) && answers(index))
         .map(|index| index.name.clone())
         .collect()
 }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::engines::{embedder::StaticEmbedder, indexes::hnsw_config};
 
-use allowed::must_answer;
+use allowed::{must_answer, sessions, sight};
 // The path of the OpenAPI document is the handler's own.
 pub use search::{__path_search, search};
 
@@ -124,9 +124,6 @@ pub async fn define(
 
 fn spec_of(edge: &Edge, asked: NewIndex, bucket: Option<String>) -> Result<IndexSpec, Problem> {
     let embedder = StaticEmbedder::built_in().identity();
-    if edge.lake.catalog().state.views.contains_key(&asked.source) {
-        return Err(Problem::unsupported("an index over a view"));
-    }
     if asked.vector_column.is_some() {
         return Err(Problem::unsupported("`vector_column`"));
     }
@@ -332,12 +329,15 @@ pub async fn row(
     let (name, key) = path.into_inner();
     let catalog = edge.lake.catalog();
     let index = catalog.state.index(&name)?;
-    must_answer(&edge, &catalog.state, index, &may.reader(), None, &[])?;
-    let key = match catalog.state.datasets.get(&index.spec.source) {
+    let way = must_answer(&edge, &catalog.state, index, &may.reader())?;
+    let key = match catalog.state.dataset_under(&index.spec.source) {
         Some(dataset) => row_name(dataset, &key)?,
         None => key,
     };
-    let found = edge.indexes.visible_slot(&catalog, index, &key).await?;
+    let session = sessions(&edge, &may, &catalog, &way);
+    let sight = sight(&way, &session);
+    let found = edge.indexes.visible_slot(&catalog, index, &key, &sight);
+    let found = found.await?;
     let (open, slot) = found.ok_or_else(|| Problem::not_found("row", &key))?;
     Ok(HttpResponse::Ok().json(json!({
         "key": key,

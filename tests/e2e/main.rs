@@ -35,6 +35,7 @@ mod races;
 mod repair;
 mod rescue;
 mod s3;
+mod searching;
 mod statements;
 mod storage;
 mod store_faults;

@@ -18,9 +18,12 @@ use lakehouse_actors::{
     PortError,
     ports::{BuiltGeneration, IndexBuilder, Progress},
 };
-use lakehouse_journal::model::{
-    ErrorKind,
-    catalog::{Backend, CatalogState, Dataset, FileDigest, Index, TextSpec},
+use lakehouse_journal::{
+    model::{
+        ErrorKind, Fold,
+        catalog::{Backend, CatalogState, FileDigest, Index, TextSpec},
+    },
+    record::Seq,
 };
 
 use super::{LakeIndexes, hnsw_config, of_vector, quoted};
@@ -41,7 +44,7 @@ impl IndexBuilder for LakeIndexes {
 
     async fn build(
         &self,
-        dataset: Arc<Dataset>,
+        catalog: Arc<Fold<CatalogState>>,
         index: Arc<Index>,
         generation: u64,
         progress: Arc<Progress>,
@@ -66,8 +69,10 @@ impl IndexBuilder for LakeIndexes {
             .map_err(|error| of_vector(&error))?;
         let template = index.spec.text.clone();
         let key_columns = index.spec.key.columns().len();
-        let sql = text_query(&index, &dataset)?;
-        let mut rows = self.rows(SessionTables::of_dataset(&dataset), &sql).await?;
+        let sql = text_query(&index, &index.spec.source)?;
+        // An erasure neither waits for a build nor ends it: it asks for another one.
+        let tables = SessionTables::all(Arc::new(catalog.state.clone()), Seq::MAX);
+        let mut rows = self.rows(tables, &sql).await?;
         let mut skipped = 0;
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(|error| of_query(&error))?;
@@ -137,8 +142,8 @@ impl LakeIndexes {
     }
 }
 
-/// Key columns of every visible row as they are, then its text columns as text.
-fn text_query(index: &Index, dataset: &Dataset) -> Result<String, PortError> {
+/// Key columns of every row of a dataset or view as they are, then its text columns as text.
+pub(super) fn text_query(index: &Index, source: &str) -> Result<String, PortError> {
     let columns = index
         .spec
         .text
@@ -159,7 +164,7 @@ fn text_query(index: &Index, dataset: &Dataset) -> Result<String, PortError> {
     Ok(format!(
         "SELECT {} FROM {} WHERE {}",
         selected.join(", "),
-        quoted(&dataset.name),
+        quoted(source),
         is_named.join(" AND ")
     ))
 }
@@ -173,22 +178,7 @@ fn add_batch(
 ) -> Result<u64, PortError> {
     let keys = names(&batch.columns()[..key_columns])
         .map_err(|error| PortError::internal(error.to_string()))?;
-    let parts = (key_columns..batch.num_columns())
-        .map(|column| text_column(batch, column))
-        .collect::<Result<Vec<_>, _>>()?;
-    let texts: Vec<String> = (0..batch.num_rows())
-        .map(|row| {
-            let values = parts.iter().map(|part| {
-                let part = part.as_string::<i32>();
-                if part.is_null(row) {
-                    ""
-                } else {
-                    part.value(row)
-                }
-            });
-            render(template, values)
-        })
-        .collect();
+    let texts = texts_of(batch, key_columns, template)?;
     let embedded = embed_all(&texts);
     let mut chunk_keys = Vec::with_capacity(texts.len());
     let mut chunk_texts = Vec::with_capacity(texts.len());
@@ -209,6 +199,29 @@ fn add_batch(
         })
         .map_err(|error| of_vector(&error))?;
     Ok(skipped as u64)
+}
+
+/// The texts of a batch's rows, whose first columns are the key.
+pub(super) fn texts_of(
+    batch: &RecordBatch,
+    key_columns: usize,
+    template: &TextSpec,
+) -> Result<Vec<String>, PortError> {
+    let parts = (key_columns..batch.num_columns())
+        .map(|column| text_column(batch, column))
+        .collect::<Result<Vec<_>, _>>()?;
+    let text = |row: usize| {
+        let values = parts.iter().map(|part| {
+            let part = part.as_string::<i32>();
+            if part.is_null(row) {
+                ""
+            } else {
+                part.value(row)
+            }
+        });
+        render(template, values)
+    };
+    Ok((0..batch.num_rows()).map(text).collect())
 }
 
 /// The vectors of many texts, on every core.

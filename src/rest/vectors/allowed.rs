@@ -1,19 +1,28 @@
-//! Whether a caller may be answered by an index: only when all that it was built from is seen by them as it
-//! is, and by questions about columns that they see. Every route that shows texts or vectors asks here.
+//! Whether a caller may be answered by an index, and what of it: only when all that it was built from is seen
+//! by them as it is. Every route that shows texts or vectors asks here.
+
+use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use lakehouse_journal::model::catalog::{CatalogState, Index};
-
-use crate::{
-    query::{
-        Reader,
-        policy::{Lens, NoWay, way},
-    },
-    rest::{Edge, problem::Problem},
+use lakehouse_journal::model::{
+    Fold,
+    catalog::{CatalogState, Index},
 };
 
-/// Refuses a caller who does not see all of an index as it is; with a predicate or columns of its rows,
-/// also one who does not see these.
+use crate::{
+    engines::indexes::Sight,
+    query::{
+        QuerySession, Reader, SessionTables,
+        policy::{NoWay, Way, way},
+    },
+    rest::{
+        Edge,
+        auth::{May, Needs},
+        problem::Problem,
+    },
+};
+
+/// The way of a caller to an index: what its rows are seen through. Filters and columns are over that.
 ///
 /// # Errors
 /// 404 as for an index that is not there, 403 that says what would help, 409 while it is built anew.
@@ -22,38 +31,48 @@ pub fn must_answer(
     state: &CatalogState,
     index: &Index,
     reader: &Reader,
-    filter: Option<&str>,
-    columns: &[String],
-) -> Result<(), Problem> {
-    let key = edge.query.redaction_key();
+) -> Result<Way, Problem> {
     let denied = |text: String| Problem::new(StatusCode::FORBIDDEN, "index_denied", text);
     let name = &index.name;
-    if let Err(why) = way(state, index, reader, None, &key)? {
-        return Err(match why {
-            NoWay::Unknown | NoWay::NotThrough(_) => Problem::not_found("index", name),
-            NoWay::Hidden(source) => denied(format!(
-                "index `{name}` holds text or keys that you do not see as they are in `{source}`; build one over columns that you see"
-            )),
-            NoWay::Groups(least) => denied(format!(
-                "index `{name}` holds rows of which only groups of {least} and more are told"
-            )),
-            NoWay::Outdated => Problem::new(
-                StatusCode::CONFLICT,
-                "index_not_ready",
-                format!("index `{name}` is being built anew, as what it may show has changed"),
-            ),
-        });
+    let way = way(state, index, reader, None, &edge.query.redaction_key())?;
+    way.map_err(|why| match why {
+        NoWay::Unknown | NoWay::NotThrough(_) => Problem::not_found("index", name),
+        NoWay::Hidden(source) => denied(format!(
+            "index `{name}` holds text or keys that you do not see as they are in `{source}`; an index built over `{source}` would answer you"
+        )),
+        NoWay::Groups(least) => denied(format!(
+            "index `{name}` holds rows of which only groups of {least} and more are told"
+        )),
+        NoWay::Outdated => Problem::new(
+            StatusCode::CONFLICT,
+            "index_not_ready",
+            format!("index `{name}` is being built anew, as what it may show has changed"),
+        ),
+    })
+}
+
+/// Makes the sessions that a caller's rows are read by: of what they see, in their limits, of this name
+/// and no other.
+pub fn sessions<'a, P: Needs>(
+    edge: &'a Edge,
+    may: &'a May<P>,
+    catalog: &'a Fold<CatalogState>,
+    way: &'a Way,
+) -> impl Fn() -> QuerySession + Send + Sync + 'a {
+    let state = Arc::new(catalog.state.clone());
+    let reader = may.reader().and_only(&way.through);
+    move || {
+        let tables = SessionTables::of_reader(Arc::clone(&state), catalog.seq, reader.clone());
+        may.limits().applied_to(edge.query.session(tables))
     }
-    let lens = Lens::of(state, &index.spec.source, reader, &key)?;
-    let Some(lens) = lens.filter(|lens| !lens.is_clear()) else {
-        return Ok(());
-    };
-    if filter.is_some() {
-        let text = format!("`filter`: you do not see every column of `{}`", lens.name);
-        return Err(denied(text));
-    }
-    match columns.iter().find(|column| !lens.shows_plain(column)) {
-        Some(column) => Err(denied(format!("`columns`: you do not see `{column}`"))),
-        None => Ok(()),
+}
+
+/// What a caller sees of an index's rows.
+pub fn sight<'a>(way: &'a Way, session: &'a (dyn Fn() -> QuerySession + Send + Sync)) -> Sight<'a> {
+    Sight {
+        through: &way.through,
+        is_restricted: way.restricted,
+        id: way.sight.clone(),
+        session,
     }
 }

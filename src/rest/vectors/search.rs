@@ -20,7 +20,7 @@ use lakehouse_journal::model::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::allowed::must_answer;
+use super::allowed::{must_answer, sessions, sight};
 use crate::{
     engines::{
         audit::SeenRows,
@@ -28,13 +28,13 @@ use crate::{
         vectors::SearchPath,
     },
     query::{
-        SessionTables, json_cells,
+        QuerySession, Reader, json_cells,
         row_key::{self, key_types, names, values},
     },
     rest::{
         Edge, ask,
         audited::{self, Told},
-        auth::{self, May, Needs, Permission, ReadData},
+        auth::{self, May, Needs, Permission, Search},
         body::Body,
         past::Snapshot,
         predicate::predicate,
@@ -42,6 +42,9 @@ use crate::{
         receipts::{self, Asked},
     },
 };
+
+/// Steps from 0 to 1 of a score that an agent is told.
+const SCORE_STEPS: f32 = 1_000.0;
 
 /// A search.
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,7 +75,7 @@ fn ten() -> usize {
         (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub async fn search(
     edge: web::Data<Edge>,
-    may: May<ReadData>,
+    may: May<Search>,
     request: HttpRequest,
     body: Body<SearchBody>,
 ) -> Result<HttpResponse, Problem> {
@@ -93,8 +96,7 @@ pub(crate) async fn answer<P: Needs>(
     asked: &SearchBody,
     told: &mut Told,
 ) -> Result<Value, Problem> {
-    // An index answers who may read every row that it was built from; for others there is none.
-    if !may.also(Permission::ReadData) {
+    if !may.also(Permission::Search) {
         return Err(Problem::not_found("index", &asked.index));
     }
     if asked.mode.as_deref().is_some_and(|mode| mode != "vector") {
@@ -112,19 +114,28 @@ pub(crate) async fn answer<P: Needs>(
             ));
         }
     };
+    let reader = may.reader();
+    if reader.is_guarded() && asked.vector.is_some() {
+        // Vectors of one's own making find out others' texts by trying.
+        let text = "`vector`: an agent asks by `query`";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "vector_denied", text));
+    }
     let filter = asked
         .filter
         .as_deref()
         .map(|text| predicate("filter", text))
         .transpose()?;
+    if edge.lake.catalog().state.indexes.contains_key(&asked.index) {
+        told.objects = vec![asked.index.clone()];
+    }
+    known(edge, &reader, &asked.index)?;
     let snapshot = Snapshot::of(edge, asked.as_of.as_ref()).await?;
     let catalog = &snapshot.catalog;
     let index = index_of(edge, &snapshot, &asked.index)?;
-    let state = &catalog.state;
-    let text = asked.filter.as_deref();
-    must_answer(edge, state, index, &may.reader(), text, &asked.columns)?;
-    told.objects = vec![asked.index.clone(), index.spec.source.clone()];
     told.journal_seq = Some(snapshot.as_of);
+    let way = must_answer(edge, &catalog.state, index, &reader)?;
+    told.objects = vec![asked.index.clone(), way.through.clone()];
+    let session = sessions(edge, may, catalog, &way);
     let request = SearchRequest {
         query: wanted,
         k: asked.k.min(
@@ -135,6 +146,7 @@ pub(crate) async fn answer<P: Needs>(
         filter: filter.as_deref(),
         ef_search: asked.ef_search,
         exact: asked.exact,
+        sight: sight(&way, &session),
     };
     let kept = serde_json::to_value(asked).map_err(|error| Problem::internal(&error))?;
     receipts::keep(edge, &may.token, Asked::Search(kept), told);
@@ -146,7 +158,21 @@ pub(crate) async fn answer<P: Needs>(
     told.generation = Some(found.generation);
     edge.metrics.searches.fetch_add(1, Ordering::Relaxed);
     seen(edge, catalog, index, &found, told);
-    let mut rows = rows_of(edge, catalog, index, &found, &asked.columns).await?;
+    let rows = rows_of(
+        catalog,
+        index,
+        &found,
+        &way.through,
+        &asked.columns,
+        &session,
+    );
+    let mut rows = rows.await?;
+    // What an agent could reckon a text's vector from is told it roughly.
+    let is_guarded = reader.is_guarded();
+    let told_as = |number: f32| match is_guarded {
+        true => f64::from((number * SCORE_STEPS).round()) / f64::from(SCORE_STEPS),
+        false => f64::from(number),
+    };
     let hits: Vec<Value> = found
         .found
         .hits
@@ -154,8 +180,8 @@ pub(crate) async fn answer<P: Needs>(
         .map(|hit| {
             let mut value = json!({
                 "key": hit.key,
-                "score": hit.score,
-                "distance": hit.distance,
+                "score": told_as(hit.score),
+                "distance": told_as(hit.distance),
                 "text": found.open.index.text_of(hit.slot),
             });
             if !asked.columns.is_empty() {
@@ -193,13 +219,25 @@ fn seen(
         .map(|key| edge.audit.content_hash(key.as_bytes()));
     let sum = contents.fold(0_u128, u128::wrapping_add);
     told.content = Some(format!("{sum:032x}"));
-    if let Some(dataset) = catalog.state.datasets.get(&index.spec.source) {
+    if let Some(dataset) = catalog.state.dataset_under(&index.spec.source) {
         let hashes = keys.iter().map(|key| edge.audit.row_hash(&dataset.id, key));
         told.row_keys = vec![SeenRows {
             dataset: dataset.id.clone(),
             keys: hashes.collect(),
         }];
     }
+}
+
+/// Refuses an index that is not there for the caller, in the same words whether there is one or not.
+fn known(edge: &Edge, reader: &Reader, name: &str) -> Result<(), Problem> {
+    let now = edge.lake.catalog();
+    if let Some(index) = now.state.indexes.get(name) {
+        return must_answer(edge, &now.state, index, reader).map(|_| ());
+    }
+    if reader.is_guarded() {
+        return Err(Problem::not_found("index", name));
+    }
+    Ok(())
 }
 
 /// The index as it was; one whose generation or rows of then are no longer kept is told so.
@@ -220,19 +258,21 @@ fn index_of<'a>(edge: &Edge, snapshot: &'a Snapshot, name: &str) -> Result<&'a I
         .get(name)
         .ok_or_else(too_old)?;
     let source = &today.spec.source;
-    if !snapshot.catalog.state.datasets.contains_key(source) {
+    if snapshot.catalog.state.dataset_under(source).is_none() {
         return Err(snapshot.explain_missing(source, too_old()));
     }
     Ok(index)
 }
 
-/// The wanted columns of the hits' rows, by key: read like any query reads them.
+/// The wanted columns of the hits' rows, by key: read through `through` in the caller's session, like any
+/// query reads them.
 async fn rows_of(
-    edge: &Edge,
     catalog: &Fold<CatalogState>,
     index: &Index,
     found: &Searched,
+    through: &str,
     columns: &[String],
+    session: &(dyn Fn() -> QuerySession + Send + Sync),
 ) -> Result<Map<String, Value>, Problem> {
     let mut rows = Map::new();
     if columns.is_empty() || found.found.hits.is_empty() {
@@ -252,12 +292,10 @@ async fn rows_of(
     let sql = format!(
         "SELECT {} FROM {} WHERE {}",
         selected.collect::<Vec<_>>().join(", "),
-        quoted(&index.spec.source),
+        quoted(through),
         among(catalog, index, &hits)?
     );
-    let tables = SessionTables::all(Arc::new(catalog.state.clone()), catalog.seq);
-    let session = edge.query.session(tables);
-    let mut stream = session.execute(&sql, Vec::new(), None).await?;
+    let mut stream = session().execute(&sql, Vec::new(), None).await?;
     while let Some(batch) = stream.next().await {
         let batch = batch?;
         let names = names(&batch.columns()[..key.len()]).map_err(|e| Problem::internal(&e))?;
@@ -281,7 +319,7 @@ fn among(
     hits: &BTreeSet<&str>,
 ) -> Result<String, Problem> {
     let key = index.spec.key.columns();
-    let known = catalog.state.datasets.get(&index.spec.source);
+    let known = catalog.state.dataset_under(&index.spec.source);
     let types = match known {
         Some(dataset) => key_types(dataset, key)?,
         None => vec![DataType::Utf8; key.len()],

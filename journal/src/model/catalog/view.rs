@@ -578,6 +578,10 @@ impl CatalogState {
             let text = format!("view `{source}` shows each caller other rows");
             return refuse("source", text);
         }
+        if views.iter().any(|view| view.spec.min_group_size.is_some()) {
+            let text = format!("view `{source}` tells of groups of rows only");
+            return refuse("source", text);
+        }
         Ok(())
     }
 

@@ -203,7 +203,12 @@ fn an_index_over_a_view_needs_a_plain_key_and_the_same_rows_for_all() {
     given
         .when(&view("narrow", spec("people", &["id"])))
         .expect("allowed");
-    for source in ["masked", "own", "narrow"] {
+    let grouped = ViewSpec {
+        min_group_size: Some(5),
+        ..spec("people", &["id", "text"])
+    };
+    given.when(&view("grouped", grouped)).expect("allowed");
+    for source in ["masked", "own", "narrow", "grouped"] {
         assert!(given.when(&define("kb", source)).is_err(), "{source}");
     }
 }

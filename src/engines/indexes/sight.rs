@@ -1,0 +1,140 @@
+//! What a caller sees of the rows that an index holds: read through the caller's own session, so that views,
+//! redactions and limits bind a search as they bind a statement; remembered while nothing changes.
+
+use futures::StreamExt as _;
+use lakehouse_actors::PortError;
+use lakehouse_journal::{model::catalog::Index, record::Seq};
+use roaring::RoaringBitmap;
+
+use super::{
+    OpenGeneration, Shown,
+    build::{text_query, texts_of},
+};
+use crate::{
+    engines::tables::of_query,
+    query::{QuerySession, QueryStream, row_key::names},
+};
+
+/// How many sets of rows are remembered of a generation.
+const SIGHTS_MAX: usize = 64;
+
+/// What a caller sees of an index's rows.
+#[derive(Clone)]
+pub struct Sight<'a> {
+    /// The dataset or view that they are seen through.
+    pub through: &'a str,
+    /// Whether some may be hidden there.
+    pub is_restricted: bool,
+    /// What the set of rows depends on, besides the rows themselves.
+    pub id: String,
+    /// Makes a session of the caller.
+    pub session: &'a (dyn Fn() -> QuerySession + Send + Sync),
+}
+
+impl<'a> Sight<'a> {
+    /// Every row of a dataset, for the daemon.
+    pub(super) fn of_all(
+        through: &'a str,
+        session: &'a (dyn Fn() -> QuerySession + Send + Sync),
+    ) -> Self {
+        Self {
+            through,
+            is_restricted: false,
+            id: String::new(),
+            session,
+        }
+    }
+
+    /// The rows of a statement, as the caller sees them.
+    ///
+    /// # Errors
+    /// What the session refuses.
+    pub(super) async fn rows(&self, sql: &str) -> Result<QueryStream, PortError> {
+        let rows = (self.session)().execute(sql, Vec::new(), None).await;
+        rows.map_err(|error| of_query(&error))
+    }
+}
+
+/// Slots of the rows that are seen and have the text that they were built with: a row that is shown now may
+/// have been hidden when it had another.
+pub(super) async fn slots_as_built(
+    index: &Index,
+    open: &OpenGeneration,
+    sight: &Sight<'_>,
+) -> Result<RoaringBitmap, PortError> {
+    let key_columns = index.spec.key.columns().len();
+    let mut rows = sight.rows(&text_query(index, sight.through)?).await?;
+    let mut slots = RoaringBitmap::new();
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(|error| of_query(&error))?;
+        let keys = names(&batch.columns()[..key_columns])
+            .map_err(|error| PortError::internal(error.to_string()))?;
+        let texts = texts_of(&batch, key_columns, &index.spec.text)?;
+        for (key, text) in keys.iter().zip(&texts) {
+            let slot = key.and_then(|key| open.index.slot_of(key));
+            let same = |slot: &u64| open.index.text_of(*slot).as_deref() == Some(text.as_str());
+            slots.extend(slot.filter(same).and_then(|slot| u32::try_from(slot).ok()));
+        }
+    }
+    Ok(slots)
+}
+
+/// What a set of rows is remembered by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Remembered {
+    /// The sight of a caller who does not see every row.
+    pub through: Option<String>,
+    /// Position of the last deletion.
+    pub tombstones: Seq,
+    /// Position of the last change of rows.
+    pub rows: Seq,
+}
+
+/// The sets that are remembered, oldest first.
+#[derive(Default)]
+pub(super) struct Sights(Vec<(Remembered, Shown)>);
+
+impl Sights {
+    /// A set that is remembered.
+    pub fn get(&self, wanted: &Remembered) -> Option<Shown> {
+        let mut known = self.0.iter();
+        let found = known.find(|(known, _)| known == wanted);
+        found.map(|(_, shown)| shown.clone())
+    }
+
+    /// Remembers a set, in place of what was seen that way before.
+    pub fn keep(&mut self, key: Remembered, shown: Shown) {
+        self.0.retain(|(known, _)| known.through != key.through);
+        if self.0.len() >= SIGHTS_MAX {
+            self.0.remove(0);
+        }
+        self.0.push((key, shown));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(through: usize, rows: Seq) -> Remembered {
+        Remembered {
+            through: Some(through.to_string()),
+            tombstones: 1,
+            rows,
+        }
+    }
+
+    #[test]
+    fn a_set_is_forgotten_when_rows_change_and_when_there_are_too_many() {
+        let mut sights = Sights::default();
+        for nth in 0..=SIGHTS_MAX {
+            sights.keep(seen(nth, 1), Shown::All);
+        }
+        assert!(sights.get(&seen(0, 1)).is_none());
+        assert!(sights.get(&seen(1, 1)).is_some());
+        assert!(sights.get(&seen(1, 2)).is_none());
+        sights.keep(seen(1, 2), Shown::All);
+        assert!(sights.get(&seen(1, 1)).is_none());
+        assert_eq!(sights.0.len(), SIGHTS_MAX);
+    }
+}

@@ -1,0 +1,335 @@
+//! Search through views: an agent finds rows of its views and no others, with what the view shows of them,
+//! whatever the index was built from; and nothing that is hidden leaves a trace in what is found.
+
+use serde_json::{Value, json};
+
+use crate::support::api::{Api, list, secret_of};
+use crate::support::daemon::Daemon;
+use crate::support::scan::files;
+
+const CANARY: &str = "kxqzcanary";
+const TRADES: [&str; 6] = [
+    "repairs cars and trucks",
+    "bakes bread and cakes",
+    "writes software in rust",
+    "keeps bees and sells honey",
+    "teaches children to read",
+    "paints houses in bright colours",
+];
+
+/// People of whom every third is blocked; the blocked are nearest to any question about cars, and say more.
+fn people(count: usize, hidden: &str) -> String {
+    let mut csv = "id,name,email,status,skill,rank\n".to_owned();
+    for id in 0..count {
+        let (status, skill) = if id % 3 == 1 {
+            ("blocked", format!("car mechanic {hidden}"))
+        } else {
+            ("open", format!("{} number {id}", TRADES[id % 6]))
+        };
+        csv += &format!(
+            "{id},Anna{id},{CANARY}{id}@x.org,{status},{skill},{}\n",
+            id % 10
+        );
+    }
+    csv
+}
+
+fn safe(filter: &str) -> Value {
+    json!({
+        "name": "people_safe",
+        "base_dataset": "people",
+        "columns": ["id", "name", "skill", "rank"],
+        "row_filter": filter,
+        "column_redactions": [{ "column": "name", "rule": { "mask": { "keep_prefix": 1, "keep_suffix": 0 } } }],
+    })
+}
+
+async fn index(admin: &Api, name: &str, source: &str) -> Value {
+    let body = json!({ "name": name, "source": source, "key": "id", "text": ["skill"], "backend": "hnsw" });
+    admin.post("/vectors/index?wait=true", &body).await.ok()
+}
+
+/// A lake with a view, an index over its dataset and one over the view.
+async fn lake(hidden: &str) -> (Daemon, Api, Api) {
+    let daemon = Daemon::start();
+    let admin = daemon.admin();
+    admin.create("people", &people(300, hidden)).await;
+    admin
+        .post("/catalog/views", &safe("status <> 'blocked'"))
+        .await
+        .ok();
+    index(&admin, "kb", "people").await;
+    index(&admin, "kb_safe", "people_safe").await;
+    let body = json!({ "name": "e", "source": "people", "key": "id", "text": ["email"], "backend": "hnsw" });
+    let _ = admin.post("/vectors/index?wait=true", &body).await;
+    let bot = agent(&daemon, &admin).await;
+    (daemon, admin, bot)
+}
+
+async fn agent(daemon: &Daemon, admin: &Api) -> Api {
+    let token = json!({ "name": "bot", "role": "agent", "views": ["people_safe"],
+        "limits": { "concurrent_queries": 100, "requests_per_s": 100_000 } });
+    let issued = admin.post("/auth/tokens", &token).await.ok();
+    daemon.client(Some(&secret_of(&issued)))
+}
+
+async fn replace(admin: &Api, filter: &str) {
+    let mut view = safe(filter);
+    view["replace"] = json!(true);
+    admin.post("/catalog/views", &view).await.ok();
+}
+
+async fn hits(api: &Api, body: &Value) -> Vec<Value> {
+    let found = api.post("/vectors/search", body).await.ok();
+    found["hits"].as_array().unwrap().clone()
+}
+
+fn is_blocked(hit: &Value) -> bool {
+    hit["key"].as_str().unwrap().parse::<u64>().unwrap() % 3 == 1
+}
+
+#[tokio::test]
+async fn an_agent_finds_rows_of_its_view_and_no_others() {
+    let (_daemon, admin, bot) = lake(CANARY).await;
+    for name in ["kb", "kb_safe"] {
+        for k in [1, 10, 200] {
+            let asked = json!({ "index": name, "query": "car mechanic", "k": k, "columns": ["name", "skill"] });
+            let found = bot.post("/vectors/search", &asked).await;
+            assert!(!found.text().contains(CANARY), "{}", found.text());
+            let found = found.ok();
+            let found = list(&json!({ "items": found["hits"] }));
+            assert_eq!(found.len(), k, "{name}: as many as there are");
+            assert!(!found.iter().any(is_blocked));
+            assert_eq!(
+                found[0]["row"]["name"].as_str().unwrap().chars().next(),
+                Some('A')
+            );
+            assert!(
+                found
+                    .iter()
+                    .all(|hit| hit["row"]["name"].as_str().unwrap().contains("***"))
+            );
+        }
+    }
+    // The admin finds what the agent does not.
+    let asked = json!({ "index": "kb", "query": "car mechanic", "k": 50 });
+    assert!(hits(&admin, &asked).await.iter().all(is_blocked));
+}
+
+#[tokio::test]
+async fn every_permitted_row_is_found_however_few_there_are() {
+    let (_daemon, admin, bot) = lake("").await;
+    for (filter, permitted) in [
+        ("status <> 'blocked'", 200),
+        ("status <> 'blocked' AND rank < 5", 100),
+        ("status <> 'blocked' AND id < 30", 20),
+        ("id = 0", 1),
+        ("id < 0", 0),
+    ] {
+        replace(&admin, filter).await;
+        let asked = json!({ "index": "kb", "query": "repairs cars", "k": 10 });
+        let found = hits(&bot, &asked).await;
+        assert_eq!(found.len(), permitted.min(10), "{filter}");
+        let exact = json!({ "index": "kb", "query": "repairs cars", "k": 10, "exact": true });
+        assert_eq!(found, hits(&bot, &exact).await, "{filter}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_view_hides_changes_no_byte_of_what_is_found() {
+    let (_one, _, bot) = lake("apple").await;
+    let (_other, _, twin) = lake("zebra crossing with many other words").await;
+    let questions = TRADES
+        .iter()
+        .chain(&["apple", "zebra crossing", "car mechanic"]);
+    for question in questions {
+        for name in ["kb", "kb_safe", "e", "none"] {
+            for more in [
+                json!({}),
+                json!({ "filter": "rank > 3", "columns": ["name"] }),
+                json!({ "filter": "status = 'blocked'" }),
+            ] {
+                let mut asked = json!({ "index": name, "query": question, "k": 20 });
+                asked
+                    .as_object_mut()
+                    .unwrap()
+                    .extend(more.as_object().unwrap().clone());
+                let answers = [&bot, &twin].map(|api| api.post("/vectors/search", &asked));
+                let [one, other] = answers;
+                let told = |answer: crate::support::api::Answer| {
+                    let mut json = answer.json();
+                    for field in ["elapsed_us", "receipt", "as_of"] {
+                        json.as_object_mut().unwrap().remove(field);
+                    }
+                    json
+                };
+                assert_eq!(told(one.await), told(other.await), "{asked}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_index_that_may_not_answer_and_one_that_is_not_there_are_the_same() {
+    let (daemon, admin, bot) = lake("").await;
+    admin.create("payroll", "id,pay\n1,much\n").await;
+    let body = json!({ "name": "pay", "source": "payroll", "key": "id", "text": ["pay"], "backend": "hnsw" });
+    admin.post("/vectors/index?wait=true", &body).await.ok();
+    let ask = |name: &str| json!({ "index": name, "query": "much", "as_of": 1 });
+    let hidden = bot.post("/vectors/search", &ask("pay")).await;
+    let missing = bot.post("/vectors/search", &ask("pax")).await;
+    assert_eq!(
+        hidden.text().replace("pay", "pax"),
+        missing.text(),
+        "to the byte"
+    );
+    missing.problem_code(404, "index_not_found");
+    let narrow = json!({ "name": "narrow", "base_dataset": "people", "columns": ["id", "rank"] });
+    admin.post("/catalog/views", &narrow).await.ok();
+    let token = json!({ "name": "narrow-bot", "role": "agent", "views": ["narrow"] });
+    let issued = admin.post("/auth/tokens", &token).await.ok();
+    let narrow = daemon.client(Some(&secret_of(&issued)));
+    let told = narrow
+        .post(
+            "/vectors/search",
+            &json!({ "index": "kb", "query": "cars" }),
+        )
+        .await
+        .problem_code(403, "index_denied");
+    let told = told["detail"].as_str().unwrap();
+    assert!(told.contains("built over `narrow`"), "{told}");
+}
+
+#[tokio::test]
+async fn an_agent_gives_no_vectors_and_sees_none() {
+    let (_daemon, _, bot) = lake("").await;
+    let vector = vec![0.5_f32; 128];
+    bot.post(
+        "/vectors/search",
+        &json!({ "index": "kb", "vector": vector }),
+    )
+    .await
+    .problem_code(403, "vector_denied");
+    bot.get("/vectors/indexes/kb/rows/0").await.problem(403);
+    for hit in hits(&bot, &json!({ "index": "kb", "query": "bread" })).await {
+        let score = hit["score"].as_f64().unwrap() * 1_000.0;
+        assert!((score - score.round()).abs() < 1e-6, "told roughly: {hit}");
+        assert!(hit.get("vector").is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_new_policy_binds_the_next_search() {
+    let (_daemon, admin, bot) = lake("").await;
+    let asked = json!({ "index": "kb", "query": "bakes bread", "k": 1 });
+    let first = hits(&bot, &asked).await[0]["key"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let filter = format!("status <> 'blocked' AND id <> {first}");
+    replace(&admin, &filter).await;
+    assert_ne!(hits(&bot, &asked).await[0]["key"], json!(first));
+    // The index over the view was built under the old one: it says nothing until it is built anew.
+    let mut asked = asked;
+    asked["index"] = json!("kb_safe");
+    let told = bot.post("/vectors/search", &asked).await;
+    if told.is_ok() {
+        assert_ne!(told.json()["hits"][0]["key"], json!(first));
+    } else {
+        told.problem_code(409, "index_not_ready");
+    }
+    admin
+        .delete("/catalog/views/people_safe?cascade=true")
+        .await
+        .ok();
+    asked["index"] = json!("kb");
+    bot.post("/vectors/search", &asked)
+        .await
+        .problem_code(404, "index_not_found");
+}
+
+#[tokio::test]
+async fn a_row_is_not_found_by_a_text_that_it_had_when_it_was_hidden() {
+    let (_daemon, admin, bot) = lake("telescopes and planets").await;
+    let asked = json!({ "index": "kb", "query": "telescopes and planets", "k": 300 });
+    admin
+        .ingest(
+            "dataset=people&mode=upsert",
+            "text/csv",
+            "id,name,email,status,skill,rank\n1,Anna1,a@x.org,open,sells shoes,1\n",
+        )
+        .await
+        .ok();
+    let found = hits(&bot, &asked).await;
+    assert_eq!(found.len(), 200, "row 1 is not built in yet");
+    let text = serde_json::to_string(&found).unwrap();
+    assert!(!text.contains("telescopes"), "{text}");
+    admin.post("/vectors/refresh/people", &json!({})).await.ok();
+    let found = hits(&bot, &asked).await;
+    assert_eq!(found.len(), 201);
+    assert!(found.iter().any(|hit| hit["text"] == "sells shoes"));
+}
+
+#[tokio::test]
+async fn an_index_over_a_view_holds_no_byte_of_what_the_view_hides() {
+    let (daemon, admin, _bot) = lake(CANARY).await;
+    let shown = admin.get("/vectors/indexes/kb_safe").await.ok();
+    assert_eq!(shown["vectors"], 200, "{shown}");
+    let all = files(
+        &daemon
+            .site()
+            .data_dir()
+            .join("buckets/primary/vectors/kb_safe"),
+    );
+    assert!(!all.is_empty());
+    for file in all {
+        let bytes = std::fs::read(&file).unwrap();
+        let canary = CANARY.as_bytes();
+        assert!(
+            !bytes.windows(canary.len()).any(|part| part == canary),
+            "{file:?}"
+        );
+    }
+    admin.tombstone("people", &["0"], "asked").await.ok();
+    let asked =
+        json!({ "index": "kb_safe", "query": "repairs cars and trucks number 0", "k": 300 });
+    let found = hits(&admin, &asked).await;
+    assert!(found.len() == 199 && !found.iter().any(|hit| hit["key"] == "0"));
+}
+
+#[tokio::test]
+async fn the_audit_names_the_view_and_the_rows() {
+    let (_daemon, admin, bot) = lake("").await;
+    let asked = json!({ "index": "kb", "query": "bakes bread", "k": 3 });
+    let answer = bot.post("/vectors/search", &asked).await.ok();
+    bot.post(
+        "/vectors/search",
+        &json!({ "index": "e", "query": "bread" }),
+    )
+    .await
+    .problem_code(403, "index_denied");
+    let lines = list(&admin.get("/audit?principal=bot").await.ok());
+    let of = |allowed: bool| {
+        let mut lines = lines.iter();
+        lines
+            .find(|line| line["action"] == "search" && line["allowed"] == allowed)
+            .unwrap_or_else(|| panic!("{lines:?}"))
+            .clone()
+    };
+    let line = of(true);
+    assert_eq!(line["objects"], json!(["kb", "people_safe"]), "{line}");
+    assert_eq!(line["rows"], 3);
+    assert_eq!(of(false)["objects"], json!(["e"]));
+    let key = answer["hits"][0]["key"].as_str().unwrap();
+    let seen = admin
+        .get(&format!("/audit/subject/people/{key}"))
+        .await
+        .ok();
+    assert!(
+        list(&seen).iter().any(|line| line["principal"] == "bot"),
+        "{seen}"
+    );
+    let receipt = answer["receipt"].as_str().unwrap();
+    let told = bot.get(&format!("/receipts/{receipt}")).await.ok();
+    assert_eq!(told["same"], true, "{told}");
+}
