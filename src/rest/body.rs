@@ -9,18 +9,20 @@ use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
 
-/// Largest JSON body: a million row keys of two UUIDs each fit.
-const BODY_BYTES_MAX: usize = 128 << 20;
+/// Largest JSON body.
+const BODY_BYTES_MAX: usize = 16 << 20;
+/// Largest JSON body of row keys: a million of two UUIDs each fit.
+pub const KEYS_BYTES_MAX: usize = 128 << 20;
 
-/// A JSON body and its bytes.
-pub struct Body<T> {
+/// A JSON body of `BYTES_MAX` at most, and its bytes.
+pub struct Body<T, const BYTES_MAX: usize = BODY_BYTES_MAX> {
     /// What it says.
     pub value: T,
     /// Its bytes.
     pub bytes: web::Bytes,
 }
 
-impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
+impl<T: DeserializeOwned + 'static, const BYTES_MAX: usize> FromRequest for Body<T, BYTES_MAX> {
     type Error = Problem;
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
@@ -30,11 +32,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
             let mut bytes = web::BytesMut::new();
             while let Some(chunk) = payload.next().await {
                 let chunk = chunk.map_err(|_| Problem::invalid("the body broke off"))?;
-                if bytes.len() + chunk.len() > BODY_BYTES_MAX {
+                if bytes.len() + chunk.len() > BYTES_MAX {
                     return Err(Problem::new(
                         StatusCode::PAYLOAD_TOO_LARGE,
                         "body_too_large",
-                        format!("a JSON body may have {BODY_BYTES_MAX} bytes"),
+                        format!("a JSON body may have {BYTES_MAX} bytes"),
                     ));
                 }
                 bytes.extend_from_slice(&chunk);

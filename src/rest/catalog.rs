@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{
     Edge,
     auth::{Delete, May, ReadCatalog, Write},
-    body::{Body, query},
+    body::{Body, KEYS_BYTES_MAX, query},
     problem::Problem,
     row_keys::row_key,
     times,
@@ -239,7 +239,7 @@ pub async fn tombstone(
     edge: web::Data<Edge>,
     may: May<Delete>,
     name: web::Path<String>,
-    body: Body<Tombstone>,
+    body: Body<Tombstone, KEYS_BYTES_MAX>,
 ) -> Result<HttpResponse, Problem> {
     let caller = may.caller(&body.bytes);
     let asked = body.value;

@@ -137,12 +137,18 @@ async fn every_failure_is_a_problem_document() {
         .call(Method::POST, "/query/sql")
         .header("content-type", "text/plain");
     not_json.body("SELECT 1").send().await.refused();
-    let large = format!("{{\"sql\": \"SELECT '{}'\"}}", "x".repeat(129 << 20));
-    let large = api
-        .call(Method::POST, "/query/sql")
-        .header("content-type", "application/json")
-        .body(large);
-    large.send().await.problem(413);
+    let large = |path: &str, body: String| {
+        let call = api.call(Method::POST, path);
+        let call = call.header("content-type", "application/json").body(body);
+        call.send()
+    };
+    let long = "x".repeat(17 << 20);
+    let statement = format!("{{\"sql\": \"SELECT '{long}'\"}}");
+    large("/query/sql", statement).await.problem(413);
+    // A million row keys are more than that.
+    let keys = format!("{{\"row_keys\": [\"{long}\"], \"reason\": \"asked\"}}");
+    let keys = large("/catalog/datasets/nothing/tombstone", keys).await;
+    keys.problem(404);
     daemon
         .client(None)
         .get("/catalog/datasets")
