@@ -89,7 +89,7 @@ power-cuts: setup-test ## J-04 and G-04: the power goes under load and during er
 
 bench: build ## the benchmarks of this version, each beside its baseline; JSON into target/bench
 	@mkdir -p $(TARGET_DIR)/bench
-	@for what in journal sql ingest deletes postgres refresh; do \
+	@for what in journal sql ingest deletes postgres refresh search; do \
 		echo "== $$what"; \
 		$(LAKEHOUSE) bench $$what --out $(TARGET_DIR)/bench/$$what.json; \
 	done

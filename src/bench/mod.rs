@@ -7,6 +7,7 @@ pub mod ingest;
 pub mod journal;
 pub mod postgres;
 pub mod refresh;
+pub mod search;
 pub mod sql;
 pub mod tpch;
 pub mod vectors;

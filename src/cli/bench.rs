@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::CliError;
-use crate::bench::{deletes, ingest, journal, postgres, refresh, sql, vectors};
+use crate::bench::{deletes, ingest, journal, postgres, refresh, search, sql, vectors};
 
 /// What `bench` takes.
 #[derive(Debug, Args)]
@@ -43,6 +43,8 @@ enum What {
     Postgres,
     /// Texts a second of the default embedder
     Refresh,
+    /// Searches of an agent through a view beside the same filter
+    Search,
 }
 
 impl BenchArgs {
@@ -68,6 +70,7 @@ impl What {
             Self::Deletes => deletes::run,
             Self::Postgres => postgres::run,
             Self::Refresh => refresh::run,
+            Self::Search => search::run,
         };
         Ok(run(options)?)
     }

@@ -53,7 +53,7 @@ pub(super) fn measure(texts: u64, repeat: u32, report: &mut Report) -> Result<()
 }
 
 /// The first `count` glosses, begun again when they are used up.
-fn glosses(count: u64) -> Result<Vec<String>, BenchError> {
+pub(in crate::bench) fn glosses(count: u64) -> Result<Vec<String>, BenchError> {
     let mut text = String::new();
     wordnet_ndjson().read_to_string(&mut text)?;
     let read: Result<Vec<Synset>, _> = text.lines().map(serde_json::from_str).collect();

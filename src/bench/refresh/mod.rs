@@ -3,6 +3,8 @@
 
 mod embedder;
 
+pub(super) use embedder::glosses;
+
 use clap::Parser;
 use serde_json::{Value, json};
 
