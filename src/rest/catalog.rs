@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 
 use super::{
     Edge,
-    auth::{Delete, May, ReadCatalog, Write},
+    auth::{Delete, May, Permission, ReadCatalog, Write, ceiling},
     body::{Body, KEYS_BYTES_MAX, query},
+    deletion::column_denied,
     problem::Problem,
     row_keys::row_key,
     times,
@@ -284,13 +285,23 @@ pub async fn tombstone(
         (status = 404, body = Problem)))]
 pub async fn tombstones(
     edge: web::Data<Edge>,
-    _: May<ReadCatalog>,
+    may: May<ReadCatalog>,
     name: web::Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let asked: Page = query(&request)?;
     let catalog = edge.lake.catalog();
     let dataset = catalog.state.dataset(&name)?;
+    // Who reads the journal finds the keys there; others see those of columns that they see.
+    let is_hidden = |column: &&String| {
+        let ceiling = ceiling(may.token.role);
+        ceiling.is_some_and(|ceiling| dataset.class(column) > ceiling.class)
+    };
+    if !may.also(Permission::ReadJournal)
+        && let Some(column) = dataset.key.iter().find(is_hidden)
+    {
+        return Err(column_denied(column));
+    }
     let entries = dataset
         .tombstones_after(asked.after.as_deref())
         .take(asked.limit() + 1)

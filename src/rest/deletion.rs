@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     engines::indexes::quoted,
-    query::{QueryError, SessionTables, row_key::names},
+    query::{QueryError, SessionTables, policy::Lens, row_key::names},
 };
 
 /// Most rows of one deletion.
@@ -70,7 +70,7 @@ pub async fn delete_where(
     let keys = if repeated {
         Vec::new()
     } else {
-        keys_where(&edge, &catalog, &name, &asked.predicate).await?
+        keys_where(&edge, &may, &catalog, &name, &asked.predicate).await?
     };
     drop(pinned);
     if asked.dry_run || (keys.is_empty() && !repeated) {
@@ -96,9 +96,11 @@ pub async fn delete_where(
     })))
 }
 
-/// Keys of the visible rows that pass the predicate, in their order and each once.
+/// Keys of the visible rows that pass the predicate, in their order and each once. It may ask of columns
+/// that the caller sees as they are: by counts of others it would tell what they hold.
 async fn keys_where(
     edge: &Edge,
+    may: &May<Delete>,
     catalog: &Fold<CatalogState>,
     name: &str,
     text: &str,
@@ -112,15 +114,28 @@ async fn keys_where(
         let text = format!("dataset `{name}` has no key, so no row of it has a name");
         return Err(impossible(text));
     }
+    let lens = Lens::of(
+        &catalog.state,
+        name,
+        &may.reader(),
+        &edge.query.redaction_key(),
+    )?;
+    let lens = lens.ok_or_else(|| Problem::not_found("dataset", name))?;
+    if let Some(column) = dataset.key.iter().find(|column| !lens.shows_plain(column)) {
+        return Err(column_denied(column));
+    }
     let key: Vec<String> = dataset.key.iter().map(|column| quoted(column)).collect();
+    let seen: Vec<String> = lens.plain_columns().iter().map(|c| quoted(c)).collect();
     let sql = format!(
-        "SELECT {} FROM {} WHERE {} AND {} IS NOT NULL",
+        "SELECT {} FROM (SELECT {} FROM {name}) AS {name} WHERE {} AND {} IS NOT NULL",
         key.join(", "),
-        quoted(name),
+        seen.join(", "),
         predicate("where", text)?,
-        key.join(" IS NOT NULL AND ")
+        key.join(" IS NOT NULL AND "),
+        name = quoted(name),
     );
-    let tables = SessionTables::all(Arc::new(catalog.state.clone()), catalog.seq);
+    let reader = may.reader().and_only(name);
+    let tables = SessionTables::of_reader(Arc::new(catalog.state.clone()), catalog.seq, reader);
     let session = edge.query.session(tables);
     let mut rows = session.execute(&sql, Vec::new(), None).await?;
     let mut keys = Vec::new();
@@ -136,4 +151,10 @@ async fn keys_where(
     keys.sort_unstable();
     keys.dedup();
     Ok(keys)
+}
+
+/// 403 for what tells of a column that the caller does not see as it is.
+pub(super) fn column_denied(column: &str) -> Problem {
+    let text = format!("`{column}` is of a class that your role does not see as it is");
+    Problem::new(StatusCode::FORBIDDEN, "column_denied", text)
 }

@@ -473,3 +473,36 @@ async fn classes_are_proposed_at_ingest_confirmed_by_patch_and_then_held() {
         "p0@x.org"
     );
 }
+
+#[tokio::test]
+async fn what_a_role_does_not_see_is_told_by_no_count_of_a_deletion_and_no_list_of_keys() {
+    let daemon = Daemon::start();
+    let admin = daemon.admin();
+    admin.create("people", "id,ssn\nann,123\nbob,456\n").await;
+    let classes = json!({ "sensitivity": { "ssn": "secret" } });
+    admin.patch("/catalog/datasets/people", &classes).await.ok();
+    let operator = admin.with_role("operator").await;
+    let path = "/catalog/datasets/people/delete";
+    let body = |predicate: &str| json!({ "where": predicate, "reason": "asked", "dry_run": true });
+    assert_eq!(
+        operator.post(path, &body("id = 'ann'")).await.ok()["matched"],
+        1
+    );
+    for asked in ["ssn = 123", "id IN (SELECT id FROM people WHERE ssn = 123)"] {
+        let answer = operator.post(path, &body(asked)).await;
+        let told = !answer.is_ok() || answer.json()["matched"] == 0;
+        assert!(told, "{asked}: {}", answer.text());
+    }
+    assert_eq!(
+        admin.post(path, &body("ssn = 123")).await.ok()["matched"],
+        1
+    );
+    admin.tombstone("people", &["ann"], "asked").await.ok();
+    let analyst = admin.with_role("analyst").await;
+    let listed = "/catalog/datasets/people/tombstone";
+    analyst.get(listed).await.ok();
+    let classes = json!({ "sensitivity": { "id": "pii" } });
+    admin.patch("/catalog/datasets/people", &classes).await.ok();
+    analyst.get(listed).await.problem_code(403, "column_denied");
+    operator.get(listed).await.ok();
+}
