@@ -404,7 +404,6 @@ fn dataset_of<'a>(state: &'a CatalogState, index: &'a Index) -> Result<&'a Datas
     }
     state
         .dataset(&index.spec.source)
-        .map(AsRef::as_ref)
         .map_err(|error| PortError::new(error.kind(), error.code(), error.to_string()))
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use futures::StreamExt as _;
-use lakehouse::engines::indexes::{SearchQuery, SearchRequest};
+use lakehouse::engines::indexes::{SearchQuery, SearchRequest, Sight};
 use lakehouse::query::{QueryError, SessionTables};
 use lakehouse_actors::{Caller, Chore, LakeError};
 use lakehouse_journal::model::ErrorKind;
@@ -207,14 +207,24 @@ impl Race {
         &self,
         catalog: &lakehouse_journal::model::Fold<lakehouse_journal::model::catalog::CatalogState>,
     ) {
+        let session = || {
+            let tables = SessionTables::all(Arc::new(catalog.state.clone()), catalog.seq);
+            self.wired.query.session(tables)
+        };
+        let index = &catalog.state.indexes["idx"];
         let request = SearchRequest {
             query: SearchQuery::Text("a letter about the garden"),
             k: 10,
             filter: None,
             ef_search: None,
             exact: false,
+            sight: Sight {
+                through: &index.spec.source,
+                is_restricted: false,
+                id: String::new(),
+                session: &session,
+            },
         };
-        let index = &catalog.state.indexes["idx"];
         match self.wired.indexes.search(catalog, index, &request).await {
             Ok(found) => {
                 assert_eq!(found.found.hits.len(), 10);

@@ -72,7 +72,7 @@ pub(super) async fn slots_as_built(
         let texts = texts_of(&batch, key_columns, &index.spec.text)?;
         for (key, text) in keys.iter().zip(&texts) {
             let slot = key.and_then(|key| open.index.slot_of(key));
-            let same = |slot: &u64| open.index.text_of(*slot).as_deref() == Some(text.as_str());
+            let same = |slot: &u64| open.index.text_of(*slot) == Some(text.as_str());
             slots.extend(slot.filter(same).and_then(|slot| u32::try_from(slot).ok()));
         }
     }

@@ -60,10 +60,10 @@ pub fn sessions<'a, P: Needs>(
     way: &'a Way,
 ) -> impl Fn() -> QuerySession + Send + Sync + 'a {
     let state = Arc::new(catalog.state.clone());
-    let reader = may.reader().and_only(&way.through);
+    let (reader, limits) = (may.reader().and_only(&way.through), may.limits());
     move || {
         let tables = SessionTables::of_reader(Arc::clone(&state), catalog.seq, reader.clone());
-        may.limits().applied_to(edge.query.session(tables))
+        limits.applied_to(edge.query.session(tables))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     engines::{
         audit::SeenRows,
         indexes::{HITS_MAX, SearchQuery, SearchRequest, Searched, quoted},
-        vectors::SearchPath,
+        vectors::{Hit, SearchPath},
     },
     query::{
         QuerySession, Reader, json_cells,
@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// Steps from 0 to 1 of a score that an agent is told.
-const SCORE_STEPS: f32 = 1_000.0;
+const SCORE_STEPS: f64 = 1_000.0;
 
 /// A search.
 #[derive(Debug, Serialize, Deserialize)]
@@ -167,29 +167,7 @@ pub(crate) async fn answer<P: Needs>(
         &session,
     );
     let mut rows = rows.await?;
-    // What an agent could reckon a text's vector from is told it roughly.
-    let is_guarded = reader.is_guarded();
-    let told_as = |number: f32| match is_guarded {
-        true => f64::from((number * SCORE_STEPS).round()) / f64::from(SCORE_STEPS),
-        false => f64::from(number),
-    };
-    let hits: Vec<Value> = found
-        .found
-        .hits
-        .iter()
-        .map(|hit| {
-            let mut value = json!({
-                "key": hit.key,
-                "score": told_as(hit.score),
-                "distance": told_as(hit.distance),
-                "text": found.open.index.text_of(hit.slot),
-            });
-            if !asked.columns.is_empty() {
-                value["row"] = rows.remove(&hit.key).unwrap_or(Value::Null);
-            }
-            value
-        })
-        .collect();
+    let hits = shown(&found, &mut rows, asked, reader.is_guarded());
     let mut body = json!({
         "index": asked.index,
         "generation": found.generation,
@@ -202,6 +180,36 @@ pub(crate) async fn answer<P: Needs>(
         body["receipt"] = json!(told.receipt);
     }
     Ok(body)
+}
+
+/// The hits as the contract shows them.
+fn shown(
+    found: &Searched,
+    rows: &mut Map<String, Value>,
+    asked: &SearchBody,
+    is_guarded: bool,
+) -> Vec<Value> {
+    // What an agent could reckon a text's vector from is told it roughly.
+    let told_as = |number: f32| {
+        if is_guarded {
+            (f64::from(number) * SCORE_STEPS).round() / SCORE_STEPS
+        } else {
+            f64::from(number)
+        }
+    };
+    let show = |hit: &Hit| {
+        let mut value = json!({
+            "key": hit.key,
+            "score": told_as(hit.score),
+            "distance": told_as(hit.distance),
+            "text": found.open.index.text_of(hit.slot),
+        });
+        if !asked.columns.is_empty() {
+            value["row"] = rows.remove(&hit.key).unwrap_or(Value::Null);
+        }
+        value
+    };
+    found.found.hits.iter().map(show).collect()
 }
 
 /// The rows that a search found, as the audit has them.

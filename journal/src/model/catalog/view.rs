@@ -574,13 +574,10 @@ impl CatalogState {
             let text = format!("view `{source}` does not show `{column}` as it is");
             return refuse("key", text);
         }
-        if views.iter().any(|view| view.spec.per_caller) {
-            let text = format!("view `{source}` shows each caller other rows");
-            return refuse("source", text);
-        }
-        if views.iter().any(|view| view.spec.min_group_size.is_some()) {
-            let text = format!("view `{source}` tells of groups of rows only");
-            return refuse("source", text);
+        let others = views.iter().any(|view| view.spec.per_caller);
+        if others || views.iter().any(|view| view.spec.min_group_size.is_some()) {
+            let text = "shows each caller other rows, or tells of groups only";
+            return refuse("source", format!("view `{source}` {text}"));
         }
         Ok(())
     }
