@@ -40,8 +40,9 @@ use crate::{
     owner::{Ask, Caller, CatchUp, Committed, Owner, Published},
     places::PlacesDuty,
     ports::{Clock, DeletionLedger, KeyHash, RowLookup},
-    refresh::{RefreshDuty, RefreshTask, Refreshed},
+    refresh::RefreshDuty,
     rescue::RescueDuty,
+    scheduler::Trigger,
     supervision::{ActorHealth, Tree, Vital},
     worker::{Claims, Do, Duty, Worker},
     writer::Journal,
@@ -96,6 +97,8 @@ pub(crate) struct Inner {
     /// Who has objects in a dataset's folder that are not committed yet, by its id.
     pub publishing: Gates,
     pub past: Past,
+    /// The daemon's own schedules.
+    pub triggers: std::sync::OnceLock<Vec<Trigger>>,
     pub workers: std::sync::OnceLock<Workers>,
 }
 
@@ -311,25 +314,6 @@ impl Lake {
         })
     }
 
-    /// Builds every index of a dataset anew and swaps.
-    ///
-    /// # Errors
-    /// Why an index could not be built; the one that answered goes on answering.
-    pub async fn refresh(&self, dataset: &str, caller: Caller) -> Result<Refreshed, LakeError> {
-        let (reply, answer) = oneshot::channel();
-        let task = RefreshTask {
-            dataset: dataset.to_owned(),
-            caller,
-            reply,
-        };
-        self.give(|workers| &workers.refresh, task)?;
-        answer.await.unwrap_or_else(|_| {
-            Err(LakeError::Overloaded {
-                actor: "refresh".to_owned(),
-            })
-        })
-    }
-
     /// Takes what is left of deleted rows out of every place now, and says when nothing is left.
     ///
     /// # Errors
@@ -359,6 +343,7 @@ impl Lake {
                     let _ = self.give(|workers| &workers.indexing, work);
                 }
                 Work::CompactFiles { dataset } => self.compact_when_free(dataset),
+                Work::RefreshEmbeddings { dataset } => self.refresh_when_free(dataset),
                 Work::EraseRows { dataset } if self.erasure_is_due(dataset) => {
                     let dataset = dataset.clone();
                     if let Some(claim) = self.inner.claims.claim(work, self.now()) {

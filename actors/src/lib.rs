@@ -27,6 +27,7 @@ mod sweep;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod trigger;
 mod view_files;
 mod worker;
 mod writer;
@@ -44,7 +45,7 @@ pub use owner::{Caller, Committed};
 pub use places::{Moved, Repaired};
 pub use refresh::Refreshed;
 pub use rescue::RescueState;
-pub use scheduler::Trigger;
+pub use scheduler::{ScheduleInfo, ScheduledTask, Trigger};
 pub use start::{Parts, StartReport, start};
 pub use supervision::{ActorHealth, LifeState};
 pub use writer::{Journal, RebuildError, Replayed};

@@ -16,8 +16,8 @@ use lakehouse_journal::{
         Fold,
         bucket::BucketSpec,
         catalog::{
-            CatalogState, DataFile, Dataset, DeletionVector, FileDigest, FileEntry, Index,
-            Proposal, SchemaDoc,
+            CatalogState, DataFile, Dataset, DeletionVector, EmbeddingSpec, FileDigest, FileEntry,
+            Index, IndexSpec, Proposal, SchemaDoc,
         },
         event::{DeletedRows, FileRepair},
     },
@@ -280,6 +280,11 @@ pub trait IndexBuilder: Send + Sync {
         generation: u64,
         progress: Arc<Progress>,
     ) -> Result<BuiltGeneration, PortError>;
+    /// The index that says what a dataset's own embedding asks for.
+    ///
+    /// # Errors
+    /// When nobody here can make it.
+    fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError>;
     /// Closes what is open of generations that the catalog does not keep any more.
     fn release(&self, catalog: &CatalogState);
 }

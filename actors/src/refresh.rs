@@ -1,45 +1,66 @@
-//! The refresh worker: brings the indexes of a dataset up to date by building a new generation of
-//! each beside the one that answers. Searches go on meanwhile; the catalog swaps.
+//! The refresh worker: brings the indexes of a dataset up to date by building a new generation of each
+//! that is behind, beside the one that answers; one run at a time for each dataset, a few datasets beside
+//! each other. Searches go on meanwhile; the catalog swaps. It keeps nothing: a run that was lost is due
+//! again out of the catalog's state.
+
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
-        ErrorKind,
-        catalog::{CatalogCommand, Generation},
+        ErrorKind, Event, Work,
+        catalog::{
+            CatalogCommand, CatalogState, CompleteRefresh, Dataset, DefineIndex, FailRefresh,
+            Index, RefreshCause, RefreshCounts, RefreshPolicy,
+        },
+        event::{CatalogEvent, RefreshCompleted},
     },
-    record::Seq,
+    record::{Micros, Seq},
 };
 use tokio::sync::oneshot;
 
 use crate::{
     error::{LakeError, PortError},
     lake::Lake,
-    owner::Caller,
-    worker::Duty,
+    owner::{Caller, Committed},
+    ports::IndexBuilder,
+    worker::{Claim, Duty},
 };
 
-/// Between two looks at whether a generation is there.
-const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
+/// Datasets that are refreshed beside each other.
+pub(crate) const REFRESHES_MAX: usize = 4;
+/// Between two looks at whether a generation is there, or the dataset free.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long commits must rest before a refresh by policy begins.
+const SETTLED_AFTER: Micros = 250_000;
+/// After this it begins although commits go on.
+const OVERDUE_AFTER: Micros = 1_000_000;
 
 /// What a refresh did.
 #[derive(Debug, Clone)]
 pub struct Refreshed {
-    /// The generations that answer now, one an index.
-    pub generations: Vec<(String, Generation)>,
-    /// Position of the catalog after the last swap.
+    /// Counts over all indexes.
+    pub counts: RefreshCounts,
+    /// How long it took.
+    pub elapsed_ms: u64,
+    /// Position of the event that says so.
     pub seq: Seq,
 }
 
-/// A dataset to refresh, with the way back.
+type Answer = Result<Refreshed, LakeError>;
+
+/// A dataset to refresh.
 pub(crate) struct RefreshTask {
     pub dataset: String,
-    pub caller: Caller,
-    pub reply: oneshot::Sender<Result<Refreshed, LakeError>>,
+    /// Who asked, with the way back.
+    pub asked: Option<(Caller, oneshot::Sender<Answer>)>,
+    pub claim: Claim,
 }
 
 /// The worker's duty.
 pub(crate) struct RefreshDuty {
     pub lake: Lake,
+    pub builder: Arc<dyn IndexBuilder>,
 }
 
 #[async_trait]
@@ -47,40 +68,108 @@ impl Duty for RefreshDuty {
     type Task = RefreshTask;
 
     async fn run(&self, task: RefreshTask) {
-        let result = self.refresh(&task.dataset, &task.caller).await;
-        let _ = task.reply.send(result);
+        let job = uuid::Uuid::new_v4().to_string();
+        let job = self.lake.jobs().open(&job, "refresh", &task.dataset);
+        job.runs();
+        let (caller, reply) = task.asked.unzip();
+        let asked = caller.is_some();
+        let caller = caller.unwrap_or_else(|| Caller::daemon("refresh"));
+        let result = self.run_once(&task.dataset, caller, asked).await;
+        match &result {
+            Ok(done) => job.done(serde_json::to_value(&done.counts).ok()),
+            Err(error) => {
+                tracing::warn!(dataset = task.dataset, %error, "embeddings are not refreshed");
+                job.failed(error.to_string());
+            }
+        }
+        task.claim.ended(result.is_ok(), self.lake.now());
+        if let Some(reply) = reply {
+            // Whoever hung up does not undo it.
+            let _ = reply.send(result);
+        }
     }
 }
 
 impl RefreshDuty {
-    async fn refresh(&self, dataset: &str, caller: &Caller) -> Result<Refreshed, LakeError> {
-        let snapshot = self.lake.catalog();
-        snapshot.state.dataset(dataset)?;
-        let names: Vec<String> = snapshot
-            .state
-            .indexes_over(dataset)
-            .map(|index| index.name.clone())
-            .collect();
-        let mut generations = Vec::new();
-        for name in names {
-            let command = CatalogCommand::RequestGeneration {
-                index: name.clone(),
-            };
-            let caller = Caller {
-                idempotency: None,
-                ..caller.clone()
-            };
-            self.lake.ask_catalog(command, caller).await?;
-            generations.push((name.clone(), self.built(&name).await?));
+    /// Refreshes, and notes in the journal how it ended.
+    async fn run_once(&self, name: &str, caller: Caller, asked: bool) -> Answer {
+        let due = self.lake.catalog().state.dataset(name)?.refresh_due.clone();
+        let began = self.lake.now();
+        let cause = due.as_ref().map_or(RefreshCause::OnAppend, |due| due.cause);
+        let run = due.map(|due| due.run);
+        let outcome = self.refresh(name).await;
+        let elapsed_ms = u64::try_from((self.lake.now() - began) / 1_000).unwrap_or(0);
+        match outcome {
+            Ok((counts, source_seq)) => {
+                let complete = CatalogCommand::CompleteRefresh(CompleteRefresh {
+                    dataset: name.to_owned(),
+                    run,
+                    cause,
+                    source_seq,
+                    counts,
+                    elapsed_ms,
+                });
+                refreshed(&self.lake.ask_catalog(complete, caller).await?)
+            }
+            Err(error) => {
+                let fail = CatalogCommand::FailRefresh(FailRefresh {
+                    dataset: name.to_owned(),
+                    run,
+                    cause,
+                    code: error.code(),
+                    error: error.to_string(),
+                    comes_again: !asked,
+                    elapsed_ms,
+                });
+                let noted = self.lake.ask_catalog(fail, Caller::daemon("refresh")).await;
+                if let Err(error) = noted {
+                    tracing::warn!(dataset = name, %error, "a failed refresh is not noted");
+                }
+                Err(error)
+            }
         }
-        Ok(Refreshed {
-            generations,
-            seq: self.lake.catalog().seq,
-        })
     }
 
-    /// Waits until the build that is due has ended.
-    async fn built(&self, name: &str) -> Result<Generation, LakeError> {
+    /// Brings every index to the rows of one snapshot, and says which.
+    async fn refresh(&self, name: &str) -> Result<(RefreshCounts, Seq), LakeError> {
+        self.serve_embedding(name).await?;
+        let snapshot = self.lake.catalog();
+        let dataset = snapshot.state.dataset(name)?;
+        let mut counts = RefreshCounts {
+            rows: dataset.row_count(),
+            ..RefreshCounts::default()
+        };
+        let behind: Vec<String> = snapshot
+            .state
+            .indexes_over(name)
+            .filter(|index| is_behind(&snapshot.state, dataset, index))
+            .map(|index| index.name.clone())
+            .collect();
+        for index in snapshot.state.indexes_over(name) {
+            let before = index.live_generation().map_or(0, |live| live.vectors);
+            if behind.contains(&index.name) {
+                let command = CatalogCommand::RequestGeneration {
+                    index: index.name.clone(),
+                };
+                let caller = Caller::daemon("refresh");
+                self.lake.ask_catalog(command, caller).await?;
+                let (vectors, skipped) = self.built(&index.name).await?;
+                counts.embedded += vectors;
+                counts.skipped += skipped;
+                counts.removed += before.saturating_sub(vectors);
+            } else {
+                counts.unchanged += before;
+            }
+            let model = format!("{}/{}", index.spec.provider, index.spec.model);
+            if !counts.models.contains(&model) {
+                counts.models.push(model);
+            }
+        }
+        Ok((counts, snapshot.seq))
+    }
+
+    /// Waits until the build that is due has ended; says how many rows have a vector and how many none.
+    async fn built(&self, name: &str) -> Result<(u64, u64), LakeError> {
         loop {
             let snapshot = self.lake.catalog();
             let index = snapshot.state.index(name)?;
@@ -91,11 +180,181 @@ impl RefreshDuty {
                         PortError::new(ErrorKind::Unprocessable, "build_failed", text).into(),
                     );
                 }
-                if let Some(generation) = index.live_generation() {
-                    return Ok(generation.clone());
+                if let Some(live) = index.live_generation() {
+                    return Ok((live.vectors, live.skipped));
                 }
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+
+    /// Sees to it that an index says what the dataset's own embedding asks for: its name is the
+    /// dataset's unless another one does so already.
+    async fn serve_embedding(&self, name: &str) -> Result<(), LakeError> {
+        let snapshot = self.lake.catalog();
+        let dataset = snapshot.state.dataset(name)?;
+        let Some(wanted) = &dataset.embedding else {
+            return Ok(());
+        };
+        let mut over = snapshot.state.indexes_over(name);
+        if over.any(|index| index.spec.embeds(wanted)) {
+            return Ok(());
+        }
+        let define = CatalogCommand::DefineIndex(DefineIndex {
+            index: name.to_owned(),
+            spec: self.builder.index_of(dataset, wanted)?,
+        });
+        self.lake
+            .ask_catalog(define, Caller::daemon("refresh"))
+            .await?;
+        self.built(name).await.map(|_| ())
+    }
+}
+
+/// Whether an index does not say what the rows of its dataset say, as it may be shown.
+fn is_behind(state: &CatalogState, dataset: &Dataset, index: &Index) -> bool {
+    let changed = [
+        dataset.rows_seq,
+        dataset.last_tombstone_seq(),
+        state.policy_seq(&index.spec.source),
+    ];
+    let newest = changed.into_iter().max().unwrap_or(0);
+    index
+        .live_generation()
+        .is_none_or(|live| live.source_seq < newest)
+}
+
+/// What a decision says that a refresh did.
+fn refreshed(committed: &Committed) -> Answer {
+    let completed = committed.events.iter().find_map(|event| match event {
+        Event::Catalog(CatalogEvent::RefreshCompleted(event)) => Some(event),
+        _ => None,
+    });
+    let Some(RefreshCompleted {
+        counts, elapsed_ms, ..
+    }) = completed
+    else {
+        return Err(PortError::internal("a refresh without an event").into());
+    };
+    Ok(Refreshed {
+        counts: counts.clone(),
+        elapsed_ms: *elapsed_ms,
+        seq: committed.seq,
+    })
+}
+
+impl Lake {
+    /// Brings the embeddings of a dataset up to date. Waits for a run that is under way and begins another.
+    ///
+    /// # Errors
+    /// Why it could not be done; the indexes answer as before.
+    pub async fn refresh(&self, dataset: &str, cause: RefreshCause, caller: Caller) -> Answer {
+        if self.is_repeated(&caller) {
+            return self.refreshed_before(dataset, caller).await;
+        }
+        self.catalog().state.dataset(dataset)?;
+        let work = Work::RefreshEmbeddings {
+            dataset: dataset.to_owned(),
+        };
+        // Held before the request is noted, so that nobody else carries it out.
+        let claim = loop {
+            if let Some(claim) = self.inner.claims.take(work.clone()) {
+                break claim;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
+        let request = CatalogCommand::RequestRefresh {
+            dataset: dataset.to_owned(),
+            cause,
+        };
+        let noting = Caller {
+            idempotency: None,
+            ..caller.clone()
+        };
+        self.ask_catalog(request, noting).await?;
+        let (reply, answer) = oneshot::channel();
+        let task = RefreshTask {
+            dataset: dataset.to_owned(),
+            asked: Some((caller, reply)),
+            claim,
+        };
+        self.give(|workers| &workers.refresh, task)?;
+        answer.await.unwrap_or_else(|_| {
+            Err(LakeError::Overloaded {
+                actor: "refresh".to_owned(),
+            })
+        })
+    }
+
+    /// The answer to a request that was carried out before.
+    async fn refreshed_before(&self, dataset: &str, caller: Caller) -> Answer {
+        let command = CatalogCommand::CompleteRefresh(CompleteRefresh {
+            dataset: dataset.to_owned(),
+            run: None,
+            cause: RefreshCause::Call,
+            source_seq: 0,
+            counts: RefreshCounts::default(),
+            elapsed_ms: 0,
+        });
+        refreshed(&self.ask_catalog(command, caller).await?)
+    }
+
+    /// Notes that a refresh is due; the worker carries it out.
+    ///
+    /// # Errors
+    /// When nothing of the dataset is embedded.
+    pub async fn request_refresh(
+        &self,
+        dataset: &str,
+        cause: RefreshCause,
+        caller: Caller,
+    ) -> Result<Committed, LakeError> {
+        let request = CatalogCommand::RequestRefresh {
+            dataset: dataset.to_owned(),
+            cause,
+        };
+        self.ask_catalog(request, caller).await
+    }
+
+    /// Lets the worker refresh a dataset that is due, unless it is at it already.
+    pub(crate) fn refresh_when_free(&self, dataset: &str) {
+        if !self.refresh_is_due(dataset) {
+            return;
+        }
+        let work = Work::RefreshEmbeddings {
+            dataset: dataset.to_owned(),
+        };
+        if let Some(claim) = self.inner.claims.claim(work, self.now()) {
+            let task = RefreshTask {
+                dataset: dataset.to_owned(),
+                asked: None,
+                claim,
+            };
+            // A full worker is asked again at the scheduler's next tick.
+            let _ = self.give(|workers| &workers.refresh, task);
+        }
+    }
+
+    /// Whether a refresh should begin now: one that was asked for at once, one by policy when commits
+    /// rest or have gone on for long.
+    fn refresh_is_due(&self, name: &str) -> bool {
+        let catalog = self.catalog();
+        let Some(dataset) = catalog.state.datasets.get(name) else {
+            return false;
+        };
+        if dataset.refresh_due.is_some() {
+            return true;
+        }
+        let now = self.now();
+        let since = dataset.embedding_stale_since;
+        dataset.embedding_refresh_policy == RefreshPolicy::OnAppend
+            && since.is_some_and(|since| {
+                settled(dataset, now) || since.saturating_add(OVERDUE_AFTER) <= now
+            })
+    }
+}
+
+fn settled(dataset: &Dataset, now: Micros) -> bool {
+    let last = dataset.lineage.last().map_or(0, |step| step.at);
+    last.saturating_add(SETTLED_AFTER) <= now
 }

@@ -1,70 +1,67 @@
 //! The scheduler: asks, by cron, for what the daemon does by itself, and notes each time in the
-//! journal. Owns the trigger history; does no work of its own.
+//! journal. Owns the trigger history, and which schedules rest; does no work of its own.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use chrono::{DateTime, TimeZone, Utc};
-use cron::Schedule;
-use lakehouse_journal::{model::scheduler::SchedulerCommand, record::Micros};
+use lakehouse_journal::{
+    model::{
+        ModelError,
+        catalog::{Dataset, RefreshCause, RefreshPolicy},
+        error::near_names,
+        scheduler::SchedulerCommand,
+    },
+    record::Micros,
+};
 
-use crate::{housekeeping::Chore, lake::Lake, owner::Caller};
+pub use crate::trigger::Trigger;
+use crate::{
+    error::LakeError,
+    housekeeping::Chore,
+    lake::Lake,
+    owner::{Caller, Committed},
+};
 
 /// How often due triggers are looked for.
 const TICK: Duration = Duration::from_millis(500);
 /// How often archive and snapshot are considered.
 const UPKEEP_TICKS: u64 = 10;
 
-/// A schedule of the daemon's own.
-pub struct Trigger {
-    /// Its name, as in `TriggerFired`.
-    pub name: String,
-    schedule: Schedule,
+/// What a schedule asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScheduledTask {
+    /// Remove objects that no event points at, from every bucket.
+    SweepOrphans,
+    /// Merge a dataset's files.
+    Compact {
+        /// The dataset.
+        dataset: String,
+    },
+    /// Bring a dataset's embeddings up to date.
+    Refresh {
+        /// The dataset.
+        dataset: String,
+    },
 }
 
-impl Trigger {
-    /// A trigger by a cron expression: second minute hour day month weekday \[year\], UTC; with
-    /// five fields the second is 0.
-    ///
-    /// # Errors
-    /// The expression, and what is wrong with it.
-    pub fn new(name: &str, expression: &str) -> Result<Self, String> {
-        let fields = expression.split_whitespace().count();
-        let full = if fields == 5 {
-            format!("0 {expression}")
-        } else {
-            expression.to_owned()
-        };
-        let schedule = Schedule::from_str(&full)
-            .map_err(|error| format!("`{expression}` is no cron expression: {error}"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            schedule,
-        })
-    }
-
-    /// The last time it was due in `(after, now]`: several missed times are made up once.
-    pub fn due(&self, after: Micros, now: Micros) -> Option<Micros> {
-        let (after, now) = (time(after)?, time(now)?);
-        let mut last = None;
-        for at in self
-            .schedule
-            .after(&after)
-            .take_while(|at| *at <= now)
-            .take(100_000)
-        {
-            last = Some(at);
-        }
-        last.map(|at: DateTime<Utc>| at.timestamp_micros())
-    }
-}
-
-fn time(at: Micros) -> Option<DateTime<Utc>> {
-    Utc.timestamp_micros(at).single()
+/// A schedule as it stands.
+#[derive(Debug, Clone)]
+pub struct ScheduleInfo {
+    /// When.
+    pub trigger: Trigger,
+    /// What.
+    pub task: ScheduledTask,
+    /// Whether it rests.
+    pub paused: bool,
+    /// When it was last due.
+    pub last_due: Option<Micros>,
+    /// When it will be due; nothing while it rests.
+    pub next_due: Option<Micros>,
+    /// Times up to here are not made up.
+    since: Micros,
 }
 
 /// Runs until the lake is dropped: fires what is due and keeps pending work going.
-pub(crate) async fn run(lake: Lake, triggers: Vec<Trigger>) {
-    let triggers = Arc::new(triggers);
+pub(crate) async fn run(lake: Lake) {
     let started = lake.now();
     let mut ticks: u64 = 0;
     loop {
@@ -80,82 +77,157 @@ pub(crate) async fn run(lake: Lake, triggers: Vec<Trigger>) {
             let _ = lake.chore(Chore::Archive);
             let _ = lake.chore(Chore::Snapshot);
         }
-        for trigger in triggers.iter() {
-            if note_if_due(&lake, trigger, started).await {
-                for bucket in lake.buckets().into_keys() {
-                    let _ = lake.chore(Chore::SweepOrphans { bucket });
-                }
-            }
-        }
-        for (dataset, trigger) in compactions(&lake) {
-            if note_if_due(&lake, &trigger, started).await {
-                lake.compact_when_free(&dataset);
-            }
+        for schedule in lake.schedules() {
+            fire_if_due(&lake, &schedule, started).await;
         }
     }
 }
 
-/// The schedules of datasets that are merged by one.
-fn compactions(lake: &Lake) -> Vec<(String, Trigger)> {
-    let catalog = lake.catalog();
-    let scheduled = catalog.state.datasets.values().filter_map(|dataset| {
-        let cron = dataset.compaction.schedule.as_deref()?;
-        // What is no cron expression was refused when it was set.
-        let trigger = Trigger::new(&format!("compaction:{}", dataset.id), cron).ok()?;
-        Some((dataset.name.clone(), trigger))
-    });
-    scheduled.collect()
-}
-
-/// Whether the trigger is due and noted in the journal, so that it fires once.
-async fn note_if_due(lake: &Lake, trigger: &Trigger, started: Micros) -> bool {
-    let fired = lake.scheduler().state.fired.get(&trigger.name).copied();
-    let Some(due) = trigger.due(fired.unwrap_or(started), lake.now()) else {
-        return false;
+/// Asks for what a schedule is for, if it is due: noted in the journal, so that it fires once.
+async fn fire_if_due(lake: &Lake, schedule: &ScheduleInfo, started: Micros) {
+    if schedule.paused {
+        return;
+    }
+    let from = match schedule.task {
+        // A refresh that was missed while nobody was there is made up.
+        ScheduledTask::Refresh { .. } => schedule.since,
+        ScheduledTask::SweepOrphans | ScheduledTask::Compact { .. } => {
+            schedule.last_due.unwrap_or(started)
+        }
     };
+    let Some(due) = schedule.trigger.due(from, lake.now()) else {
+        return;
+    };
+    let name = &schedule.trigger.name;
+    // Asked for first: a crash between the two asks twice, which is once.
+    if let Err(error) = lake.carry_out(&schedule.task).await {
+        tracing::warn!(trigger = name, %error, "not asked for, it comes again");
+        return;
+    }
     let note = SchedulerCommand::NoteTrigger {
-        trigger: trigger.name.clone(),
+        trigger: name.clone(),
         due,
     };
     let noted = lake.ask_scheduler(note, Caller::daemon("scheduler")).await;
-    noted
-        .inspect_err(|error| {
-            tracing::warn!(trigger = trigger.name, %error, "trigger not noted, it comes again");
-        })
-        .is_ok()
+    if let Err(error) = noted {
+        tracing::warn!(trigger = name, %error, "trigger not noted, it comes again");
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(text: &str) -> Micros {
-        DateTime::parse_from_rfc3339(text)
-            .expect("a time")
-            .timestamp_micros()
+impl Lake {
+    /// Every schedule: the daemon's own, and those of datasets.
+    pub fn schedules(&self) -> Vec<ScheduleInfo> {
+        let own = self.inner.triggers.get().into_iter().flatten();
+        let mut schedules: Vec<ScheduleInfo> = own
+            .map(|trigger| self.schedule(trigger.clone(), ScheduledTask::SweepOrphans, 0))
+            .collect();
+        let catalog = self.catalog();
+        for dataset in catalog.state.datasets.values() {
+            schedules.extend(self.compaction_of(dataset));
+            schedules.extend(self.refresh_of(dataset));
+        }
+        schedules
     }
 
-    #[test]
-    fn five_fields_mean_second_zero() {
-        let trigger = Trigger::new("hourly", "0 * * * *").expect("valid");
-        let due = trigger.due(at("2026-01-01T00:00:01Z"), at("2026-01-01T01:30:00Z"));
-        assert_eq!(due, Some(at("2026-01-01T01:00:00Z")));
+    /// The schedule by which a dataset is refreshed.
+    pub fn refresh_of(&self, dataset: &Dataset) -> Option<ScheduleInfo> {
+        let RefreshPolicy::Scheduled(times) = &dataset.embedding_refresh_policy else {
+            return None;
+        };
+        let name = format!("refresh:{}", dataset.id);
+        // What is no cron expression was refused when it was set.
+        let trigger = Trigger::in_zone(&name, &times.cron, times.time_zone.as_deref()).ok()?;
+        let task = ScheduledTask::Refresh {
+            dataset: dataset.name.clone(),
+        };
+        Some(self.schedule(trigger, task, dataset.refresh_policy_at.unwrap_or(0)))
     }
 
-    #[test]
-    fn missed_times_are_made_up_once() {
-        let trigger = Trigger::new("hourly", "0 0 * * * *").expect("valid");
-        let due = trigger.due(at("2026-01-01T00:00:00Z"), at("2026-01-03T00:30:00Z"));
-        assert_eq!(due, Some(at("2026-01-03T00:00:00Z")));
-        assert_eq!(
-            trigger.due(at("2026-01-03T00:00:00Z"), at("2026-01-03T00:30:00Z")),
-            None
-        );
+    fn compaction_of(&self, dataset: &Dataset) -> Option<ScheduleInfo> {
+        let cron = dataset.compaction.schedule.as_deref()?;
+        let trigger = Trigger::new(&format!("compaction:{}", dataset.id), cron).ok()?;
+        let task = ScheduledTask::Compact {
+            dataset: dataset.name.clone(),
+        };
+        Some(self.schedule(trigger, task, 0))
     }
 
-    #[test]
-    fn a_bad_expression_names_itself() {
-        let error = Trigger::new("x", "every hour").err().expect("refused");
-        assert!(error.contains("every hour"), "{error}");
+    fn schedule(&self, trigger: Trigger, task: ScheduledTask, set_at: Micros) -> ScheduleInfo {
+        let state = &self.scheduler().state;
+        let last_due = state.fired.get(&trigger.name).copied();
+        let paused = state.paused.contains(&trigger.name);
+        let next_due = trigger.next(self.now());
+        ScheduleInfo {
+            since: last_due.unwrap_or(0).max(set_at),
+            next_due: next_due.filter(|_| !paused),
+            last_due,
+            paused,
+            task,
+            trigger,
+        }
+    }
+
+    /// The schedule of that name.
+    ///
+    /// # Errors
+    /// `NotFound` with names like it.
+    pub fn schedule_named(&self, name: &str) -> Result<ScheduleInfo, LakeError> {
+        let schedules = self.schedules();
+        let names: Vec<String> = schedules.iter().map(|s| s.trigger.name.clone()).collect();
+        let mut found = schedules.into_iter();
+        found
+            .find(|schedule| schedule.trigger.name == name)
+            .ok_or_else(|| {
+                ModelError::NotFound {
+                    what: "schedule",
+                    name: name.to_owned(),
+                    near: near_names(name, names.iter()),
+                }
+                .into()
+            })
+    }
+
+    /// Lets a schedule rest, or run again; what passed while it rested is not made up.
+    ///
+    /// # Errors
+    /// `NotFound`, and why it could not be noted.
+    pub async fn pause_schedule(
+        &self,
+        name: &str,
+        paused: bool,
+        caller: Caller,
+    ) -> Result<Committed, LakeError> {
+        self.schedule_named(name)?;
+        let trigger = name.to_owned();
+        let command = if paused {
+            SchedulerCommand::PauseTrigger { trigger }
+        } else {
+            SchedulerCommand::ResumeTrigger {
+                trigger,
+                from: self.now(),
+            }
+        };
+        self.ask_scheduler(command, caller).await
+    }
+
+    /// Asks for what a schedule is for.
+    ///
+    /// # Errors
+    /// When it cannot be asked for: a dataset that is gone, a worker that is full.
+    pub async fn carry_out(&self, task: &ScheduledTask) -> Result<(), LakeError> {
+        match task {
+            ScheduledTask::SweepOrphans => {
+                for bucket in self.buckets().into_keys() {
+                    self.chore(Chore::SweepOrphans { bucket })?;
+                }
+            }
+            ScheduledTask::Compact { dataset } => self.compact_when_free(dataset),
+            ScheduledTask::Refresh { dataset } => {
+                let caller = Caller::daemon("scheduler");
+                self.request_refresh(dataset, RefreshCause::Schedule, caller)
+                    .await?;
+            }
+        }
+        Ok(())
     }
 }

@@ -36,7 +36,7 @@ use crate::{
         BucketStore, Clock, Compactor, DeletionLedger, FileInspector, IndexBuilder, KeyHash,
         Readers, RowLookup, Sidecar,
     },
-    refresh::RefreshDuty,
+    refresh::{REFRESHES_MAX, RefreshDuty},
     rescue::RescueDuty,
     scheduler::{self, Trigger},
     supervision::Tree,
@@ -170,6 +170,7 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
             gates: Gates::default(),
             publishing: Gates::default(),
             past: Past::default(),
+            triggers: OnceLock::new(),
             workers: OnceLock::new(),
         }),
     };
@@ -183,9 +184,10 @@ pub fn start(parts: Parts) -> Result<(Lake, StartReport), RebuildError> {
         .journal
         .on_recovered(Box::new(move || recovered.catch_up()));
     lake.poke_pending();
-    parts
-        .runtime
-        .spawn(scheduler::run(lake.clone(), parts.triggers));
+    if lake.inner.triggers.set(parts.triggers).is_err() {
+        unreachable!("a new lake has no schedules");
+    }
+    parts.runtime.spawn(scheduler::run(lake.clone()));
     Ok((lake, report))
 }
 
@@ -212,7 +214,15 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
             1,
             64,
         ),
-        refresh: starter.worker("refresh", RefreshDuty { lake: lake.clone() }, 2, 64),
+        refresh: starter.worker(
+            "refresh",
+            RefreshDuty {
+                lake: lake.clone(),
+                builder: Arc::clone(&parts.builder),
+            },
+            REFRESHES_MAX,
+            256,
+        ),
         compaction: starter.worker(
             "compaction",
             CompactionDuty {

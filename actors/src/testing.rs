@@ -17,9 +17,9 @@ use lakehouse_journal::{
         ErrorKind, Fold,
         bucket::BucketSpec,
         catalog::{
-            Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, FileDigest,
-            FileEntry, HASHED_KEY_PREFIX, Index, IndexConfig, IndexSpec, IngestMode, SchemaDoc,
-            TextSpec,
+            Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, EmbeddingSpec,
+            FileDigest, FileEntry, HASHED_KEY_PREFIX, Index, IndexConfig, IndexSpec, IngestMode,
+            SchemaDoc, TextSpec,
         },
         event::DeletedRows,
     },
@@ -307,6 +307,16 @@ impl IndexBuilder for FakeBuilder {
                 .dataset_under(&index.spec.source)
                 .map_or(0, |dataset| dataset.row_count()),
             skipped: 0,
+        })
+    }
+
+    fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError> {
+        Ok(IndexSpec {
+            key: wanted.key.clone(),
+            text: wanted.text.clone(),
+            provider: wanted.provider.clone(),
+            model: wanted.model.clone(),
+            ..index_spec(&dataset.name)
         })
     }
 

@@ -1,6 +1,7 @@
 //! The actors together, over a journal in memory: supervision, batches, idempotency, pending work.
 
 mod erasure;
+mod refresh;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -429,36 +430,6 @@ async fn compaction_keeps_the_visible_rows_and_drops_the_others() {
             .change
             .is_none()
     );
-}
-
-#[actix::test]
-async fn a_refresh_builds_beside_and_swaps() {
-    let lake = people().await;
-    let command = CatalogCommand::DefineIndex(DefineIndex {
-        index: "kb".to_owned(),
-        spec: index_spec("people"),
-    });
-    lake.lake
-        .ask_catalog(command, caller())
-        .await
-        .expect("defined");
-    until("built", || {
-        lake.lake.catalog().state.indexes["kb"].live == Some(1)
-    })
-    .await;
-    lake.ingest("people", IngestMode::Append, &["d"], caller())
-        .await
-        .expect("appended");
-    let stale = || lake.lake.catalog().state.datasets["people"].embedding_stale_since;
-    assert!(stale().is_some());
-    let refreshed = lake
-        .lake
-        .refresh("people", caller())
-        .await
-        .expect("refreshed");
-    assert_eq!(refreshed.generations[0].1.vectors, 4);
-    assert_eq!(lake.lake.catalog().state.indexes["kb"].live, Some(2));
-    assert!(stale().is_none());
 }
 
 #[actix::test]

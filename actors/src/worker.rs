@@ -62,6 +62,13 @@ impl Claims {
     }
 }
 
+impl Claims {
+    /// Takes the work although it may rest after a failure, unless somebody has it.
+    pub fn take(&self, work: Work) -> Option<Claim> {
+        self.claim(work, Micros::MAX)
+    }
+}
+
 impl Claim {
     /// Notes how the work ended: after each failure it rests longer.
     pub fn ended(self, well: bool, now: Micros) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
-use lakehouse_actors::Trigger;
+use lakehouse_actors::{Trigger, ports::IndexBuilder as _};
 use lakehouse_journal::{
     model::catalog::{
         CatalogCommand, CompactionPolicy, Dataset, DropDataset, EmbeddingSpec, ErasedKeys,
@@ -147,6 +147,16 @@ pub async fn patch(
     if let Some(policy) = &changes.compaction {
         check_compaction(policy)?;
     }
+    if let Some(policy) = &changes.embedding_refresh_policy {
+        check_refresh(policy)?;
+    }
+    if let Some(embedding) = &changes.embedding {
+        let catalog = edge.lake.catalog();
+        let spec = edge
+            .indexes
+            .index_of(catalog.state.dataset(&name)?, embedding)?;
+        edge.lake.known_bucket(&spec.bucket)?;
+    }
     let command = CatalogCommand::PatchDataset(PatchDataset {
         dataset: name.to_string(),
         description: changes.description,
@@ -192,6 +202,21 @@ fn check_compaction(policy: &CompactionPolicy) -> Result<(), Problem> {
     {
         Some(Err(error)) => refuse(format!("`compaction.schedule`: {error}")),
         _ => Ok(()),
+    }
+}
+
+/// Refuses times that are none, so that a policy which is set is carried out.
+fn check_refresh(policy: &RefreshPolicy) -> Result<(), Problem> {
+    let RefreshPolicy::Scheduled(times) = policy else {
+        return Ok(());
+    };
+    match Trigger::in_zone("refresh", &times.cron, times.time_zone.as_deref()) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let text = format!("`embedding_refresh_policy`: {error}");
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            Err(Problem::new(status, "impossible", text))
+        }
     }
 }
 

@@ -29,6 +29,7 @@ pub mod readable;
 pub mod receipts;
 pub mod request_id;
 mod row_keys;
+pub mod schedules;
 pub mod storage;
 pub mod system;
 pub mod times;
@@ -95,6 +96,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
     erasure::routes(config);
     ingest::routes(config);
     jobs::routes(config);
+    schedules::routes(config);
     places::routes(config);
     query::routes(config);
     vectors::routes(config);

@@ -8,7 +8,7 @@ use utoipa::{
 
 use super::{
     access, audit, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal,
-    mcp, places, problem, query, receipts, storage, tools, vectors, views,
+    mcp, places, problem, query, receipts, schedules, storage, tools, vectors, views,
 };
 
 /// `/openapi.json`
@@ -29,10 +29,11 @@ pub fn routes(config: &mut web::ServiceConfig) {
         views::define, views::list, views::show, views::remove, views::preview, views::diff,
         ingest::file, ingest::postgres::db,
         jobs::list, jobs::show,
+        schedules::list, schedules::run, schedules::pause, schedules::resume,
         query::sql, query::explain,
         vectors::define, vectors::list, vectors::show, vectors::remove,
         vectors::build_generation, vectors::promote, vectors::rollback, vectors::row,
-        vectors::search, vectors::refresh, vectors::stale,
+        vectors::search, vectors::refresh, vectors::last_run, vectors::stale,
         journal::events, journal::history, journal::stream, journal::stats, journal::verify,
         storage::buckets, storage::register, storage::unregister, storage::health,
         storage::objects::list, storage::objects::read, storage::objects::head,

@@ -1,6 +1,7 @@
 //! Vector indexes: defined, built as jobs, searched, refreshed, swapped.
 
 mod allowed;
+mod refresh;
 pub(crate) mod search;
 
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::engines::{embedder::StaticEmbedder, indexes::hnsw_config};
 
 use allowed::{must_answer, sessions, sight};
 // The path of the OpenAPI document is the handler's own.
+pub use refresh::{__path_last_run, __path_refresh, __path_stale, last_run, refresh, stale};
 pub use search::{__path_search, search};
 
 /// Between two looks at a build that is waited for.
@@ -54,7 +56,11 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .route("/vectors/indexes/{name}/rollback", web::post().to(rollback))
         .route("/vectors/indexes/{name}/rows/{key}", web::get().to(row))
         .route("/vectors/search", web::post().to(search))
-        .route("/vectors/refresh/{dataset}", web::post().to(refresh))
+        .service(
+            web::resource("/vectors/refresh/{dataset}")
+                .route(web::get().to(last_run))
+                .route(web::post().to(refresh)),
+        )
         .route("/vectors/stale", web::get().to(stale));
 }
 
@@ -344,69 +350,6 @@ pub async fn row(
         "vector": open.index.vector_of(slot),
         "text": open.index.text_of(slot),
     })))
-}
-
-/// Builds every index of a dataset anew and swaps.
-#[utoipa::path(post, path = "/vectors/refresh/{dataset}", tag = "vectors", params(("dataset" = String, Path)),
-    responses((status = 200, description = "{dataset, rows, embedded, unchanged, removed, provider_calls, elapsed_ms, journal_seq}"),
-        (status = 404, body = Problem)))]
-pub async fn refresh(
-    edge: web::Data<Edge>,
-    may: May<Write>,
-    dataset: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
-    let started = std::time::Instant::now();
-    let before = vectors_over(&edge.lake.catalog().state, &dataset);
-    let done = edge.lake.refresh(&dataset, may.caller(&[])).await?;
-    let embedded: u64 = done
-        .generations
-        .iter()
-        .map(|(_, built)| built.vectors)
-        .sum();
-    let rows = edge.lake.catalog().state.dataset(&dataset)?.row_count();
-    Ok(HttpResponse::Ok().json(json!({
-        "dataset": *dataset,
-        "rows": rows,
-        "embedded": embedded,
-        "unchanged": 0,
-        "removed": before.saturating_sub(embedded),
-        "provider_calls": 0,
-        "elapsed_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "journal_seq": done.seq,
-    })))
-}
-
-fn vectors_over(state: &CatalogState, dataset: &str) -> u64 {
-    let live = state
-        .indexes_over(dataset)
-        .filter_map(|index| index.live_generation());
-    live.map(|generation| generation.vectors).sum()
-}
-
-/// Datasets whose indexes are behind their rows.
-#[utoipa::path(get, path = "/vectors/stale", tag = "vectors",
-    responses((status = 200, description = "{items: [{dataset, embedding_stale_since, stale_for_s, last_embedded_at, rows_to_embed, policy, next_run_at}], next: null}")))]
-pub async fn stale(edge: web::Data<Edge>, _: May<ReadCatalog>) -> HttpResponse {
-    let now = edge.lake.now();
-    let catalog = edge.lake.catalog();
-    let items: Vec<Value> = catalog
-        .state
-        .datasets
-        .values()
-        .filter_map(|dataset| {
-            let since = dataset.embedding_stale_since?;
-            Some(json!({
-                "dataset": dataset.name,
-                "embedding_stale_since": times::text(since),
-                "stale_for_s": (now - since).max(0) / 1_000_000,
-                "last_embedded_at": times::maybe(dataset.last_embedded_at),
-                "rows_to_embed": dataset.row_count(),
-                "policy": dataset.embedding_refresh_policy,
-                "next_run_at": null,
-            }))
-        })
-        .collect();
-    HttpResponse::Ok().json(json!({ "items": items, "next": null }))
 }
 
 /// An index as the contract shows it.

@@ -32,6 +32,7 @@ mod postgres;
 mod process;
 mod query;
 mod races;
+mod refresh;
 mod repair;
 mod rescue;
 mod s3;

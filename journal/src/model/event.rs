@@ -3,7 +3,9 @@
 //! again, and no row content. A new optional field is `#[serde(default)]`; any other change is a
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
+mod daemon;
 mod policy;
+mod refresh;
 mod storage;
 mod subjects;
 mod tools;
@@ -13,7 +15,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use daemon::{
+    CheckpointTaken, DaemonStarted, OwnerHash, TriggerFired, TriggerPaused, TriggerResumed,
+};
 pub use policy::{ViewDefined, ViewDropped};
+pub use refresh::{RefreshCompleted, RefreshFailed, RefreshRequested};
 pub use storage::{
     DatasetMoved, FileRepair, FilesRepaired, ObjectRemoved, ObjectStored, ObjectsRescued,
     RescueCopiesDropped,
@@ -27,7 +33,6 @@ use super::{
         FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc,
         Sensitivity, Source,
     },
-    lake::OwnerId,
 };
 use crate::{
     record::{Micros, Seq},
@@ -154,6 +159,9 @@ events! {
         IndexPromoted = 1,
         GenerationsRetired = 1,
         IndexDropped = 1,
+        RefreshRequested = 1,
+        RefreshCompleted = 1,
+        RefreshFailed = 1,
         ViewDefined = 1,
         ViewDropped = 1,
     }
@@ -178,6 +186,8 @@ events! {
     Scheduler(SchedulerEvent) {
         DaemonStarted = 1,
         TriggerFired = 1,
+        TriggerPaused = 1,
+        TriggerResumed = 1,
         CheckpointTaken = 1,
     }
 }
@@ -565,36 +575,4 @@ pub struct TokenIssued {
 pub struct TokenRevoked {
     /// Its id.
     pub id: String,
-}
-
-/// The daemon came up and had replayed its state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DaemonStarted {
-    /// Program version.
-    pub version: String,
-}
-
-/// A schedule came due.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TriggerFired {
-    /// Which one.
-    pub trigger: String,
-    /// When it was due.
-    pub due: Micros,
-}
-
-/// What the state's hashes were, so that a later replay can prove that it is the same.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CheckpointTaken {
-    /// Owner → position of its last event and hash of its state there.
-    pub owners: BTreeMap<OwnerId, OwnerHash>,
-}
-
-/// A state's hash at a position.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OwnerHash {
-    /// Position of the owner's last event.
-    pub seq: Seq,
-    /// blake3 (hex) of the canonical state.
-    pub hash: String,
 }

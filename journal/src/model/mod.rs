@@ -89,6 +89,11 @@ pub enum Work {
         /// The dataset.
         dataset: String,
     },
+    /// Bring the embeddings of a dataset up to date.
+    RefreshEmbeddings {
+        /// The dataset.
+        dataset: String,
+    },
     /// Delete objects that nothing points at.
     DeleteObjects,
 }

@@ -1,13 +1,16 @@
 //! What the daemon does by itself: starts, schedules that came due, checkpoints.
 //! Pure. `actors::scheduler` calls `decide`; replay calls `apply`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Aggregate, Meta, ModelError, Stamp, Work,
-    event::{CheckpointTaken, DaemonStarted, OwnerHash, SchedulerEvent, TriggerFired},
+    event::{
+        CheckpointTaken, DaemonStarted, OwnerHash, SchedulerEvent, TriggerFired, TriggerPaused,
+        TriggerResumed,
+    },
     lake::OwnerId,
 };
 use crate::record::{Micros, Seq};
@@ -21,6 +24,9 @@ pub struct SchedulerState {
     pub fired: BTreeMap<String, Micros>,
     /// Position of the last checkpoint.
     pub checkpoint_seq: Seq,
+    /// Triggers that rest.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub paused: BTreeSet<String>,
 }
 
 /// A request to the scheduler.
@@ -37,6 +43,18 @@ pub enum SchedulerCommand {
         trigger: String,
         /// When it was due.
         due: Micros,
+    },
+    /// Let a schedule rest.
+    PauseTrigger {
+        /// Which one.
+        trigger: String,
+    },
+    /// Let a schedule run again; times that passed while it rested are not made up.
+    ResumeTrigger {
+        /// Which one.
+        trigger: String,
+        /// From when on it is due again.
+        from: Micros,
     },
     /// Note the state's hashes.
     NoteCheckpoint {
@@ -62,6 +80,18 @@ impl Aggregate for SchedulerState {
                 }
                 vec![TriggerFired { trigger, due }.into()]
             }
+            SchedulerCommand::PauseTrigger { trigger } => {
+                if self.paused.contains(&trigger) {
+                    return Ok(Vec::new());
+                }
+                vec![TriggerPaused { trigger }.into()]
+            }
+            SchedulerCommand::ResumeTrigger { trigger, from } => {
+                if !self.paused.contains(&trigger) {
+                    return Ok(Vec::new());
+                }
+                vec![TriggerResumed { trigger, from }.into()]
+            }
             SchedulerCommand::NoteCheckpoint { owners } => vec![CheckpointTaken { owners }.into()],
         })
     }
@@ -71,6 +101,14 @@ impl Aggregate for SchedulerState {
             SchedulerEvent::DaemonStarted(_) => self.starts += 1,
             SchedulerEvent::TriggerFired(e) => {
                 self.fired.insert(e.trigger.clone(), e.due);
+            }
+            SchedulerEvent::TriggerPaused(e) => {
+                self.paused.insert(e.trigger.clone());
+            }
+            SchedulerEvent::TriggerResumed(e) => {
+                self.paused.remove(&e.trigger);
+                let last = self.fired.entry(e.trigger.clone()).or_default();
+                *last = (*last).max(e.from);
             }
             SchedulerEvent::CheckpointTaken(_) => self.checkpoint_seq = meta.seq,
         }

@@ -21,7 +21,10 @@ use lakehouse_actors::{
 use lakehouse_journal::{
     model::{
         ErrorKind, Fold,
-        catalog::{Backend, CatalogState, FileDigest, Index, TextSpec},
+        catalog::{
+            Backend, CatalogState, Dataset, EmbeddingSpec, FileDigest, Index, IndexConfig,
+            IndexSpec, TextSpec,
+        },
     },
     record::Seq,
 };
@@ -40,6 +43,41 @@ use crate::query::{SessionTables, row_key::names};
 impl IndexBuilder for LakeIndexes {
     fn release(&self, catalog: &CatalogState) {
         self.forget_dropped(catalog);
+    }
+
+    fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError> {
+        let refuse = |what: &str| {
+            let text = format!("{what} is not available in this version");
+            Err(PortError::new(
+                ErrorKind::Unprocessable,
+                "unsupported",
+                text,
+            ))
+        };
+        let embedder = StaticEmbedder::built_in().identity();
+        if wanted.provider != embedder.provider || wanted.model != embedder.model {
+            return refuse("an embedder other than `in-process`/`static-minilm-128`");
+        }
+        if wanted
+            .backend
+            .is_some_and(|backend| backend != Backend::Hnsw)
+        {
+            return refuse("the backend `lance`");
+        }
+        Ok(IndexSpec {
+            source: dataset.name.clone(),
+            key: wanted.key.clone(),
+            text: wanted.text.clone(),
+            provider: wanted.provider.clone(),
+            model: wanted.model.clone(),
+            dimensions: u32::try_from(embedder.dimensions).expect("few dimensions"),
+            backend: Backend::Hnsw,
+            config: IndexConfig::default(),
+            bucket: wanted
+                .bucket
+                .clone()
+                .unwrap_or_else(|| dataset.bucket.clone()),
+        })
     }
 
     async fn build(

@@ -51,6 +51,9 @@ impl CatalogState {
             CatalogEvent::GenerationBuilt(e) => self.generation_built(meta, e),
             CatalogEvent::GenerationFailed(e) => self.generation_failed(e),
             CatalogEvent::IndexPromoted(e) => self.index_promoted(meta, &e.index, e.generation),
+            CatalogEvent::RefreshRequested(e) => self.refresh_requested(meta, e),
+            CatalogEvent::RefreshCompleted(e) => self.refresh_completed(meta, e),
+            CatalogEvent::RefreshFailed(e) => self.refresh_failed(meta, e),
             CatalogEvent::GenerationsRetired(e) => self.generations_retired(meta, e),
             CatalogEvent::ViewDefined(e) => self.view_defined(meta, e),
             CatalogEvent::ViewDropped(e) => {
@@ -193,6 +196,9 @@ impl CatalogState {
             embedding_stale_since: None,
             embedding_refresh_policy: RefreshPolicy::Manual,
             embedding: None,
+            refresh_policy_at: None,
+            refresh_due: None,
+            last_refresh: None,
         };
         self.datasets
             .insert(event.dataset.clone(), Arc::new(dataset));
@@ -263,6 +269,7 @@ impl CatalogState {
             dataset.sensitivity.extend(event.sensitivity);
             if let Some(policy) = event.embedding_refresh_policy {
                 dataset.embedding_refresh_policy = policy;
+                dataset.refresh_policy_at = Some(meta.at);
             }
             if let Some(embedding) = event.embedding {
                 dataset.embedding = Some(embedding);

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CompactionPolicy, DatasetSpec, DefineView, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry,
-    IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    CompactionPolicy, CompleteRefresh, DatasetSpec, DefineView, EmbeddingSpec, ErasedKeys,
+    FailRefresh, FileDigest, FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshCause,
+    RefreshPolicy, SchemaDoc, Sensitivity, Source,
 };
 use crate::{
     model::event::{DeletedRows, FilesRepaired, Scrub},
@@ -61,6 +62,17 @@ pub enum CatalogCommand {
         /// The index.
         index: String,
     },
+    /// Bring the embeddings of a dataset up to date.
+    RequestRefresh {
+        /// The dataset.
+        dataset: String,
+        /// Why.
+        cause: RefreshCause,
+    },
+    /// See [`CompleteRefresh`].
+    CompleteRefresh(CompleteRefresh),
+    /// See [`FailRefresh`].
+    FailRefresh(FailRefresh),
     /// See [`CommitGeneration`].
     CommitGeneration(CommitGeneration),
     /// See [`FailGeneration`].

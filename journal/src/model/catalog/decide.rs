@@ -54,6 +54,11 @@ impl Aggregate for CatalogState {
             CatalogCommand::TombstoneRows(c) => self.tombstone_rows(c),
             CatalogCommand::DefineIndex(c) => self.define_index(c, stamp),
             CatalogCommand::RequestGeneration { index } => self.request_generation(index, stamp),
+            CatalogCommand::RequestRefresh { dataset, cause } => {
+                self.request_refresh(dataset, *cause, stamp)
+            }
+            CatalogCommand::CompleteRefresh(c) => self.complete_refresh(c, stamp),
+            CatalogCommand::FailRefresh(c) => self.fail_refresh(c, stamp),
             CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
             CatalogCommand::PromoteGeneration { index, generation } => {
@@ -106,6 +111,7 @@ impl Aggregate for CatalogState {
         builds
             .chain(erasures)
             .chain(compactions)
+            .chain(self.pending_refreshes())
             .chain(doomed)
             .collect()
     }
@@ -328,9 +334,7 @@ impl CatalogState {
             dataset.must_have_key(&embedding.key)?;
             dataset.must_have_text(&embedding.text)?;
         }
-        if let Some(policy) = &command.embedding_refresh_policy {
-            check_policy(policy)?;
-        }
+        self.check_policy(dataset, command)?;
         let command = command.clone();
         Ok(vec![
             DatasetPatched {
@@ -478,15 +482,5 @@ fn committed(command: &CommitFiles, retired: Vec<String>, new_schema: bool) -> F
         elapsed_ms: command.elapsed_ms,
         erased_skipped: command.erased_skipped,
         proposals: command.proposals,
-    }
-}
-
-fn check_policy(policy: &RefreshPolicy) -> Result<(), ModelError> {
-    match policy {
-        RefreshPolicy::Manual => Ok(()),
-        RefreshPolicy::OnAppend | RefreshPolicy::Scheduled(_) => Err(ModelError::Impossible {
-            what: "embedding_refresh_policy",
-            reason: "this version refreshes by hand only; set `manual`".to_owned(),
-        }),
     }
 }

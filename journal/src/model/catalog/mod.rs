@@ -6,10 +6,12 @@ mod command;
 mod compaction;
 mod decide;
 mod deletion;
+mod embedding;
 mod key;
 mod objects;
 mod past;
 mod places;
+mod refresh;
 mod rules;
 mod state;
 #[cfg(test)]
@@ -23,8 +25,12 @@ pub use command::{
     TombstoneRows,
 };
 pub use deletion::DeletionVector;
+pub use embedding::{
+    DueRefresh, EndedRefresh, RefreshCause, RefreshCounts, RefreshPolicy, RefreshSchedule,
+};
 pub use key::{KEY_COLUMNS_MAX, KeyColumns};
 pub use objects::OwnObject;
+pub use refresh::{CompleteRefresh, FailRefresh};
 pub use rules::SMALL_FILE_BYTES;
 pub use state::{
     CatalogState, DataFile, Dataset, Doomed, Generation, HASHED_KEY_PREFIX, Index, LineageEntry,
@@ -72,18 +78,6 @@ pub enum Sensitivity {
     Pii,
     /// To nobody who does not have to.
     Secret,
-}
-
-/// When embeddings are brought up to date.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RefreshPolicy {
-    /// When somebody asks.
-    Manual,
-    /// After each commit.
-    OnAppend,
-    /// By a cron expression with seconds.
-    Scheduled(String),
 }
 
 /// What becomes of rows whose keys were deleted for good, when an ingest brings them again.

@@ -7,8 +7,9 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CompactionPolicy, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest, FileEntry, IndexSpec,
-    IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
+    CompactionPolicy, DeletionVector, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
+    FileDigest, FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc,
+    Sensitivity, Source, View,
 };
 use crate::record::{Actor, Micros, Seq};
 
@@ -111,6 +112,15 @@ pub struct Dataset {
     pub embedding_refresh_policy: RefreshPolicy,
     /// What is embedded.
     pub embedding: Option<EmbeddingSpec>,
+    /// When the policy of refreshes was set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_policy_at: Option<Micros>,
+    /// The refresh that is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_due: Option<DueRefresh>,
+    /// How the last one ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_refresh: Option<EndedRefresh>,
 }
 
 /// A live file of a dataset.

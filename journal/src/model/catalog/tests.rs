@@ -7,7 +7,7 @@ use super::past::tests as past;
 use super::{
     Backend, CatalogCommand, CatalogState, Column, CommitFiles, CommitGeneration, CreateDataset,
     DatasetSpec, DefineIndex, DeletionVector, DropDataset, FileEntry, IndexConfig, IndexSpec,
-    IngestMode, PatchDataset, RefreshPolicy, SchemaDoc, Source, TextSpec, TombstoneRows,
+    IngestMode, PatchDataset, SchemaDoc, Source, TextSpec, TombstoneRows,
 };
 use crate::{
     log::frame::GENESIS,
@@ -202,7 +202,7 @@ fn record(seq: Seq, event: &Event) -> Record {
     }
 }
 
-fn people() -> Given {
+pub(super) fn people() -> Given {
     Given::default().and(&create("people", "f1"))
 }
 
@@ -357,28 +357,6 @@ fn rows_make_embeddings_stale_and_a_build_from_after_them_current() {
             .embedding_stale_since
             .is_none()
     );
-}
-
-#[test]
-fn a_policy_that_nothing_would_carry_out_is_refused() {
-    let patch = |policy| {
-        CatalogCommand::PatchDataset(PatchDataset {
-            dataset: "people".to_owned(),
-            embedding_refresh_policy: Some(policy),
-            ..PatchDataset::default()
-        })
-    };
-    people().and(&patch(RefreshPolicy::Manual));
-    for policy in [
-        RefreshPolicy::OnAppend,
-        RefreshPolicy::Scheduled("0 0 2 * * *".to_owned()),
-    ] {
-        let refused = people().when(&patch(policy));
-        assert!(
-            matches!(refused, Err(ModelError::Impossible { .. })),
-            "{refused:?}"
-        );
-    }
 }
 
 #[test]

@@ -28,6 +28,12 @@ impl Event {
             Self::Scheduler(SchedulerEvent::TriggerFired(e)) => {
                 vec![format!("trigger:{}", e.trigger)]
             }
+            Self::Scheduler(SchedulerEvent::TriggerPaused(e)) => {
+                vec![format!("trigger:{}", e.trigger)]
+            }
+            Self::Scheduler(SchedulerEvent::TriggerResumed(e)) => {
+                vec![format!("trigger:{}", e.trigger)]
+            }
             Self::Scheduler(SchedulerEvent::DaemonStarted(_)) => vec!["daemon".to_owned()],
             Self::Scheduler(SchedulerEvent::CheckpointTaken(_)) => vec!["checkpoint".to_owned()],
         }
@@ -61,6 +67,9 @@ impl CatalogEvent {
             Self::IndexPromoted(e) => vec![index(&e.index)],
             Self::GenerationsRetired(e) => vec![index(&e.index)],
             Self::IndexDropped(e) => vec![index(&e.index)],
+            Self::RefreshRequested(e) => vec![dataset(&e.dataset)],
+            Self::RefreshCompleted(e) => vec![dataset(&e.dataset)],
+            Self::RefreshFailed(e) => vec![dataset(&e.dataset)],
             Self::ViewDefined(e) => vec![view(&e.view), dataset(&e.spec.base)],
             Self::ViewDropped(e) => vec![view(&e.view)],
         }

@@ -1,0 +1,279 @@
+//! Refreshes by call, by policy and by schedule, on a clock that stands still.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use lakehouse_journal::model::{
+    Event,
+    catalog::{
+        CatalogCommand, DefineIndex, EmbeddingSpec, IngestMode, PatchDataset, RefreshCause,
+        RefreshPolicy, RefreshSchedule,
+    },
+    event::CatalogEvent,
+};
+
+use super::until;
+use crate::testing::{TestDisk, TestLake, caller, index_spec};
+
+const CALM: Duration = Duration::from_millis(300);
+
+fn world() -> TestLake {
+    TestLake::start(TestDisk::default())
+}
+
+async fn indexed(world: &TestLake, dataset: &str) {
+    world
+        .ingest(dataset, IngestMode::Create, &["a", "b"], caller())
+        .await
+        .expect("taken in");
+    let define = CatalogCommand::DefineIndex(DefineIndex {
+        index: format!("{dataset}_idx"),
+        spec: index_spec(dataset),
+    });
+    world
+        .lake
+        .ask_catalog(define, caller())
+        .await
+        .expect("defined");
+    let name = format!("{dataset}_idx");
+    until("built", || {
+        let catalog = world.lake.catalog();
+        catalog.state.indexes[&name].live.is_some()
+    })
+    .await;
+}
+
+async fn set_policy(world: &TestLake, dataset: &str, policy: RefreshPolicy) {
+    let patch = CatalogCommand::PatchDataset(PatchDataset {
+        dataset: dataset.to_owned(),
+        embedding_refresh_policy: Some(policy),
+        ..PatchDataset::default()
+    });
+    world.lake.ask_catalog(patch, caller()).await.expect("set");
+}
+
+async fn append(world: &TestLake, dataset: &str, rows: &[&str]) {
+    world
+        .ingest(dataset, IngestMode::Append, rows, caller())
+        .await
+        .expect("taken in");
+}
+
+fn is_fresh(world: &TestLake, dataset: &str) -> bool {
+    let catalog = world.lake.catalog();
+    catalog.state.datasets[dataset]
+        .embedding_stale_since
+        .is_none()
+}
+
+/// Whether the index answers with so many rows.
+fn has(world: &TestLake, index: &str, rows: u64) -> bool {
+    let catalog = world.lake.catalog();
+    let live = catalog.state.indexes[index].live_generation();
+    live.is_some_and(|live| live.vectors == rows)
+}
+
+#[actix::test]
+async fn a_call_builds_anew_what_is_behind_and_nothing_else() {
+    let world = world();
+    indexed(&world, "d").await;
+    let first = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(first.expect("refreshed").counts.unchanged, 2);
+    append(&world, "d", &["c"]).await;
+    assert!(
+        !is_fresh(&world, "d"),
+        "stale in the same event as the rows"
+    );
+    let keys = ["a".to_owned()];
+    let deleted = world
+        .lake
+        .tombstone("d", &keys, "asked".to_owned(), None, caller());
+    deleted.await.expect("deleted");
+    let done = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    let counts = done.expect("refreshed").counts;
+    assert_eq!((counts.embedded, counts.unchanged), (2, 0));
+    assert_eq!(counts.rows, 2);
+    assert!(is_fresh(&world, "d"));
+    let catalog = world.lake.catalog();
+    assert_eq!(catalog.state.datasets["d"].refresh_due, None);
+}
+
+#[actix::test]
+async fn rows_that_are_appended_are_embedded_by_policy_once_commits_rest() {
+    let world = world();
+    indexed(&world, "d").await;
+    set_policy(&world, "d", RefreshPolicy::OnAppend).await;
+    append(&world, "d", &["c"]).await;
+    assert!(!has(&world, "d_idx", 3), "commits may go on");
+    world.clock.advance(CALM);
+    until("embedded", || has(&world, "d_idx", 3)).await;
+    until("fresh", || is_fresh(&world, "d")).await;
+}
+
+#[actix::test]
+async fn a_schedule_fires_at_its_time_and_is_made_up_after_downtime() {
+    let disk = TestDisk::default();
+    let world = TestLake::start(disk.clone());
+    indexed(&world, "d").await;
+    let schedule = RefreshSchedule {
+        cron: "0 0 2 * * *".to_owned(),
+        time_zone: Some("Europe/Berlin".to_owned()),
+    };
+    set_policy(&world, "d", RefreshPolicy::Scheduled(schedule)).await;
+    append(&world, "d", &["c"]).await;
+    world.clock.advance(Duration::from_mins(1));
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!has(&world, "d_idx", 3), "not before its time");
+    world.clock.advance(Duration::from_hours(24));
+    until("embedded", || has(&world, "d_idx", 3)).await;
+    until("fresh", || is_fresh(&world, "d")).await;
+    append(&world, "d", &["e"]).await;
+    drop(world);
+    // Days pass while nobody is there.
+    let world = TestLake::start(disk);
+    world.clock.advance(Duration::from_hours(100));
+    until("made up", || has(&world, "d_idx", 4)).await;
+}
+
+#[actix::test]
+async fn a_schedule_that_rests_asks_for_nothing_and_makes_nothing_up() {
+    let world = world();
+    indexed(&world, "d").await;
+    let schedule = RefreshSchedule {
+        cron: "0 0 * * * *".to_owned(),
+        time_zone: None,
+    };
+    set_policy(&world, "d", RefreshPolicy::Scheduled(schedule)).await;
+    let name = world.lake.schedules()[0].trigger.name.clone();
+    world
+        .lake
+        .pause_schedule(&name, true, caller())
+        .await
+        .expect("paused");
+    assert!(world.lake.schedules()[0].next_due.is_none());
+    append(&world, "d", &["c"]).await;
+    world.clock.advance(Duration::from_hours(5));
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!has(&world, "d_idx", 3));
+    world
+        .lake
+        .pause_schedule(&name, false, caller())
+        .await
+        .expect("resumed");
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!has(&world, "d_idx", 3), "what passed is not made up");
+    world.clock.advance(Duration::from_hours(1));
+    until("embedded", || has(&world, "d_idx", 3)).await;
+    let unknown = world.lake.pause_schedule("refresh:x", true, caller()).await;
+    assert_eq!(unknown.expect_err("refused").code(), "schedule_not_found");
+}
+
+#[actix::test]
+async fn a_refresh_that_was_killed_is_due_after_the_restart() {
+    let disk = TestDisk::default();
+    let world = TestLake::start(disk.clone());
+    indexed(&world, "d").await;
+    append(&world, "d", &["c"]).await;
+    world.builder.stalled.store(true, Ordering::SeqCst);
+    let lake = world.lake.clone();
+    tokio::spawn(async move { lake.refresh("d", RefreshCause::Call, caller()).await });
+    until("under way", || {
+        let catalog = world.lake.catalog();
+        catalog.state.indexes["d_idx"].building.is_some()
+    })
+    .await;
+    drop(world);
+    let world = TestLake::start(disk);
+    until("carried out", || has(&world, "d_idx", 3)).await;
+}
+
+#[actix::test]
+async fn a_second_call_waits_for_the_first_and_finds_nothing_to_do() {
+    let world = world();
+    indexed(&world, "d").await;
+    append(&world, "d", &["c"]).await;
+    world.builder.stalled.store(true, Ordering::SeqCst);
+    let call = || {
+        let lake = world.lake.clone();
+        tokio::spawn(async move { lake.refresh("d", RefreshCause::Call, caller()).await })
+    };
+    let calls = [call(), call()];
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    world.builder.stalled.store(false, Ordering::SeqCst);
+    let mut embedded = Vec::new();
+    for call in calls {
+        let done = call.await.expect("no panic").expect("refreshed");
+        embedded.push(done.counts.embedded);
+    }
+    embedded.sort_unstable();
+    assert_eq!(embedded, [0, 3]);
+}
+
+#[actix::test]
+async fn an_embedding_that_is_set_becomes_an_index_of_the_datasets_name() {
+    let world = world();
+    world
+        .ingest("d", IngestMode::Create, &["a", "b"], caller())
+        .await
+        .expect("taken in");
+    let spec = index_spec("d");
+    let patch = CatalogCommand::PatchDataset(PatchDataset {
+        dataset: "d".to_owned(),
+        embedding: Some(EmbeddingSpec {
+            text: spec.text,
+            key: spec.key,
+            provider: spec.provider,
+            model: spec.model,
+            bucket: None,
+            backend: None,
+        }),
+        embedding_refresh_policy: Some(RefreshPolicy::OnAppend),
+        ..PatchDataset::default()
+    });
+    world.lake.ask_catalog(patch, caller()).await.expect("set");
+    world.clock.advance(CALM);
+    until("served", || {
+        let catalog = world.lake.catalog();
+        let index = catalog.state.indexes.get("d");
+        index.is_some_and(|index| index.live == Some(1))
+    })
+    .await;
+    until("fresh", || is_fresh(&world, "d")).await;
+}
+
+#[actix::test]
+async fn the_same_request_again_has_the_first_answer_and_does_nothing() {
+    let world = world();
+    indexed(&world, "d").await;
+    let once = || crate::Caller {
+        idempotency: Some(("k".to_owned(), "f".to_owned())),
+        ..caller()
+    };
+    let first = world.lake.refresh("d", RefreshCause::Call, once()).await;
+    let first = first.expect("refreshed");
+    append(&world, "d", &["c"]).await;
+    let again = world.lake.refresh("d", RefreshCause::Call, once()).await;
+    let again = again.expect("answered");
+    assert_eq!((again.seq, again.counts), (first.seq, first.counts));
+    assert!(!has(&world, "d_idx", 3));
+}
+
+#[actix::test]
+async fn each_run_stands_in_the_journal() {
+    let world = world();
+    indexed(&world, "d").await;
+    let done = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    let seq = done.expect("refreshed").seq;
+    let records = world.lake.journal().reader().scan(seq - 1, 1);
+    let record = records.expect("readable").remove(0);
+    assert_eq!(record.draft.actor.name, "tester");
+    let event = Event::decode(&record.draft.kind, record.draft.schema, &record.draft.data);
+    match event.expect("ours") {
+        Event::Catalog(CatalogEvent::RefreshCompleted(event)) => {
+            assert_eq!(
+                (event.counts.unchanged, event.cause),
+                (2, RefreshCause::Call)
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}

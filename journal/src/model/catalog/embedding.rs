@@ -1,0 +1,126 @@
+//! When the embeddings of a dataset are brought up to date, why, and what a run of it did. Pure data;
+//! `decide` and `apply` of the catalog use it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Micros, Seq};
+
+/// When embeddings are brought up to date.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PolicyForm", into = "PolicyForm")]
+pub enum RefreshPolicy {
+    /// When somebody asks.
+    Manual,
+    /// After each commit.
+    OnAppend,
+    /// By a schedule.
+    Scheduled(RefreshSchedule),
+}
+
+/// Times by a cron line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefreshSchedule {
+    /// Second minute hour day month weekday.
+    #[serde(rename = "scheduled")]
+    pub cron: String,
+    /// IANA name of the zone that it is read in; UTC without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+}
+
+/// A policy as it is written: a word, or an object.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum PolicyForm {
+    Word(PolicyWord),
+    Schedule(RefreshSchedule),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PolicyWord {
+    Manual,
+    OnAppend,
+}
+
+impl From<PolicyForm> for RefreshPolicy {
+    fn from(form: PolicyForm) -> Self {
+        match form {
+            PolicyForm::Word(PolicyWord::Manual) => Self::Manual,
+            PolicyForm::Word(PolicyWord::OnAppend) => Self::OnAppend,
+            PolicyForm::Schedule(schedule) => Self::Scheduled(schedule),
+        }
+    }
+}
+
+impl From<RefreshPolicy> for PolicyForm {
+    fn from(policy: RefreshPolicy) -> Self {
+        match policy {
+            RefreshPolicy::Manual => Self::Word(PolicyWord::Manual),
+            RefreshPolicy::OnAppend => Self::Word(PolicyWord::OnAppend),
+            RefreshPolicy::Scheduled(schedule) => Self::Schedule(schedule),
+        }
+    }
+}
+
+/// Why embeddings are refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefreshCause {
+    /// Somebody asked.
+    Call,
+    /// Rows were committed, and the policy says so.
+    OnAppend,
+    /// A schedule came due.
+    Schedule,
+    /// Somebody asked for texts that were refused to be tried again.
+    Retry,
+}
+
+/// A refresh that was asked for and has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DueRefresh {
+    /// Its run.
+    pub run: String,
+    /// Why.
+    pub cause: RefreshCause,
+    /// Position of the request.
+    pub seq: Seq,
+    /// When it was asked for.
+    pub at: Micros,
+}
+
+/// What a refresh did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefreshCounts {
+    /// Visible rows of the dataset; the other counts are added up over its indexes.
+    pub rows: u64,
+    /// Rows that were embedded: new ones, and those whose text changed.
+    pub embedded: u64,
+    /// Rows that were left as they are.
+    pub unchanged: u64,
+    /// Rows whose embedding was taken out.
+    pub removed: u64,
+    /// Rows that have no vector: no known word in their text.
+    pub skipped: u64,
+    /// The models, as `provider/version`.
+    #[serde(default)]
+    pub models: Vec<String>,
+}
+
+/// How the last refresh of a dataset ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedRefresh {
+    /// Its run.
+    pub run: String,
+    /// Why it ran.
+    pub cause: RefreshCause,
+    /// When it ended.
+    pub at: Micros,
+    /// How long it took.
+    pub elapsed_ms: u64,
+    /// Why it failed, as a code and a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<(String, String)>,
+}
