@@ -254,6 +254,7 @@ async fn serve(
         Arc::clone(&query),
         Arc::clone(&key_hash),
     ));
+    query.serve_search(Arc::downgrade(&indexes) as _);
     let sidecar = LakeSidecar::new(
         config.data_dir.join("staging"),
         Arc::clone(&buckets),

@@ -33,7 +33,7 @@ pub(super) const SYSTEM: &str = "system";
 pub struct Readable(Mutex<Vec<Weak<dyn TableProvider>>>);
 
 impl Readable {
-    fn add(&self, table: &Arc<dyn TableProvider>) {
+    pub(super) fn add(&self, table: &Arc<dyn TableProvider>) {
         self.0.lock().push(Arc::downgrade(table));
     }
 

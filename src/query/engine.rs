@@ -2,7 +2,11 @@
 //! Made once by the daemon; hands out a session per request. Queries run on threads of their own with
 //! large stacks, so that they neither hold up the edge nor overflow.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -22,7 +26,7 @@ use object_store::ObjectStore;
 use tokio::runtime::{Handle, Runtime};
 
 use super::{
-    GateLimits, QueryError,
+    GateLimits, QueryError, SqlSearch,
     active::{ActiveQueries, Drained, Pinned},
     catalog::{CATALOG, DATASETS},
     facts::FactsCache,
@@ -109,6 +113,7 @@ pub struct QueryEngine {
     active: Arc<ActiveQueries>,
     store: Arc<dyn ObjectStore>,
     lake: LakeStore,
+    search: OnceLock<Weak<dyn SqlSearch>>,
     runtime: Option<Runtime>,
 }
 
@@ -150,6 +155,7 @@ impl QueryEngine {
             active: Arc::default(),
             store,
             lake,
+            search: OnceLock::new(),
             runtime: Some(runtime),
             config,
         })
@@ -179,6 +185,16 @@ impl QueryEngine {
     /// The secret behind hashes and tokens.
     pub fn redaction_key(&self) -> RedactionKey {
         self.redaction_key
+    }
+
+    /// Lets sessions search by `vector_search`; the first one that is given stays.
+    pub fn serve_search(&self, search: Weak<dyn SqlSearch>) {
+        // Set once, by who puts the daemon together.
+        let _ = self.search.set(search);
+    }
+
+    pub(super) fn search(&self) -> Option<&Weak<dyn SqlSearch>> {
+        self.search.get()
     }
 
     /// A session for one request: it sees `tables` and nothing else.

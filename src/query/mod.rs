@@ -21,7 +21,8 @@ pub mod reader;
 pub mod row_key;
 pub mod scan;
 pub mod schema;
-pub mod session;
+pub mod search;
+mod session;
 mod sift;
 pub mod store;
 pub mod stream;
@@ -46,6 +47,7 @@ pub use output::{
 pub use params::Params;
 pub use reader::{Ceiling, Reader};
 pub use schema::{arrow_schema, schema_doc, type_text, wide_keys};
+pub use search::{FoundRow, SearchSight, SqlSearch};
 pub use session::{Explained, QuerySession, SessionTables};
 pub use stream::QueryStream;
 pub use table::DatasetTable;

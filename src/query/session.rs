@@ -1,7 +1,11 @@
 //! One request's way through the engine: gate, plan, check, run. A session sees the tables that it
 //! was made with and no others. Dropping the answer, or the future that waits for it, ends the query.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
@@ -39,6 +43,7 @@ use super::{
     groups,
     lineage::Lineage,
     params::{Params, bind},
+    search::{SearchTable, VECTOR_SEARCH, VectorSearch},
     stream::{Begun, QueryStream, Running},
     witness::{Sources, Witness},
 };
@@ -139,6 +144,11 @@ impl QuerySession {
             .with_runtime_env(env)
             .build();
         state.register_catalog_list(Arc::new(SessionCatalogs(Arc::clone(&names))));
+        if let Some(search) = engine.search().filter(|_| !guarded) {
+            let (names, search) = (Arc::clone(&names), Weak::clone(search));
+            let function = VectorSearch::new(names, tables.seq, search);
+            state.register_udtf(VECTOR_SEARCH, Arc::new(function));
+        }
         state.mark_start_execution();
         Self {
             state,
@@ -404,6 +414,8 @@ fn sources(plan: &LogicalPlan) -> Result<(Vec<String>, Vec<String>), QueryError>
             } else if let Some(view) = provider.downcast_ref::<SafeViewProvider>() {
                 datasets.push(view.lens().name.clone());
                 buckets.extend(view.buckets());
+            } else if let Some(found) = provider.downcast_ref::<SearchTable>() {
+                datasets.push(found.source().to_owned());
             } else if scan.table_name.schema() == Some(SYSTEM) {
                 datasets.push(format!("{SYSTEM}.{}", scan.table_name.table()));
             }

@@ -390,3 +390,49 @@ async fn a_generation_is_built_beside_promoted_and_rolled_back() {
         .problem(404);
     assert_eq!(search(&api, body).await["generation"], first);
 }
+
+#[tokio::test]
+async fn a_search_in_sql_joins_with_tables_and_sees_what_the_caller_sees() {
+    let (_daemon, api) = indexed().await;
+    let rows = api
+        .rows(
+            "SELECT n.topic, s.score FROM vector_search('notes_idx', 'a goal in the match', 5) s \
+             JOIN notes n ON n.id = s.key WHERE n.topic = 'sports' ORDER BY s.score DESC",
+        )
+        .await;
+    assert_eq!(rows.len(), 5, "{rows:?}");
+    let rest = search(
+        &api,
+        json!({ "index": "notes_idx", "query": "a goal in the match", "k": 5 }),
+    )
+    .await;
+    let score = |row: &[Value]| row[1].as_f64().unwrap();
+    let first = rest["hits"][0]["score"].as_f64().unwrap();
+    assert!((score(&rows[0]) - first).abs() < 1e-6);
+    let key = keys(&rest)[0].clone();
+    api.tombstone("notes", &[key.as_str()], "asked").await.ok();
+    let sql = "SELECT key FROM vector_search('notes_idx', 'a goal in the match', 120)";
+    let found = api.rows(sql).await;
+    assert!(found.len() == 119 && !found.contains(&vec![json!(key)]));
+    for wrong in [
+        "SELECT * FROM vector_search('nothing', 'x', 1)",
+        "SELECT * FROM vector_search('notes_idx')",
+        "SELECT * FROM vector_search('notes_idx', 'x', -1)",
+        "SELECT * FROM vector_search('notes_idx', 'x', 10001)",
+    ] {
+        let answer = api.sql(wrong).await;
+        assert!(
+            (400..500).contains(&answer.status),
+            "{wrong}: {}",
+            answer.text()
+        );
+    }
+    let secret = json!({ "sensitivity": { "body": "secret" } });
+    api.patch("/catalog/datasets/notes", &secret).await.ok();
+    let analyst = api.with_role("analyst").await;
+    analyst.sql(sql).await.refused();
+    let view = json!({ "name": "v", "base_dataset": "notes", "columns": ["id", "topic"] });
+    api.post("/catalog/views", &view).await.ok();
+    let bot = json!({ "name": "bot", "role": "agent", "views": ["v"] });
+    api.with_token(&bot).await.sql(sql).await.refused();
+}

@@ -2,17 +2,26 @@
 //! redactions and limits bind a search as they bind a statement; remembered while nothing changes.
 
 use futures::StreamExt as _;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
 use lakehouse_actors::PortError;
-use lakehouse_journal::{model::catalog::Index, record::Seq};
+use lakehouse_journal::{
+    model::{Fold, catalog::Index},
+    record::Seq,
+};
 use roaring::RoaringBitmap;
 
 use super::{
-    OpenGeneration, Shown,
+    LakeIndexes, OpenGeneration, SearchQuery, SearchRequest, Shown,
     build::{text_query, texts_of},
 };
 use crate::{
     engines::tables::of_query,
-    query::{QuerySession, QueryStream, row_key::names},
+    query::{
+        FoundRow, QuerySession, QueryStream, SearchSight, SessionTables, SqlSearch, row_key::names,
+    },
 };
 
 /// How many sets of rows are remembered of a generation.
@@ -77,6 +86,48 @@ pub(super) async fn slots_as_built(
         }
     }
     Ok(slots)
+}
+
+#[async_trait]
+impl SqlSearch for LakeIndexes {
+    async fn found(
+        &self,
+        sight: &SearchSight,
+        index: &Index,
+        text: &str,
+        k: usize,
+    ) -> Result<Vec<FoundRow>, PortError> {
+        let reader = sight.reader.as_ref().clone().and_only(&sight.way.through);
+        let session = || {
+            let (state, reader) = (Arc::clone(&sight.state), reader.clone());
+            let tables = SessionTables::of_reader(state, sight.seq, reader);
+            self.query.session(tables)
+        };
+        let request = SearchRequest {
+            query: SearchQuery::Text(text),
+            k,
+            filter: None,
+            ef_search: None,
+            exact: false,
+            sight: Sight {
+                through: &sight.way.through,
+                is_restricted: sight.way.restricted,
+                id: sight.way.sight.clone(),
+                session: &session,
+            },
+        };
+        let mut catalog = Fold::default();
+        catalog.state = sight.state.as_ref().clone();
+        catalog.seq = sight.seq;
+        let searched = self.search(&catalog, index, &request).await?;
+        let hits = searched.found.hits.iter().map(|hit| FoundRow {
+            key: hit.key.clone(),
+            score: hit.score,
+            distance: hit.distance,
+            text: searched.open.index.text_of(hit.slot).map(str::to_owned),
+        });
+        Ok(hits.collect())
+    }
 }
 
 /// What a set of rows is remembered by.
