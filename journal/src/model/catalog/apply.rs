@@ -349,25 +349,40 @@ impl CatalogState {
     }
 
     fn index_promoted(&mut self, meta: Meta<'_>, name: &str, generation: u64) {
-        let mut built_from = None;
-        self.change_index(name, |index| {
-            index.live = Some(generation);
-            built_from = index
-                .live_generation()
-                .map(|generation| (index.spec.source.clone(), generation.source_seq));
-        });
-        let Some((source, source_seq)) = built_from else {
+        self.change_index(name, |index| index.live = Some(generation));
+        let source = self
+            .indexes
+            .get(name)
+            .map(|index| index.spec.source.clone());
+        let Some(source) =
+            source.and_then(|source| Some(self.dataset_under(&source)?.name.clone()))
+        else {
             return;
         };
-        let Some(source) = self.dataset_under(&source).map(|under| under.name.clone()) else {
-            return;
-        };
-        self.change_dataset(&source, |dataset| {
-            if dataset.rows_seq <= source_seq {
+        if self.is_current(&source) {
+            self.change_dataset(&source, |dataset| {
                 dataset.last_embedded_at = Some(meta.at);
                 dataset.embedding_stale_since = None;
-            }
+            });
+        }
+    }
+
+    /// Whether every index over a dataset answers with its rows, and one says what its embedding asks for.
+    fn is_current(&self, name: &str) -> bool {
+        let Some(dataset) = self.datasets.get(name) else {
+            return false;
+        };
+        // One that was never built is not stale: it does not answer at all.
+        let is_behind = |index: &Index| {
+            let live = index.live_generation();
+            live.is_some_and(|live| live.source_seq < dataset.rows_seq)
+        };
+        let wanted = dataset.embedding.as_ref();
+        let is_served = wanted.is_none_or(|wanted| {
+            let mut over = self.indexes_over(name);
+            over.any(|index| index.spec.embeds(wanted))
         });
+        is_served && !self.indexes_over(name).any(|index| is_behind(index))
     }
 }
 

@@ -4,8 +4,7 @@ use super::compaction::{change, must_keep_rows};
 use super::key::check_key;
 use super::{
     CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
-    Dataset, DropDataset, ErasedKeys, FailGeneration, Index, IngestMode, PatchDataset,
-    RefreshPolicy, ScrubFiles,
+    Dataset, DropDataset, ErasedKeys, FailGeneration, Index, IngestMode, PatchDataset, ScrubFiles,
 };
 use crate::{
     model::{

@@ -15,7 +15,7 @@ use crate::{
         Aggregate, Event, LakeState, Meta, ModelError, Stamp,
         event::{CatalogEvent, DeletedRows},
     },
-    record::{Actor, Draft, Record, Seq},
+    record::{Actor, Draft, Micros, Record, Seq},
 };
 
 pub(super) fn stamp(id: u64) -> Stamp {
@@ -169,7 +169,7 @@ impl Given {
             self.state.apply(
                 Meta {
                     seq,
-                    at: 1_000_000,
+                    at: time_of(seq),
                     actor: &actor(),
                 },
                 event,
@@ -178,15 +178,20 @@ impl Given {
         }
     }
 
-    fn and(mut self, command: &CatalogCommand) -> Self {
+    pub fn and(mut self, command: &CatalogCommand) -> Self {
         self.when(command).expect("a step that is allowed");
         self
     }
 }
 
+/// When an event happened.
+fn time_of(seq: Seq) -> Micros {
+    1_000_000 + seq.cast_signed()
+}
+
 fn record(seq: Seq, event: &Event) -> Record {
     let draft = Draft {
-        at: 1_000_000,
+        at: time_of(seq),
         request_id: "r".to_owned(),
         actor: actor(),
         idempotency: None,
