@@ -10,9 +10,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use lakehouse_actors::Caller;
 use lakehouse_journal::model::{
     Event,
-    catalog::{
-        Backend, CatalogCommand, CatalogState, DefineIndex, Index, IndexConfig, IndexSpec, TextSpec,
-    },
+    catalog::{Backend, CatalogCommand, DefineIndex, Index, IndexConfig, IndexSpec, TextSpec},
     event::CatalogEvent,
 };
 use serde::Deserialize;

@@ -17,7 +17,7 @@ use lakehouse_actors::{Caller, Chore, LakeError};
 use lakehouse_journal::model::ErrorKind;
 use lakehouse_journal::model::catalog::{
     Backend, CatalogCommand, DefineIndex, DropDataset, ErasedKeys, IndexConfig, IndexSpec,
-    IngestMode, PatchDataset, TextSpec,
+    IngestMode, PatchDataset, RefreshCause, TextSpec,
 };
 
 use crate::support::wired::{BUCKET, Times, Wired};
@@ -133,7 +133,10 @@ impl Race {
                 self.wrote("compact", merged);
             }
             if round % 4 == 0 {
-                let refreshed = self.wired.lake.refresh("keyed", Caller::daemon("test"));
+                let refreshed =
+                    self.wired
+                        .lake
+                        .refresh("keyed", RefreshCause::Call, Caller::daemon("test"));
                 let refreshed = refreshed.await;
                 self.wrote("refresh", refreshed);
             }

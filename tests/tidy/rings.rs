@@ -11,6 +11,7 @@ const ACTORS_MAY_USE: [&str; 17] = [
     "async-trait",
     "blake3",
     "chrono",
+        "chrono-tz",
     "cron",
     "futures",
     "imbl",

@@ -1,7 +1,6 @@
 //! What a caller sees of the rows that an index holds: read through the caller's own session, so that views,
 //! redactions and limits bind a search as they bind a statement; remembered while nothing changes.
 
-use futures::StreamExt as _;
 use std::sync::Arc;
 
 use async_trait::async_trait;
