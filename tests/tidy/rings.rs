@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use crate::tree::{read, sources};
 
 /// What the actors may stand on: nothing that stores, and nothing that speaks to a network.
-const ACTORS_MAY_USE: [&str; 17] = [
+const ACTORS_MAY_USE: [&str; 18] = [
     "actix",
     "arc-swap",
     "async-trait",
     "blake3",
     "chrono",
-        "chrono-tz",
+    "chrono-tz",
     "cron",
     "futures",
     "imbl",
