@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use lakehouse_journal::model::access::{Role, TokenLimits};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{ByteSize, ConfigError};
 
-/// Limits by role. What is not set is not limited.
+/// Limits by role. What is not set is not limited, but for agents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
@@ -17,7 +17,8 @@ pub struct LimitsConfig {
     pub operator: RoleLimits,
     /// Of analysts.
     pub analyst: RoleLimits,
-    /// Of agents.
+    /// Of agents; what is not set is as without this section, so that no agent is without a limit.
+    #[serde(deserialize_with = "of_agents")]
     pub agent: RoleLimits,
     /// Of auditors.
     pub auditor: RoleLimits,
@@ -61,6 +62,18 @@ impl Default for LimitsConfig {
             auditor: none(),
         }
     }
+}
+
+fn of_agents<'de, D: Deserializer<'de>>(source: D) -> Result<RoleLimits, D::Error> {
+    let set = RoleLimits::deserialize(source)?;
+    let usual = LimitsConfig::default().agent;
+    Ok(RoleLimits {
+        requests_per_s: set.requests_per_s.or(usual.requests_per_s),
+        concurrent_queries: set.concurrent_queries.or(usual.concurrent_queries),
+        rows: set.rows.or(usual.rows),
+        memory: set.memory.or(usual.memory),
+        statement_ms: set.statement_ms.or(usual.statement_ms),
+    })
 }
 
 impl RoleLimits {

@@ -85,6 +85,21 @@ fn the_environment_takes_lists_and_words_without_quotes() {
 }
 
 #[test]
+fn agents_keep_the_limits_that_a_section_of_theirs_leaves_out_and_others_have_none() {
+    let file = "[limits.agent]\nrows = 5\n[limits.analyst]\nrows = 6";
+    let config = load(file, &[]).expect("the section is valid");
+    let usual = LimitsConfig::default().agent;
+    assert_eq!(config.limits.agent.rows, Some(5));
+    assert_eq!(
+        config.limits.agent.concurrent_queries,
+        usual.concurrent_queries
+    );
+    assert_eq!(config.limits.agent.statement_ms, usual.statement_ms);
+    assert_eq!(config.limits.analyst.rows, Some(6));
+    assert_eq!(config.limits.analyst.statement_ms, None);
+}
+
+#[test]
 fn an_unknown_key_of_the_file_is_named_with_the_file_and_the_line() {
     let message = message("[server]\nlisten = \"127.0.0.1:1\"\nlistn = 5\n", &[]);
     assert!(message.contains("lakehouse.toml` line 3"), "{message}");

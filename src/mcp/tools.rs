@@ -23,8 +23,9 @@ const ROWS: usize = 100;
 /// The tools of a caller.
 pub(super) fn of(edge: &Edge, may: &May<Ask>) -> Vec<Tool> {
     let mut all = vec![tool("query", QUERY, object(&query_schema()))];
-    if !readable::indexes(edge, may).is_empty() {
-        all.push(tool("search", SEARCH, object(&search_schema())));
+    let indexes = readable::indexes(edge, may);
+    if !indexes.is_empty() {
+        all.push(tool("search", SEARCH, object(&search_schema(&indexes))));
     }
     for written in tools::callable(edge, may) {
         let spec = &written.spec;
@@ -59,11 +60,11 @@ fn query_schema() -> Value {
     })
 }
 
-fn search_schema() -> Value {
+fn search_schema(indexes: &[String]) -> Value {
     json!({
         "type": "object",
         "properties": {
-            "index": { "type": "string" },
+            "index": { "type": "string", "enum": indexes },
             "query": { "type": "string", "description": "what the text should mean" },
             "k": { "type": "integer", "minimum": 1, "description": "how many rows; 10 unless given" },
             "filter": { "type": "string", "description": "a condition over the rows, in SQL" },

@@ -96,9 +96,11 @@ pub fn begun<P: Needs>(edge: &Edge, may: &May<P>, action: &'static str, text: &s
     }
 }
 
-/// Position of the newest event that says who may see what.
+/// Position of the newest event that says who may see what: of tokens and tools, and of views.
 pub fn policy_seq(edge: &Edge) -> u64 {
-    edge.lake.access().seq
+    let catalog = edge.lake.catalog();
+    let views = catalog.state.views.values().map(|view| view.seq).max();
+    edge.lake.access().seq.max(views.unwrap_or_default())
 }
 
 /// Answers with a page of rows. What is to be told stands in `told`, also when it fails.

@@ -20,7 +20,7 @@ use super::{
     auth::{Ask, May},
     body::Body,
     peer,
-    problem::Problem,
+    problem::{OtherDocument, Problem},
     query::hung_up,
 };
 use crate::mcp::Agent;
@@ -77,7 +77,15 @@ pub async fn serve(
         .collect()
         .await
         .map_err(|error| Problem::internal(&error))?;
-    Ok(response.body(whole.to_bytes()))
+    let mut response = response.body(whole.to_bytes());
+    let is_json = parts
+        .headers
+        .get("content-type")
+        .is_some_and(|media| media.as_bytes().starts_with(b"application/json"));
+    if !status.is_success() && is_json {
+        response.extensions_mut().insert(OtherDocument);
+    }
+    Ok(response)
 }
 
 /// The same request in the protocol's own types, without the token.

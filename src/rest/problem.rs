@@ -39,6 +39,10 @@ pub struct Problem {
     pub retry_after_s: Option<u32>,
 }
 
+/// Marks a failure whose body is the document of another protocol, which its clients read: it leaves as it is.
+#[derive(Debug, Clone, Copy)]
+pub struct OtherDocument;
+
 impl Problem {
     /// A problem with this status, code and text.
     pub fn new(status: StatusCode, code: impl Into<String>, detail: impl Into<String>) -> Self {

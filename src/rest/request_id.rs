@@ -1,5 +1,5 @@
 //! The outermost middleware: gives every request its id, echoes it, logs one line, and makes sure
-//! that every error that leaves is a problem document.
+//! that every error that leaves is a problem document, or one of the agents' protocol.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use actix_web::{
     middleware::Next,
 };
 
-use super::problem::Problem;
+use super::problem::{OtherDocument, Problem};
 
 /// Longest request id that is taken from a caller.
 const LENGTH_MAX: usize = 128;
@@ -49,6 +49,14 @@ fn complete<B: MessageBody + 'static>(
     path: &str,
 ) -> ServiceResponse<EitherBody<B, BoxBody>> {
     if !response.status().is_client_error() && !response.status().is_server_error() {
+        return response.map_into_left_body();
+    }
+    let other = response
+        .response()
+        .extensions()
+        .get::<OtherDocument>()
+        .is_some();
+    if other {
         return response.map_into_left_body();
     }
     let known = response.response().extensions().get::<Problem>().cloned();

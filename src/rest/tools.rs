@@ -54,6 +54,11 @@ pub async fn register(
     let spec = body.value;
     params::check(&spec)?;
     let snapshot = Snapshot::of(&edge, None).await?;
+    let state = &snapshot.catalog.state;
+    // A statement that reads nothing plans over any name.
+    if !state.views.contains_key(&spec.bind) {
+        state.dataset(&spec.bind)?;
+    }
     let session = session(&edge, &may, &spec.sql, &snapshot, Some(&spec.bind))?;
     let columns = session.columns(&spec.sql, params::nothing(&spec)?).await?;
     let name = spec.name.clone();

@@ -10,6 +10,7 @@
 mod support;
 
 mod access;
+mod agents;
 mod audit;
 mod catalog;
 mod command_line;
