@@ -1,9 +1,11 @@
 //! The main job on real data, narrated: seven tables and a knowledge base go in, SQL and semantic
-//! search come out, two rows are deleted for good, the daemon is killed, and all of it is there again.
+//! search come out, two rows are deleted for good, the daemon is killed, and all of it is there again; an agent
+//! asks for what it must not see, and for what it may.
 //! It starts a daemon of its own and uses nothing but its REST API; every step checks what it claims.
 
 pub mod data;
 
+mod agent;
 mod answers;
 mod daemon;
 mod forget;

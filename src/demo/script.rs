@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cli::output;
 
 /// Steps of the whole job.
-const STEPS: usize = 11;
+const STEPS: usize = 14;
 
 /// What is told, and the time of each step.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{
-    DemoError, Doing as _, Options,
+    DemoError, Doing as _, Options, agent,
     answers::{self, Answers, INDUSTRIES, PEOPLE, Question, SEARCHES, Search},
     daemon::Daemon,
     data::{self, WORDNET_ROWS},
@@ -49,6 +49,7 @@ pub(super) async fn play(
     history(&client, &forgotten, script).await?;
     let (daemon, client) = crash(daemon, &client, &forgotten, place, script).await?;
     erase(&client, &forgotten, script).await?;
+    agents(&client, script).await?;
     verify(&client, script).await?;
     Ok(daemon)
 }
@@ -251,6 +252,19 @@ async fn erase(
         say(&row.erase(client).await?);
     }
     script.end("files and indexes were written anew without them; anybody can check the receipts");
+    Ok(())
+}
+
+async fn agents(client: &Client, script: &mut Script) -> Result<(), DemoError> {
+    script.begin("Let an agent in: a view, a tool, a token");
+    let secret = agent::prepare(client).await?;
+    script.end("what they do not show does not exist for it");
+    script.begin("The agent asks over MCP: for an SSN, and for welders");
+    let receipt = agent::ask(client, &secret).await?;
+    script.end("it was refused what it must not see, and answered what it may");
+    script.begin("Ask the audit what the agent was told");
+    let checked = agent::audit(client, &receipt).await?;
+    script.end(&checked);
     Ok(())
 }
 
