@@ -174,6 +174,8 @@ impl IndexingDuty {
             files: built.files,
             vectors: built.vectors,
             skipped: built.skipped,
+            reused: built.reused,
+            changed: built.changed,
             build_ms: u64::try_from((self.lake.now() - started) / 1000).unwrap_or(0),
         }))
     }

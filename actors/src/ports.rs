@@ -264,6 +264,10 @@ pub struct BuiltGeneration {
     pub vectors: u64,
     /// Rows whose text has no vector.
     pub skipped: u64,
+    /// Rows whose vector was taken from the generation before: their text is the same.
+    pub reused: u64,
+    /// Rows that the generation before had with another text.
+    pub changed: u64,
 }
 
 /// Builds a generation of an index from a snapshot of the dataset or view that it is over.

@@ -11,7 +11,7 @@ use lakehouse_journal::{
         ErrorKind, Event, Work,
         catalog::{
             CatalogCommand, CatalogState, CompleteRefresh, Dataset, DefineIndex, FailRefresh,
-            Index, RefreshCause, RefreshCounts, RefreshPolicy,
+            Generation, Index, RefreshCause, RefreshCounts, RefreshPolicy,
         },
         event::{CatalogEvent, RefreshCompleted},
     },
@@ -153,10 +153,11 @@ impl RefreshDuty {
                 };
                 let caller = Caller::daemon("refresh");
                 self.lake.ask_catalog(command, caller).await?;
-                let (vectors, skipped) = self.built(&index.name).await?;
-                counts.embedded += vectors;
-                counts.skipped += skipped;
-                counts.removed += before.saturating_sub(vectors);
+                let built = self.built(&index.name).await?;
+                counts.embedded += built.vectors - built.reused;
+                counts.unchanged += built.reused;
+                counts.skipped += built.skipped;
+                counts.removed += before.saturating_sub(built.reused + built.changed);
             } else {
                 counts.unchanged += before;
             }
@@ -168,8 +169,8 @@ impl RefreshDuty {
         Ok((counts, snapshot.seq))
     }
 
-    /// Waits until the build that is due has ended; says how many rows have a vector and how many none.
-    async fn built(&self, name: &str) -> Result<(u64, u64), LakeError> {
+    /// Waits until the build that is due has ended.
+    async fn built(&self, name: &str) -> Result<Generation, LakeError> {
         loop {
             let snapshot = self.lake.catalog();
             let index = snapshot.state.index(name)?;
@@ -181,7 +182,7 @@ impl RefreshDuty {
                     );
                 }
                 if let Some(live) = index.live_generation() {
-                    return Ok((live.vectors, live.skipped));
+                    return Ok(live.clone());
                 }
             }
             tokio::time::sleep(LOOK_EVERY).await;

@@ -307,6 +307,8 @@ impl IndexBuilder for FakeBuilder {
                 .dataset_under(&index.spec.source)
                 .map_or(0, |dataset| dataset.row_count()),
             skipped: 0,
+            reused: 0,
+            changed: 0,
         })
     }
 

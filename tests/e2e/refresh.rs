@@ -34,6 +34,10 @@ async fn refresh(api: &Api) -> Value {
     api.post("/vectors/refresh/d", &json!({})).await.ok()
 }
 
+fn counts(done: &Value) -> [u64; 4] {
+    ["rows", "embedded", "unchanged", "removed"].map(|field| done[field].as_u64().unwrap())
+}
+
 async fn nearest(api: &Api, query: &str) -> String {
     let body = json!({ "index": "idx", "query": query, "k": 1 });
     let answer = api.post("/vectors/search", &body).await.ok();
@@ -60,15 +64,11 @@ async fn what_is_behind_is_told_and_brought_up_to_date_by_a_call() {
     assert!(manifest["embedding_stale_since"].is_string(), "{manifest}");
     let old = api.get("/vectors/indexes/idx/rows/7").await.ok();
     let done = refresh(&api).await;
-    assert_eq!(done["rows"], 60, "{done}");
+    assert_eq!(counts(&done), [60, 10, 50, 0], "{done}");
     assert_eq!(api.get("/vectors/indexes/idx/rows/7").await.ok(), old);
     assert!(list(&api.get("/vectors/stale").await.ok()).is_empty());
     let again = refresh(&api).await;
-    assert_eq!(
-        (&again["embedded"], &again["unchanged"]),
-        (&json!(0), &json!(60)),
-        "{again}"
-    );
+    assert_eq!(counts(&again), [60, 0, 60, 0], "{again}");
     let run = api.get("/vectors/refresh/d").await.ok();
     assert_eq!(run["last_run"]["cause"], "call", "{run}");
     let events = api.get("/journal/events?kind=RefreshCompleted").await.ok();
@@ -153,4 +153,67 @@ async fn a_schedule_fires_is_paused_and_survives_a_restart() {
     api.post("/schedules/refresh:nothing/pause", &json!({}))
         .await
         .problem_code(404, "schedule_not_found");
+}
+
+#[tokio::test]
+async fn only_what_is_new_or_changed_is_embedded_and_what_left_is_taken_out() {
+    let daemon = Daemon::start();
+    let api = daemon.admin();
+    api.create("d", &rows(0, 50)).await;
+    define(&api, "idx").await;
+    append(&api, rows(50, 60)).await;
+    let changed = "id,body\n3,something else entirely\n";
+    let upsert = api.ingest("dataset=d&mode=upsert", "text/csv", changed);
+    upsert.await.ok();
+    api.tombstone("d", &["5"], "asked").await.ok();
+    let done = refresh(&api).await;
+    assert_eq!(counts(&done), [59, 11, 48, 1], "{done}");
+    assert_eq!(nearest(&api, "something else entirely").await, "3");
+    api.get("/vectors/indexes/idx/rows/5").await.problem(404);
+}
+
+#[tokio::test]
+async fn of_a_full_overwrite_the_rows_that_changed_are_embedded_and_no_others() {
+    let daemon = Daemon::start();
+    let api = daemon.admin();
+    let table = |changes: bool| {
+        (0..20_000).fold(String::from("id,body\n"), |mut csv, id| {
+            let changed = changes && id % 20 == 7;
+            let word = if changed { "orchard" } else { "garden" };
+            writeln!(csv, "{id},the {word} of number {id}").unwrap();
+            csv
+        })
+    };
+    api.create("d", &table(false)).await;
+    define(&api, "idx").await;
+    let replaced = api.ingest("dataset=d&mode=replace", "text/csv", table(true));
+    replaced.await.ok();
+    let done = refresh(&api).await;
+    assert_eq!(counts(&done), [20_000, 1_000, 19_000, 0], "{done}");
+}
+
+#[tokio::test]
+async fn of_a_table_of_586_rows_the_thousand_that_are_appended_are_embedded() {
+    let daemon = Daemon::start();
+    let api = daemon.admin();
+    api.create("d", &rows(0, 586)).await;
+    define(&api, "idx").await;
+    let old = vectors(&api).await;
+    append(&api, rows(586, 1_586)).await;
+    let manifest = api.get("/catalog/datasets/d").await.ok();
+    assert!(manifest["embedding_stale_since"].is_string(), "{manifest}");
+    let done = refresh(&api).await;
+    assert_eq!(counts(&done), [1_586, 1_000, 586, 0], "{done}");
+    assert_eq!(vectors(&api).await, old, "bit for bit");
+    let last = nearest(&api, "the garden of number 1585 is green").await;
+    assert!(last.parse::<usize>().unwrap() < 1_586);
+}
+
+async fn vectors(api: &Api) -> Vec<Value> {
+    let mut all = Vec::new();
+    for id in [0, 7, 585] {
+        let row = api.get(&format!("/vectors/indexes/idx/rows/{id}")).await;
+        all.push(row.ok()["vector"].clone());
+    }
+    all
 }

@@ -196,7 +196,7 @@ events! {
     clippy::trivially_copy_pass_by_ref,
     reason = "the shape that serde asks for"
 )]
-fn is_zero(number: &u64) -> bool {
+pub(super) fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
@@ -476,6 +476,12 @@ pub struct GenerationBuilt {
     /// Rows that had no vector: no known word in their text.
     #[serde(default)]
     pub skipped: u64,
+    /// Rows whose vector was taken from the generation before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reused: u64,
+    /// Rows that the generation before had with another text.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub changed: u64,
     /// How long it took.
     pub build_ms: u64,
 }

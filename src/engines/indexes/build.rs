@@ -29,7 +29,7 @@ use lakehouse_journal::{
     record::Seq,
 };
 
-use super::{LakeIndexes, hnsw_config, of_vector, quoted};
+use super::{LakeIndexes, OpenGeneration, hnsw_config, of_vector, quoted};
 use crate::engines::{
     buckets::{of_bucket, of_store},
     embedder::{DIMENSIONS, StaticEmbedder},
@@ -111,20 +111,23 @@ impl IndexBuilder for LakeIndexes {
         // An erasure neither waits for a build nor ends it: it asks for another one.
         let tables = SessionTables::all(Arc::new(catalog.state.clone()), Seq::MAX);
         let mut rows = self.rows(tables, &sql).await?;
-        let mut skipped = 0;
+        let before = self.before(&index).await;
+        let mut counts = Counts::default();
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(|error| of_query(&error))?;
             let count = batch.num_rows() as u64;
             let template = template.clone();
+            let before = before.clone();
             let added = tokio::task::spawn_blocking(move || {
-                let skipped = add_batch(&mut builder, &batch, key_columns, &template)?;
-                Ok::<_, PortError>((builder, skipped))
+                let before = before.as_deref();
+                let added = add_batch(&mut builder, &batch, key_columns, &template, before)?;
+                Ok::<_, PortError>((builder, added))
             });
-            let (returned, without) = added
+            let (returned, added) = added
                 .await
                 .map_err(|error| PortError::internal(error.to_string()))??;
             builder = returned;
-            skipped += without;
+            counts.add(added);
             progress.done.fetch_add(count, Ordering::Relaxed);
             if progress.is_cancelled() {
                 return Err(PortError::new(
@@ -145,7 +148,9 @@ impl IndexBuilder for LakeIndexes {
         Ok(BuiltGeneration {
             prefix,
             vectors: built.stats.vectors,
-            skipped,
+            skipped: counts.skipped,
+            reused: counts.reused,
+            changed: counts.changed,
             files: built
                 .files
                 .into_iter()
@@ -160,6 +165,16 @@ impl IndexBuilder for LakeIndexes {
 }
 
 impl LakeIndexes {
+    /// The generation whose vectors may be taken over; without one that can be opened, there is none.
+    async fn before(&self, index: &Index) -> Option<Arc<OpenGeneration>> {
+        index.live?;
+        let live = self.live(index).await;
+        let live = live.inspect_err(|error| {
+            tracing::warn!(index = index.name, %error, "every row is embedded again");
+        });
+        live.ok().map(|(_, open)| open)
+    }
+
     async fn publish(
         &self,
         bucket: &str,
@@ -207,28 +222,66 @@ pub(super) fn text_query(index: &Index, source: &str) -> Result<String, PortErro
     ))
 }
 
-/// Embeds a batch, whose first columns are the key, and adds it; says how many rows have no vector.
+/// What became of rows.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    skipped: u64,
+    reused: u64,
+    changed: u64,
+}
+
+impl Counts {
+    fn add(&mut self, more: Self) {
+        self.skipped += more.skipped;
+        self.reused += more.reused;
+        self.changed += more.changed;
+    }
+}
+
+/// Adds a batch, whose first columns are the key: a row that `before` has with the same text keeps its
+/// vector, bit for bit; the others are embedded.
 fn add_batch(
     builder: &mut HnswBuilder,
     batch: &RecordBatch,
     key_columns: usize,
     template: &TextSpec,
-) -> Result<u64, PortError> {
+    before: Option<&OpenGeneration>,
+) -> Result<Counts, PortError> {
     let keys = names(&batch.columns()[..key_columns])
         .map_err(|error| PortError::internal(error.to_string()))?;
     let texts = texts_of(batch, key_columns, template)?;
-    let embedded = embed_all(&texts);
+    let mut counts = Counts::default();
+    let mut kept: Vec<Option<&[f32]>> = Vec::with_capacity(texts.len());
+    for (row, text) in texts.iter().enumerate() {
+        let slot = before.and_then(|before| before.index.slot_of(keys.value(row)));
+        let same = before.zip(slot).filter(|(before, slot)| {
+            let known = before.index.text_of(*slot);
+            known.is_some_and(|known| known == text)
+        });
+        let vector = same.and_then(|(before, slot)| before.index.vector_of(slot));
+        counts.reused += u64::from(vector.is_some());
+        counts.changed += u64::from(slot.is_some() && vector.is_none());
+        kept.push(vector);
+    }
+    let is_new = |(text, kept): (&String, &Option<&[f32]>)| kept.is_none().then(|| text.clone());
+    let new: Vec<String> = texts.iter().zip(&kept).filter_map(is_new).collect();
+    let mut embedded = embed_all(&new).into_iter();
     let mut chunk_keys = Vec::with_capacity(texts.len());
     let mut chunk_texts = Vec::with_capacity(texts.len());
     let mut numbers = Vec::new();
-    for ((row, text), vector) in texts.into_iter().enumerate().zip(embedded) {
-        if let Some(vector) = vector {
-            chunk_keys.push(keys.value(row).to_owned());
-            chunk_texts.push(text);
-            numbers.extend_from_slice(&vector);
-        }
+    for ((row, text), kept) in texts.into_iter().enumerate().zip(kept) {
+        let made = match kept {
+            Some(_) => None,
+            None => embedded.next().flatten(),
+        };
+        let Some(vector) = kept.or(made.as_ref().map(<[f32; DIMENSIONS]>::as_slice)) else {
+            continue;
+        };
+        chunk_keys.push(keys.value(row).to_owned());
+        chunk_texts.push(text);
+        numbers.extend_from_slice(vector);
     }
-    let skipped = batch.num_rows() - chunk_keys.len();
+    counts.skipped = (batch.num_rows() - chunk_keys.len()) as u64;
     builder
         .add_chunk(Chunk {
             keys: &chunk_keys,
@@ -236,7 +289,7 @@ fn add_batch(
             vectors: &numbers,
         })
         .map_err(|error| of_vector(&error))?;
-    Ok(skipped as u64)
+    Ok(counts)
 }
 
 /// The texts of a batch's rows, whose first columns are the key.

@@ -333,6 +333,8 @@ impl CatalogState {
                 files: event.files.clone(),
                 vectors: event.vectors,
                 skipped: event.skipped,
+                reused: event.reused,
+                changed: event.changed,
                 build_ms: event.build_ms,
                 built_at: meta.at,
             });

@@ -281,6 +281,10 @@ pub struct CommitGeneration {
     pub vectors: u64,
     /// Rows without a vector.
     pub skipped: u64,
+    /// Rows whose vector was taken from the generation before.
+    pub reused: u64,
+    /// Rows that the generation before had with another text.
+    pub changed: u64,
     /// How long it took.
     pub build_ms: u64,
 }

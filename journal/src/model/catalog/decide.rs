@@ -400,6 +400,8 @@ impl CatalogState {
             files: command.files,
             vectors: command.vectors,
             skipped: command.skipped,
+            reused: command.reused,
+            changed: command.changed,
             build_ms: command.build_ms,
         };
         Ok(vec![built.into(), promoted.into()])

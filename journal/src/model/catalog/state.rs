@@ -11,7 +11,10 @@ use super::{
     FileDigest, FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc,
     Sensitivity, Source, View,
 };
-use crate::record::{Actor, Micros, Seq};
+use crate::{
+    model::event::is_zero,
+    record::{Actor, Micros, Seq},
+};
 
 /// What a keyed hash of a row key begins with.
 pub const HASHED_KEY_PREFIX: &str = "blake3:";
@@ -305,6 +308,12 @@ pub struct Generation {
     pub vectors: u64,
     /// Rows without one.
     pub skipped: u64,
+    /// Rows whose vector was taken from the generation before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reused: u64,
+    /// Rows that the generation before had with another text.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub changed: u64,
     /// How long it took.
     pub build_ms: u64,
     /// When.

@@ -140,6 +140,8 @@ pub(super) fn generation(
         files: Vec::new(),
         vectors: 10,
         skipped: 0,
+        reused: 0,
+        changed: 0,
         build_ms: 5,
     })
 }
