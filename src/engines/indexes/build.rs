@@ -263,8 +263,8 @@ fn add_batch(
         counts.changed += u64::from(slot.is_some() && vector.is_none());
         kept.push(vector);
     }
-    let is_new = |(text, kept): (&String, &Option<&[f32]>)| kept.is_none().then(|| text.clone());
-    let new: Vec<String> = texts.iter().zip(&kept).filter_map(is_new).collect();
+    let new = texts.iter().zip(&kept).filter(|(_, kept)| kept.is_none());
+    let new: Vec<String> = new.map(|(text, _)| text.clone()).collect();
     let mut embedded = embed_all(&new).into_iter();
     let mut chunk_keys = Vec::with_capacity(texts.len());
     let mut chunk_texts = Vec::with_capacity(texts.len());
