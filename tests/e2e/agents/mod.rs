@@ -6,6 +6,7 @@ mod issuer;
 mod limits;
 mod mcp;
 mod receipts;
+mod search;
 mod tools;
 
 use std::fmt::Write as _;
