@@ -6,6 +6,7 @@
 mod daemon;
 mod indexes;
 mod policy;
+mod quality;
 mod refresh;
 mod storage;
 mod subjects;
@@ -24,6 +25,9 @@ pub use indexes::{
     IndexDropped, IndexPromoted,
 };
 pub use policy::{ViewDefined, ViewDropped};
+pub use quality::{
+    EvalCreated, EvalsRetired, IndexSloSet, ProfileActivated, ProfileSaved, TrialRecorded,
+};
 pub use refresh::{RefreshCompleted, RefreshFailed, RefreshRequested};
 pub use storage::{
     DatasetMoved, FileRepair, FilesRepaired, ObjectRemoved, ObjectStored, ObjectsRescued,
@@ -168,6 +172,12 @@ events! {
         RefreshFailed = 1,
         ViewDefined = 1,
         ViewDropped = 1,
+        EvalCreated = 1,
+        EvalsRetired = 1,
+        TrialRecorded = 1,
+        IndexSloSet = 1,
+        ProfileSaved = 1,
+        ProfileActivated = 1,
     }
     /// What happens to a bucket.
     Bucket(BucketEvent) {

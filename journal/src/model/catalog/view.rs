@@ -16,7 +16,8 @@ use crate::{
         Meta, ModelError, Stamp,
         error::{check_name, near_names},
         event::{
-            CatalogEvent, GenerationRequested, IndexDefined, IndexDropped, ViewDefined, ViewDropped,
+            CatalogEvent, GenerationRequested, IndexDefined, IndexDropped, IndexSloSet,
+            ViewDefined, ViewDropped,
         },
     },
     record::{Micros, Seq},
@@ -497,11 +498,11 @@ impl CatalogState {
             if command.spec.per_caller {
                 return Err(in_use(&name));
             }
-            let last = index.generations.iter().map(|built| built.generation).max();
             let requested = GenerationRequested {
+                generation: index.next_generation(),
                 index: name,
-                generation: last.unwrap_or(0) + 1,
                 job: format!("{}-{}", stamp.id, events.len()),
+                config: None,
             };
             events.push(requested.into());
         }
@@ -540,14 +541,15 @@ impl CatalogState {
             dataset.must_be_key(&spec.key)?;
             dataset.must_have_text(&spec.text)?;
         }
-        Ok(vec![
-            IndexDefined {
-                index: command.index.clone(),
-                spec: command.spec.clone(),
-                job: stamp.id.clone(),
-            }
-            .into(),
-        ])
+        let (index, slo) = (command.index.clone(), command.slo);
+        let set = slo.map(|_| IndexSloSet { index, slo }.into());
+        let (index, spec, job) = (
+            command.index.clone(),
+            command.spec.clone(),
+            stamp.id.clone(),
+        );
+        let defined = IndexDefined { index, spec, job };
+        Ok(std::iter::once(defined.into()).chain(set).collect())
     }
 
     /// An index over a view holds what the view shows, and knows rows by a key that it shows as it is.

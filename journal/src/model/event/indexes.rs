@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::catalog::{FileDigest, IndexSpec},
+    model::catalog::{FileDigest, IndexConfig, IndexSpec},
     record::Seq,
 };
 
@@ -27,6 +27,9 @@ pub struct GenerationRequested {
     pub generation: u64,
     /// The job that builds it.
     pub job: String,
+    /// Its tuning, where that is not the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<IndexConfig>,
 }
 
 /// A generation of an index is built and lies in its bucket.
