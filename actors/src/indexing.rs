@@ -168,8 +168,10 @@ impl IndexingDuty {
                 progress,
             )
             .await?;
-        let trial = if snapshot.state.quality.slos.contains_key(index) {
-            let eval = snapshot.state.valid_eval(index).cloned();
+        // What was set while it was built counts.
+        let now = self.lake.catalog();
+        let trial = if now.state.quality.slos.contains_key(index) {
+            let eval = now.state.valid_eval(index).cloned();
             let check = self
                 .builder
                 .check(Arc::clone(found), generation, &built, eval);
