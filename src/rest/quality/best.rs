@@ -1,6 +1,6 @@
 //! `GET /vectors/hnsw/trials/{idx}/best`: the trial whose configuration is to be promoted.
 
-use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use lakehouse_journal::model::catalog::{KeptTrial, Trial};
 use serde::Deserialize;
 
@@ -65,11 +65,12 @@ pub async fn best(
     };
     let best = reached.min_by_key(|(_, kept)| cost(&kept.trial));
     let Some((_, kept)) = best else {
-        let text = format!(
+        let detail = format!(
             "no trial of `{index}` reaches a recall of {}",
             asked.min_recall
         );
-        return Err(Problem::new(StatusCode::NOT_FOUND, "trial_not_found", text));
+        let missing = Problem::not_found("trial", &index);
+        return Err(Problem { detail, ..missing });
     };
     Ok(HttpResponse::Ok().json(trial_view(kept)))
 }

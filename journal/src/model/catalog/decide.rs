@@ -52,7 +52,11 @@ impl Aggregate for CatalogState {
             CatalogCommand::PatchDataset(c) => self.patch_dataset(c),
             CatalogCommand::DropDataset(c) => self.drop_dataset(c),
             CatalogCommand::TombstoneRows(c) => self.tombstone_rows(c),
-            CatalogCommand::DefineIndex(c) => self.define_index(c, stamp),
+            CatalogCommand::DefineIndex(c) => {
+                let mut events = self.define_index(c, stamp)?;
+                events.extend(Self::first_floor(c));
+                Ok(events)
+            }
             CatalogCommand::RequestRefresh { dataset, cause } => {
                 self.request_refresh(dataset, *cause, stamp)
             }

@@ -16,8 +16,7 @@ use crate::{
         Meta, ModelError, Stamp,
         error::{check_name, near_names},
         event::{
-            CatalogEvent, GenerationRequested, IndexDefined, IndexDropped, IndexSloSet,
-            ViewDefined, ViewDropped,
+            CatalogEvent, GenerationRequested, IndexDefined, IndexDropped, ViewDefined, ViewDropped,
         },
     },
     record::{Micros, Seq},
@@ -541,15 +540,14 @@ impl CatalogState {
             dataset.must_be_key(&spec.key)?;
             dataset.must_have_text(&spec.text)?;
         }
-        let (index, slo) = (command.index.clone(), command.slo);
-        let set = slo.map(|_| IndexSloSet { index, slo }.into());
-        let (index, spec, job) = (
-            command.index.clone(),
-            command.spec.clone(),
-            stamp.id.clone(),
-        );
-        let defined = IndexDefined { index, spec, job };
-        Ok(std::iter::once(defined.into()).chain(set).collect())
+        Ok(vec![
+            IndexDefined {
+                index: command.index.clone(),
+                spec: command.spec.clone(),
+                job: stamp.id.clone(),
+            }
+            .into(),
+        ])
     }
 
     /// An index over a view holds what the view shows, and knows rows by a key that it shows as it is.

@@ -4,12 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{CatalogState, CommitGeneration, Generation, Index, PromoteGeneration},
+    super::{CatalogState, CommitGeneration, DefineIndex, Generation, Index, PromoteGeneration},
     Trial,
 };
 use crate::model::{
     ModelError,
-    event::{CatalogEvent, GenerationFailed, TrialRecorded},
+    event::{CatalogEvent, GenerationFailed, IndexSloSet, TrialRecorded},
 };
 
 /// What a generation must reach before it answers.
@@ -60,6 +60,12 @@ fn refusal(index: &str, generation: u64, reason: &str) -> ModelError {
 const UNMEASURED: &str = "it was not measured since a floor was set";
 
 impl CatalogState {
+    /// The floor that an index is defined with.
+    pub(in crate::model::catalog) fn first_floor(command: &DefineIndex) -> Option<CatalogEvent> {
+        let (index, slo) = (command.index.clone(), command.slo);
+        slo.map(|_| IndexSloSet { index, slo }.into())
+    }
+
     /// The newest trial of a generation, if it was ever measured.
     pub fn trial_of(&self, index: &Index, built: &Generation) -> Option<&Trial> {
         // A number is given again when a build was refused: what was measured before this one's rows
