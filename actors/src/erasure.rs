@@ -14,7 +14,7 @@ use futures::{StreamExt, stream};
 use lakehouse_journal::{
     model::{
         ErrorKind, Event,
-        catalog::{CatalogCommand, DataFile, Dataset, FileEntry, ScrubFiles},
+        catalog::{CatalogCommand, DataFile, Dataset, FileEntry, QualityCommand, ScrubFiles},
         event::{CatalogEvent, Scrub},
     },
     record::Seq,
@@ -146,6 +146,7 @@ impl ErasureDuty {
                 .last_tombstone_seq();
             let files = self.scrub(name, progress).await?;
             let generations = self.rebuild(name, through).await?;
+            let evals = self.retire_evals(name).await?;
             let (objects, failed) = self.delete_objects().await?;
             if let Some((_, error)) = failed.into_iter().find(|(b, _)| self.lies_in(name, b)) {
                 return Err(error.into());
@@ -157,6 +158,7 @@ impl ErasureDuty {
             let checked = BTreeMap::from([
                 ("files_rewritten".to_owned(), files),
                 ("generations_dropped".to_owned(), generations),
+                ("evals_dropped".to_owned(), evals),
                 ("objects_deleted".to_owned(), objects),
                 ("leftovers_deleted".to_owned(), orphans),
             ]);
@@ -318,6 +320,18 @@ impl ErasureDuty {
         Ok(dropped)
     }
 
+    /// Lets go of evaluation sets that hold a deleted row. Returns how many.
+    async fn retire_evals(&self, name: &str) -> Result<u64, LakeError> {
+        let dataset = name.to_owned();
+        let retire = CatalogCommand::Quality(QualityCommand::RetireEvals { dataset });
+        let committed = self.lake.ask_catalog(retire, daemon()).await?;
+        let retired = committed.events.iter().map(|event| match event {
+            Event::Catalog(CatalogEvent::EvalsRetired(event)) => event.evals.len() as u64,
+            _ => 0,
+        });
+        Ok(retired.sum())
+    }
+
     /// Waits until a generation answers that was built after `through`, asking for one if need be.
     async fn current_generation(&self, name: &str, through: Seq) -> Result<(), LakeError> {
         let mut asked = false;
@@ -338,7 +352,8 @@ impl ErasureDuty {
                     );
                 }
                 let index = name.to_owned();
-                let request = CatalogCommand::RequestGeneration { index };
+                let config = None;
+                let request = CatalogCommand::RequestGeneration { index, config };
                 self.lake.ask_catalog(request, daemon()).await?;
                 asked = true;
             }
@@ -353,7 +368,7 @@ impl ErasureDuty {
             return Ok((0, Vec::new()));
         };
         self.readers.drain(last, self.query_deadline).await;
-        self.builder.release(&self.lake.catalog().state);
+        self.builder.release(&self.lake.catalog().state).await;
         let deletions: Vec<_> = doomed
             .iter()
             .map(|(name, object)| async move {

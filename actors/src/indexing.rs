@@ -9,15 +9,16 @@ use std::{
 
 use async_trait::async_trait;
 use lakehouse_journal::model::{
-    Aggregate, ErrorKind, Work,
+    Aggregate, ErrorKind, Event, Work,
     catalog::{CatalogCommand, CommitGeneration, FailGeneration},
+    event::CatalogEvent,
 };
 use parking_lot::Mutex;
 
 use crate::{
     error::{LakeError, PortError},
     lake::Lake,
-    owner::Caller,
+    owner::{Caller, Committed},
     ports::{BucketStore, IndexBuilder},
     worker::Duty,
 };
@@ -111,12 +112,14 @@ impl Duty for IndexingDuty {
         };
         let answer = self.lake.ask_catalog(command, caller).await;
         if let (Some(prefix), Ok(committed)) = (built, &answer)
-            && committed.events.is_empty()
+            && !committed.events.iter().any(is_built)
         {
-            // The index was dropped, or asked for again: nobody will ever point at these files.
+            // The index was dropped, or asked for again, or the generation was refused: nobody will
+            // ever point at these files.
             self.discard(&bucket, &prefix).await;
         }
-        match (answer, failure) {
+        let refused = answer.as_ref().ok().and_then(refusal);
+        match (answer, failure.or(refused)) {
             (Ok(_), None) => shown.done(Some(serde_json::json!({ "generation": generation }))),
             (Ok(_), Some(error)) => shown.failed(error),
             // Still pending in the state: it is built again.
@@ -165,7 +168,19 @@ impl IndexingDuty {
                 progress,
             )
             .await?;
+        // What was set while it was built counts.
+        let now = self.lake.catalog();
+        let trial = if now.state.quality.slos.contains_key(index) {
+            let eval = now.state.valid_eval(index).cloned();
+            let check = self
+                .builder
+                .check(Arc::clone(found), generation, &built, eval);
+            Some(check.await?)
+        } else {
+            None
+        };
         Ok(Some(CommitGeneration {
+            trial,
             index: index.to_owned(),
             generation,
             job: job.to_owned(),
@@ -179,6 +194,18 @@ impl IndexingDuty {
             build_ms: u64::try_from((self.lake.now() - started) / 1000).unwrap_or(0),
         }))
     }
+}
+
+fn is_built(event: &Event) -> bool {
+    matches!(event, Event::Catalog(CatalogEvent::GenerationBuilt(_)))
+}
+
+/// Why the catalog did not let a generation in.
+fn refusal(committed: &Committed) -> Option<String> {
+    committed.events.iter().find_map(|event| match event {
+        Event::Catalog(CatalogEvent::GenerationFailed(failed)) => Some(failed.error.clone()),
+        _ => None,
+    })
 }
 
 fn passes(error: &LakeError) -> bool {

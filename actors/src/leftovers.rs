@@ -72,6 +72,10 @@ fn is_known(
         return true;
     }
     if let Some(rest) = key.strip_prefix("vectors/") {
+        let mut evals = state.quality.evals.values();
+        if evals.any(|eval| eval.spec.bucket == bucket && below(&eval.spec.prefix)) {
+            return true;
+        }
         let name = rest.split('/').next().unwrap_or_default();
         return state.indexes.get(name).is_some_and(|index| {
             index.building.is_some() || index.generations.iter().any(|built| below(&built.prefix))

@@ -17,6 +17,7 @@ mod leftovers;
 mod owner;
 mod places;
 pub mod ports;
+mod quality;
 mod refresh;
 mod rescue;
 mod scheduler;

@@ -16,8 +16,8 @@ use lakehouse_journal::{
         Fold,
         bucket::BucketSpec,
         catalog::{
-            CatalogState, DataFile, Dataset, DeletionVector, EmbeddingSpec, FileDigest, FileEntry,
-            Index, IndexSpec, Proposal, SchemaDoc,
+            CatalogState, DataFile, Dataset, DeletionVector, EmbeddingSpec, EvalSet, FileDigest,
+            FileEntry, Index, IndexSpec, Proposal, SchemaDoc, Trial,
         },
         event::{DeletedRows, FileRepair},
     },
@@ -289,8 +289,21 @@ pub trait IndexBuilder: Send + Sync {
     /// # Errors
     /// When nobody here can make it.
     fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError>;
-    /// Closes what is open of generations that the catalog does not keep any more.
-    fn release(&self, catalog: &CatalogState);
+    /// Measures a generation that is built and not yet committed, by an evaluation set or, without
+    /// one, by queries drawn from its own rows.
+    ///
+    /// # Errors
+    /// When its files or those of the set cannot be read.
+    async fn check(
+        &self,
+        index: Arc<Index>,
+        generation: u64,
+        built: &BuiltGeneration,
+        eval: Option<EvalSet>,
+    ) -> Result<Trial, PortError>;
+    /// Closes what is open of generations that the catalog does not keep any more, once what is
+    /// measured on their rows has ended.
+    async fn release(&self, catalog: &CatalogState);
 }
 
 /// An object as a listing shows it.

@@ -150,6 +150,7 @@ impl RefreshDuty {
             if behind.contains(&index.name) {
                 let command = CatalogCommand::RequestGeneration {
                     index: index.name.clone(),
+                    config: None,
                 };
                 let caller = Caller::daemon("refresh");
                 self.lake.ask_catalog(command, caller).await?;
@@ -202,6 +203,7 @@ impl RefreshDuty {
             return Ok(());
         }
         let define = CatalogCommand::DefineIndex(DefineIndex {
+            slo: None,
             index: name.to_owned(),
             spec: self.builder.index_of(dataset, wanted)?,
         });

@@ -97,8 +97,12 @@ impl HousekeepingDuty {
             .filter(|object| object.bucket == bucket)
             .map(|object| object.key.clone());
         let copies = self.lake.copies_in(bucket);
+        let evals = snapshot.state.quality.evals.values();
+        let evals = evals.filter(|eval| eval.spec.bucket == bucket);
+        let evals = evals.map(|eval| eval.spec.prefix.clone());
         files
             .chain(generations)
+            .chain(evals)
             .chain(doomed)
             .chain(copies)
             .collect()

@@ -14,12 +14,11 @@ use async_trait::async_trait;
 use lakehouse_journal::{
     log::{CommitterConfig, MemoryLog, MemoryStore},
     model::{
-        ErrorKind, Fold,
+        ErrorKind,
         bucket::BucketSpec,
         catalog::{
-            Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, EmbeddingSpec,
-            FileDigest, FileEntry, HASHED_KEY_PREFIX, Index, IndexConfig, IndexSpec, IngestMode,
-            SchemaDoc, TextSpec,
+            Backend, Column, DataFile, Dataset, DeletionVector, FileEntry, HASHED_KEY_PREFIX,
+            IndexConfig, IndexSpec, IngestMode, SchemaDoc, TextSpec,
         },
         event::DeletedRows,
     },
@@ -30,11 +29,15 @@ use parking_lot::Mutex;
 use crate::{
     Caller, IngestRequest, Ingested, Journal, Lake, LakeError, Parts, PortError, StartReport,
     ports::{
-        BucketStore, BuiltGeneration, Clock, Compactor, FileInspector, IndexBuilder, Inspected,
-        KeyTest, ObjectCopy, ObjectInfo, Progress, Readers, ResolvedRows, Rewritten, RowLookup,
-        RowMap, Sidecar, StageFn, StageOptions, StagedTable,
+        BucketStore, Clock, Compactor, FileInspector, IndexBuilder, Inspected, KeyTest, ObjectCopy,
+        ObjectInfo, Progress, Readers, ResolvedRows, Rewritten, RowLookup, RowMap, Sidecar,
+        StageFn, StageOptions, StagedTable,
     },
 };
+
+mod builder;
+
+pub use builder::FakeBuilder;
 
 /// A clock that stands still until it is told to go on.
 #[derive(Debug, Default)]
@@ -275,54 +278,6 @@ impl Readers for NoReaders {
     async fn drain(&self, _: Seq, _: Duration) {}
 
     fn forget(&self, _: &str, _: &str) {}
-}
-
-/// Builds nothing, slowly enough to be killed.
-#[derive(Debug, Default)]
-pub struct FakeBuilder {
-    /// While set, a build does not end.
-    pub stalled: AtomicBool,
-    /// Builds that ended well.
-    pub built: AtomicU64,
-}
-
-#[async_trait]
-impl IndexBuilder for FakeBuilder {
-    async fn build(
-        &self,
-        catalog: Arc<Fold<CatalogState>>,
-        index: Arc<Index>,
-        generation: u64,
-        _: Arc<Progress>,
-    ) -> Result<BuiltGeneration, PortError> {
-        while self.stalled.load(Ordering::SeqCst) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        self.built.fetch_add(1, Ordering::SeqCst);
-        Ok(BuiltGeneration {
-            prefix: format!("vectors/{}/{generation}", index.name),
-            files: Vec::<FileDigest>::new(),
-            vectors: catalog
-                .state
-                .dataset_under(&index.spec.source)
-                .map_or(0, |dataset| dataset.row_count()),
-            skipped: 0,
-            reused: 0,
-            changed: 0,
-        })
-    }
-
-    fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError> {
-        Ok(IndexSpec {
-            key: wanted.key.clone(),
-            text: wanted.text.clone(),
-            provider: wanted.provider.clone(),
-            model: wanted.model.clone(),
-            ..index_spec(&dataset.name)
-        })
-    }
-
-    fn release(&self, _: &CatalogState) {}
 }
 
 /// (bucket, key) → bytes and time.

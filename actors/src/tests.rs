@@ -1,6 +1,7 @@
 //! The actors together, over a journal in memory: supervision, batches, idempotency, pending work.
 
 mod erasure;
+mod quality;
 mod refresh;
 
 use std::{sync::atomic::Ordering, time::Duration};
@@ -348,6 +349,7 @@ async fn a_lost_build_comes_back_out_of_the_state() {
     let lake = people().await;
     lake.builder.stalled.store(true, Ordering::SeqCst);
     let command = CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: "kb".to_owned(),
         spec: index_spec("people"),
     });
@@ -436,6 +438,7 @@ async fn compaction_keeps_the_visible_rows_and_drops_the_others() {
 async fn a_dataset_with_an_index_is_dropped_only_with_it() {
     let lake = people().await;
     let define = DefineIndex {
+        slo: None,
         index: "kb".to_owned(),
         spec: index_spec("people"),
     };
@@ -533,6 +536,7 @@ async fn a_sweep_spares_what_a_build_has_written_so_far() {
     mutate_by(&lake, "bucket:primary", 0).await;
     lake.builder.stalled.store(true, Ordering::SeqCst);
     let define = CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: "idx".to_owned(),
         spec: index_spec("people"),
     });

@@ -7,9 +7,16 @@
 //! have now.
 
 mod build;
+pub mod measure;
+pub mod quality;
 mod sight;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
 
 use futures::StreamExt;
 use lakehouse_actors::{PortError, ports::KeyHash};
@@ -22,9 +29,13 @@ use lakehouse_journal::{
 };
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    embedder::StaticEmbedder,
+    embedder::{
+        StaticEmbedder,
+        cache::{CacheStats, EmbeddingCache},
+    },
     index_files::IndexFiles,
     object_store::Buckets,
     tables::of_query,
@@ -35,6 +46,8 @@ use crate::query::{QueryEngine, SessionTables, row_key::names};
 pub use sight::Sight;
 use sight::{Remembered, Sights};
 
+/// Bytes that embeddings of queries may take in memory.
+const CACHE_BYTES: u64 = 64 << 20;
 /// Most hits of one search.
 pub const HITS_MAX: usize = 10_000;
 /// Numbers that are compared at most so that an answer depends on nothing but rows that are shown: 200,000
@@ -49,6 +62,23 @@ pub struct LakeIndexes {
     query: Arc<QueryEngine>,
     key_hash: KeyHash,
     open: Mutex<HashMap<(String, u64), Arc<OpenGeneration>>>,
+    /// Vectors of texts that searches asked for.
+    cache: EmbeddingCache,
+    /// One at a time is measured: two would slow each other.
+    measuring: Arc<Semaphore>,
+}
+
+/// The right to measure, until it is dropped.
+pub struct Turn(#[allow(dead_code, reason = "held, never looked at")] Option<OwnedSemaphorePermit>);
+
+/// An index that is in memory.
+pub struct Warm {
+    /// The generation that answers.
+    pub generation: u64,
+    /// Its rows.
+    pub vectors: u64,
+    /// Bytes that searches touch.
+    pub bytes: u64,
 }
 
 /// A generation that is open, and which of its rows are hidden.
@@ -119,7 +149,56 @@ impl LakeIndexes {
             query,
             key_hash,
             open: Mutex::default(),
+            cache: EmbeddingCache::new(CACHE_BYTES),
+            measuring: Arc::new(Semaphore::new(1)),
         }
+    }
+
+    /// Waits until nobody else measures. Rows that are read while it is held are waited for by an
+    /// erasure: it is dropped after what was made of them.
+    pub async fn turn(&self) -> Turn {
+        Turn(Arc::clone(&self.measuring).acquire_owned().await.ok())
+    }
+
+    /// What the cache of query embeddings holds and how it did.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// Forgets every embedding of a query: a query may have been a row's text.
+    pub fn forget_queries(&self) {
+        self.cache.clear();
+    }
+
+    /// Opens the generation that answers and has its graph brought into memory.
+    ///
+    /// # Errors
+    /// As [`LakeIndexes::search`].
+    pub async fn warm(&self, index: &Index) -> Result<Warm, PortError> {
+        let (generation, open) = self.live(index).await?;
+        tokio::task::spawn_blocking(move || {
+            open.index.touch();
+            Warm {
+                generation,
+                vectors: open.index.len(),
+                bytes: open.index.memory_bytes() as u64,
+            }
+        })
+        .await
+        .map_err(|error| PortError::internal(error.to_string()))
+    }
+
+    /// Closes every index but these; a search opens what it needs again. Says which were open.
+    pub fn release_others(&self, kept: &[String]) -> Vec<String> {
+        let mut released = BTreeSet::new();
+        self.open.lock().retain(|(name, _), _| {
+            let stays = kept.contains(name);
+            if !stays {
+                released.insert(name.clone());
+            }
+            stays
+        });
+        released.into_iter().collect()
     }
 
     /// Searches the generation of `index` that answers.
@@ -138,7 +217,7 @@ impl LakeIndexes {
         let dataset = dataset_of(&catalog.state, index)?;
         let vector = match &request.query {
             SearchQuery::Vector(vector) => vector.to_vec(),
-            SearchQuery::Text(text) => embed_one(text)?,
+            SearchQuery::Text(text) => self.embed(&index.spec.model, text)?,
         };
         let sight = &request.sight;
         let shown = self.shown(catalog, index, dataset, &open, sight).await?;
@@ -218,6 +297,18 @@ impl LakeIndexes {
                     .any(|generation| generation.generation == *number)
             })
         });
+    }
+
+    fn embed(&self, model: &str, text: &str) -> Result<Vec<f32>, PortError> {
+        let embed = || StaticEmbedder::built_in().embed(text).map(Vec::from);
+        let vector = self.cache.get(model, text, embed).ok_or_else(|| {
+            PortError::new(
+                ErrorKind::Unprocessable,
+                "text_without_vector",
+                "the text has no word that the embedder knows",
+            )
+        })?;
+        Ok(vector.to_vec())
     }
 
     async fn live(&self, index: &Index) -> Result<(u64, Arc<OpenGeneration>), PortError> {
@@ -405,17 +496,6 @@ fn dataset_of<'a>(state: &'a CatalogState, index: &'a Index) -> Result<&'a Datas
     state
         .dataset(&index.spec.source)
         .map_err(|error| PortError::new(error.kind(), error.code(), error.to_string()))
-}
-
-fn embed_one(text: &str) -> Result<Vec<f32>, PortError> {
-    let vector = StaticEmbedder::built_in().embed(text).ok_or_else(|| {
-        PortError::new(
-            ErrorKind::Unprocessable,
-            "text_without_vector",
-            "the text has no word that the embedder knows",
-        )
-    })?;
-    Ok(vector.to_vec())
 }
 
 /// An identifier as SQL has it.

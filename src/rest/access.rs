@@ -3,8 +3,9 @@
 use actix_web::{HttpResponse, web};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lakehouse_journal::model::{
-    Event,
+    Event, ModelError,
     access::{AccessCommand, Grants, Role, TokenLimits},
+    catalog::CatalogState,
     event::AccessEvent,
 };
 use rand::{TryRngCore, rngs::OsRng};
@@ -45,6 +46,28 @@ pub struct NewToken {
     limits: Option<TokenLimits>,
 }
 
+impl NewToken {
+    /// Views and tools of a profile as it is now, where none are asked for. A later change of the profile
+    /// changes no token.
+    fn take_from(&mut self, state: &CatalogState, id: &str) -> Result<(), Problem> {
+        let profile = state.profile(id)?;
+        if self.role != Role::Agent {
+            let reason = "only a token of the role `agent` is bound to a profile".to_owned();
+            let what = "profile";
+            return Err(ModelError::Impossible { what, reason }.into());
+        }
+        if self.views.is_empty() {
+            let views = profile.views.iter();
+            let views = views.filter(|name| state.views.contains_key(*name));
+            self.views = views.cloned().collect();
+        }
+        if self.tools.is_empty() {
+            self.tools.clone_from(&profile.tools);
+        }
+        Ok(())
+    }
+}
+
 /// A new secret: 256 random bits.
 ///
 /// # Errors
@@ -67,9 +90,9 @@ pub async fn issue(
     body: Body<NewToken>,
 ) -> Result<HttpResponse, Problem> {
     let caller = may.caller(&body.bytes);
-    let asked = body.value;
-    if asked.profile.is_some() {
-        return Err(Problem::unsupported("a token bound to a profile"));
+    let mut asked = body.value;
+    if let Some(id) = asked.profile.take() {
+        asked.take_from(&edge.lake.catalog().state, &id)?;
     }
     let secret = new_secret()?;
     let command = AccessCommand::IssueToken {

@@ -9,7 +9,7 @@ use lakehouse_journal::{
     log::Order,
     model::{
         Fold,
-        catalog::{CatalogState, DataFile, Dataset, DeletionVector, TombstoneBatch},
+        catalog::{CatalogState, DataFile, Dataset, DeletionVector, TombstoneBatch, row_mark},
     },
     record::{Micros, Record, Seq},
 };
@@ -153,6 +153,7 @@ impl<'a> Row<'a> {
         let footers = worst(live_state, kept_state);
         let (objects, doomed) = self.doomed(catalog);
         let (generations, in_generations) = self.in_generations(edge, catalog).await;
+        let (evals, in_evals) = self.in_evals(catalog);
         let (leftovers, in_leftovers) = self.leftovers(edge).await?;
         let data = &edge.config.data_dir;
         let (staged, in_staging) = self.in_directory(&data.join("staging"));
@@ -214,7 +215,12 @@ impl<'a> Row<'a> {
                 0,
                 "vectors are kept in index generations only",
             ),
-            place("evaluation_sets", PlaceState::Absent, 0, none),
+            place(
+                "evaluation_sets",
+                in_evals,
+                evals,
+                "queries drawn from rows, and the keys of their nearest rows",
+            ),
             self.rescue_copies(edge, footers),
             place("staging", in_staging, staged, "work in progress"),
             place(
@@ -309,6 +315,27 @@ impl<'a> Row<'a> {
                 (None, _, true) => PlaceState::Present,
                 (Some(_), true, _) | (Some(_), _, true) => PlaceState::Hidden,
                 _ => PlaceState::Absent,
+            };
+            state = worst(state, here);
+        }
+        (checked, state)
+    }
+
+    /// A set that a deletion has touched may hold the row until it is gone.
+    fn in_evals(&self, catalog: &Fold<CatalogState>) -> (u64, PlaceState) {
+        let mut state = PlaceState::Absent;
+        let mut checked = 0;
+        let marks = [Some(self.key), self.hashed.as_deref()].map(|key| key.map(row_mark));
+        let sets = catalog.state.quality.evals.values();
+        for eval in sets.filter(|eval| eval.spec.source == self.dataset.name) {
+            checked += 1;
+            let mut held = marks.iter().flatten();
+            let here = if !held.any(|mark| eval.spec.rows.contains(*mark)) {
+                PlaceState::Absent
+            } else if self.tombstone.is_none() {
+                PlaceState::Present
+            } else {
+                PlaceState::Hidden
             };
             state = worst(state, here);
         }

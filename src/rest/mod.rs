@@ -24,6 +24,8 @@ pub mod peer;
 pub mod places;
 mod predicate;
 pub mod problem;
+pub mod profiles;
+pub mod quality;
 pub mod query;
 pub mod readable;
 pub mod receipts;
@@ -101,6 +103,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
     query::routes(config);
     vectors::routes(config);
     views::routes(config);
+    quality::routes(config);
+    profiles::routes(config);
     journal::routes(config);
     storage::routes(config);
     access::routes(config);

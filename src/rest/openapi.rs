@@ -8,7 +8,8 @@ use utoipa::{
 
 use super::{
     access, audit, catalog, compliance, console, deletion, erasure, health, ingest, jobs, journal,
-    mcp, places, problem, query, receipts, schedules, storage, tools, vectors, views,
+    mcp, places, problem, profiles, quality, query, receipts, schedules, storage, tools, vectors,
+    views,
 };
 
 /// `/openapi.json`
@@ -34,6 +35,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
         vectors::define, vectors::list, vectors::show, vectors::remove,
         vectors::build_generation, vectors::promote, vectors::rollback, vectors::row,
         vectors::search, vectors::refresh, vectors::last_run, vectors::stale,
+        quality::autogen, quality::evals, quality::trial, quality::trials, quality::best,
+        quality::plot, quality::tune, quality::cache, quality::set_slo, quality::slo,
+        profiles::save, profiles::list, profiles::activate,
         journal::events, journal::history, journal::stream, journal::stats, journal::verify,
         storage::buckets, storage::register, storage::unregister, storage::health,
         storage::objects::list, storage::objects::read, storage::objects::head,

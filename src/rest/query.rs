@@ -158,7 +158,7 @@ pub(super) fn session<P: Needs>(
         seq: catalog.seq,
         reader: Arc::new(reader),
         system: if reads_system && names_system {
-            system::tables(edge, sql)?
+            system::tables(edge, sql, &may.reader())?
         } else {
             Vec::new()
         },

@@ -1,7 +1,7 @@
 //! The schema `system`: the lake about itself, for those who may read the journal. Each table is
 //! made from the published snapshot when a session is.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, Int64Array, StringArray},
@@ -9,9 +9,13 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use datafusion::{catalog::TableProvider, datasource::MemTable};
+use lakehouse_journal::model::catalog::Index;
 
-use super::{Edge, problem::Problem, times};
-use crate::engines::{audit::AuditFilter, errors::ErrorFilter};
+use super::{Edge, problem::Problem, times, vectors::must_show_all};
+use crate::{
+    engines::{audit::AuditFilter, errors::ErrorFilter},
+    query::Reader,
+};
 
 type Named = (String, Arc<dyn TableProvider>);
 
@@ -21,17 +25,18 @@ const EVENTS_MAX: u64 = 100_000;
 /// Most lines that `system.audit` shows: the newest.
 const LINES_MAX: usize = 100_000;
 
-/// `system.datasets`, `files`, `tombstones`, `indexes`, `buckets`, `errors`, `events`, and `audit` for a statement that
-/// names it: its files are read for it.
+/// `system.datasets`, `files`, `tombstones`, `indexes`, `trials` of indexes that answer the reader,
+/// `buckets`, `errors`, `events`, and `audit` for a statement that names it: its files are read for it.
 ///
 /// # Errors
 /// 503 when the journal or the audit cannot be read.
-pub fn tables(edge: &Edge, sql: &str) -> Result<Vec<Named>, Problem> {
+pub fn tables(edge: &Edge, sql: &str, reader: &Reader) -> Result<Vec<Named>, Problem> {
     let mut tables = vec![
         datasets(edge)?,
         files(edge)?,
         tombstones(edge)?,
         indexes(edge)?,
+        trials(edge, reader)?,
         buckets(edge)?,
         errors(edge)?,
         events(edge)?,
@@ -204,6 +209,72 @@ fn indexes(edge: &Edge) -> Result<Named, Problem> {
         let live = index.live_generation();
         let numbers = live.map_or([0, 0], |live| [live.generation, live.vectors]);
         table.row(&texts.map(|text| Some(text.clone())), &numbers);
+    }
+    table.finish()
+}
+
+fn trials(edge: &Edge, reader: &Reader) -> Result<Named, Problem> {
+    let columns = [
+        ("at", false),
+        ("id", false),
+        ("index", false),
+        ("eval", false),
+        ("quantization", false),
+        ("refused", false),
+        ("seq", true),
+        ("connectivity", true),
+        ("ef_construction", true),
+        ("ef_search", true),
+        ("k", true),
+        ("recall_ppm", true),
+        ("p50_ns", true),
+        ("p95_ns", true),
+        ("p99_ns", true),
+        ("brute_force_p50_ns", true),
+        ("build_ms", true),
+        ("memory_bytes", true),
+        ("vectors", true),
+    ];
+    let mut table = Builder::new("trials", &columns);
+    let catalog = edge.lake.catalog();
+    let answers = |index: &&Arc<Index>| must_show_all(edge, &catalog.state, index, reader).is_ok();
+    let shown: BTreeSet<&str> = catalog
+        .state
+        .indexes
+        .values()
+        .filter(answers)
+        .map(|index| index.name.as_str())
+        .collect();
+    for (seq, kept) in &catalog.state.quality.trials {
+        let (trial, config) = (&kept.trial, &kept.trial.config);
+        if !shown.contains(trial.index.as_str()) {
+            continue;
+        }
+        let texts = [
+            Some(times::text(kept.at)),
+            Some(trial.id.clone()),
+            Some(trial.index.clone()),
+            Some(trial.eval.clone()),
+            config.quantization.clone(),
+            trial.refused.clone(),
+        ];
+        let set = |value: Option<u32>| u64::from(value.unwrap_or_default());
+        let numbers = [
+            *seq,
+            set(config.connectivity),
+            set(config.ef_construction),
+            set(config.ef_search),
+            u64::from(trial.k),
+            u64::from(trial.recall_ppm),
+            trial.latency_ns.p50,
+            trial.latency_ns.p95,
+            trial.latency_ns.p99,
+            trial.brute_force_p50_ns,
+            trial.build_ms,
+            trial.memory_bytes,
+            trial.vectors,
+        ];
+        table.row(&texts, &numbers);
     }
     table.finish()
 }

@@ -3,14 +3,17 @@
 mod allowed;
 mod refresh;
 pub(crate) mod search;
+mod swap;
 
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use lakehouse_actors::Caller;
 use lakehouse_journal::model::{
     Event,
-    catalog::{Backend, CatalogCommand, DefineIndex, Index, IndexConfig, IndexSpec, TextSpec},
+    catalog::{
+        Backend, CatalogCommand, CatalogState, DefineIndex, Generation, Index, IndexConfig,
+        IndexSpec, TextSpec,
+    },
     event::CatalogEvent,
 };
 use serde::Deserialize;
@@ -18,20 +21,23 @@ use serde_json::{Value, json};
 
 use super::{
     Edge,
-    auth::{Delete, May, ReadCatalog, ReadData, Write},
+    auth::{Delete, May, Needs, ReadCatalog, ReadData, Write},
     body::{Body, query},
     catalog::{Page, page},
     ingest::wanted_bucket,
     problem::Problem,
+    quality::{NewSlo, floor, merged, share, slo_of},
     row_keys::{AskedKey, row_name},
     times,
 };
 use crate::engines::{embedder::StaticEmbedder, indexes::hnsw_config};
 
+pub(super) use allowed::must_show_all;
 use allowed::{must_answer, sessions, sight};
 // The path of the OpenAPI document is the handler's own.
 pub use refresh::{__path_last_run, __path_refresh, __path_stale, last_run, refresh, stale};
 pub use search::{__path_search, search};
+pub use swap::{__path_promote, __path_rollback, promote, rollback};
 
 /// Between two looks at a build that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -78,6 +84,7 @@ pub struct NewIndex {
     #[serde(default)]
     config: IndexConfig,
     bucket: Option<String>,
+    slo: Option<NewSlo>,
 }
 
 fn hnsw() -> Backend {
@@ -90,7 +97,8 @@ struct Wait {
     wait: bool,
 }
 
-/// Defines an index; building it is a job.
+/// Defines an index; building it is a job. What is not asked for of its tuning and bucket is that of the
+/// active profile.
 #[utoipa::path(post, path = "/vectors/index", tag = "vectors", params(("wait" = Option<bool>, Query)),
     responses((status = 202, description = "{index, job, journal_seq}; 200 with `wait`"),
         (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
@@ -103,7 +111,9 @@ pub async fn define(
     let asked: Wait = query(&request)?;
     let caller = may.caller(&body.bytes);
     let bucket = wanted_bucket(&request)?;
+    let slo = body.value.slo.as_ref().map(slo_of).transpose()?.flatten();
     let define = DefineIndex {
+        slo,
         index: body.value.name.clone(),
         spec: spec_of(&edge, body.value, bucket)?,
     };
@@ -122,7 +132,7 @@ pub async fn define(
     }
     built(&edge, &name).await?;
     let catalog = edge.lake.catalog();
-    answer["built"] = view(catalog.state.index(&name)?);
+    answer["built"] = view(&edge, &catalog.state, &may, catalog.state.index(&name)?);
     Ok(HttpResponse::Ok().json(answer))
 }
 
@@ -146,10 +156,15 @@ fn spec_of(edge: &Edge, asked: NewIndex, bucket: Option<String>) -> Result<Index
     let text = asked
         .text
         .ok_or_else(|| Problem::invalid("`text` says what is embedded"))?;
-    hnsw_config(&asked.config)?;
+    let catalog = edge.lake.catalog();
+    let profile = catalog.state.active_profile();
+    let tuning = profile.and_then(|profile| profile.hnsw_config.clone());
+    let config = merged(&tuning.unwrap_or_default(), &asked.config);
+    hnsw_config(&config)?;
     let bucket = asked
         .bucket
         .or(bucket)
+        .or_else(|| profile?.bucket.clone())
         .unwrap_or_else(|| edge.lake.primary().to_owned());
     edge.lake.known_bucket(&bucket)?;
     Ok(IndexSpec {
@@ -160,7 +175,7 @@ fn spec_of(edge: &Edge, asked: NewIndex, bucket: Option<String>) -> Result<Index
         model,
         dimensions: u32::try_from(embedder.dimensions).expect("few dimensions"),
         backend: asked.backend,
-        config: asked.config,
+        config,
         bucket,
     })
 }
@@ -190,7 +205,7 @@ async fn built(edge: &Edge, name: &str) -> Result<(), Problem> {
     responses((status = 200, description = "{items: [index], next}")))]
 pub async fn list(
     edge: web::Data<Edge>,
-    _: May<ReadCatalog>,
+    may: May<ReadCatalog>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let asked: Page = query(&request)?;
@@ -201,7 +216,7 @@ pub async fn list(
         .iter()
         .filter(|(name, _)| asked.after().is_none_or(|after| name.as_str() > after))
         .take(asked.limit() + 1)
-        .map(|(name, index)| (name.clone(), view(index)))
+        .map(|(name, index)| (name.clone(), view(&edge, &catalog.state, &may, index)))
         .collect();
     Ok(HttpResponse::Ok().json(page(entries, asked.limit())))
 }
@@ -211,11 +226,12 @@ pub async fn list(
     responses((status = 200, description = "the index with its generations"), (status = 404, body = Problem)))]
 pub async fn show(
     edge: web::Data<Edge>,
-    _: May<ReadCatalog>,
+    may: May<ReadCatalog>,
     name: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let catalog = edge.lake.catalog();
-    Ok(HttpResponse::Ok().json(view(catalog.state.index(&name)?)))
+    let index = catalog.state.index(&name)?;
+    Ok(HttpResponse::Ok().json(view(&edge, &catalog.state, &may, index)))
 }
 
 /// Removes an index.
@@ -234,6 +250,15 @@ pub async fn remove(
     Ok(HttpResponse::Ok().json(json!({ "index": *name, "journal_seq": committed.seq })))
 }
 
+/// How a new generation differs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewGeneration {
+    /// Another tuning than the index has.
+    #[serde(default)]
+    config: Option<IndexConfig>,
+}
+
 /// Builds a new generation beside the one that answers, and swaps.
 #[utoipa::path(post, path = "/vectors/indexes/{name}/generations", tag = "vectors",
     params(("name" = String, Path), ("wait" = Option<bool>, Query)),
@@ -243,12 +268,19 @@ pub async fn build_generation(
     may: May<Write>,
     name: web::Path<String>,
     request: HttpRequest,
+    body: Body<NewGeneration>,
 ) -> Result<HttpResponse, Problem> {
     let asked: Wait = query(&request)?;
+    let caller = may.caller(&body.bytes);
+    let config = body.value.config;
+    if let Some(config) = &config {
+        hnsw_config(config)?;
+    }
     let command = CatalogCommand::RequestGeneration {
         index: name.to_string(),
+        config,
     };
-    let committed = edge.lake.ask_catalog(command, may.caller(&[])).await?;
+    let committed = edge.lake.ask_catalog(command, caller).await?;
     let building = edge.lake.catalog().state.index(&name)?.building.clone();
     let mut answer = json!({
         "index": *name,
@@ -259,66 +291,9 @@ pub async fn build_generation(
         return Ok(HttpResponse::Accepted().json(answer));
     }
     built(&edge, &name).await?;
-    answer["built"] = view(edge.lake.catalog().state.index(&name)?);
+    let catalog = edge.lake.catalog();
+    answer["built"] = view(&edge, &catalog.state, &may, catalog.state.index(&name)?);
     Ok(HttpResponse::Ok().json(answer))
-}
-
-/// Which generation shall answer.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Promote {
-    generation: u64,
-}
-
-/// Lets a generation answer from here on.
-#[utoipa::path(post, path = "/vectors/indexes/{name}/promote", tag = "vectors", params(("name" = String, Path)),
-    responses((status = 200, description = "{index, generation, journal_seq}"), (status = 404, body = Problem)))]
-pub async fn promote(
-    edge: web::Data<Edge>,
-    may: May<Write>,
-    name: web::Path<String>,
-    body: Body<Promote>,
-) -> Result<HttpResponse, Problem> {
-    let caller = may.caller(&body.bytes);
-    let command = CatalogCommand::PromoteGeneration {
-        index: name.to_string(),
-        generation: body.value.generation,
-    };
-    answered_by(&edge, &name, command, caller).await
-}
-
-/// Lets the generation before the live one answer again.
-#[utoipa::path(post, path = "/vectors/indexes/{name}/rollback", tag = "vectors", params(("name" = String, Path)),
-    responses((status = 200, description = "{index, generation, journal_seq}"),
-        (status = 404, body = Problem), (status = 422, body = Problem)))]
-pub async fn rollback(
-    edge: web::Data<Edge>,
-    may: May<Write>,
-    name: web::Path<String>,
-) -> Result<HttpResponse, Problem> {
-    let command = CatalogCommand::RollbackIndex {
-        index: name.to_string(),
-    };
-    answered_by(&edge, &name, command, may.caller(&[])).await
-}
-
-/// Swaps, and says which generation answers by this decision.
-async fn answered_by(
-    edge: &Edge,
-    name: &str,
-    command: CatalogCommand,
-    caller: Caller,
-) -> Result<HttpResponse, Problem> {
-    let committed = edge.lake.ask_catalog(command, caller).await?;
-    let promoted = committed.events.iter().find_map(|event| match event {
-        Event::Catalog(CatalogEvent::IndexPromoted(event)) => Some(event.generation),
-        _ => None,
-    });
-    // Without an event the generation asked for was live already.
-    let generation = promoted.or(edge.lake.catalog().state.index(name)?.live);
-    Ok(HttpResponse::Ok().json(json!({
-        "index": name, "generation": generation, "journal_seq": committed.seq,
-    })))
 }
 
 /// The vector and text of one row.
@@ -350,9 +325,14 @@ pub async fn row(
     })))
 }
 
-/// An index as the contract shows it.
-fn view(index: &Index) -> Value {
+/// An index as the contract shows it; what its generations reach is for readers of its rows.
+fn view<P: Needs>(edge: &Edge, state: &CatalogState, may: &May<P>, index: &Index) -> Value {
     let spec = &index.spec;
+    let answers = must_show_all(edge, state, index, &may.reader()).is_ok();
+    let recall = |built: &Generation| {
+        let trial = state.trial_of(index, built).filter(|_| answers)?;
+        Some(share(trial.recall_ppm))
+    };
     let live = index.live_generation();
     let size = |files: &[lakehouse_journal::model::catalog::FileDigest]| {
         files.iter().map(|file| file.bytes).sum::<u64>()
@@ -363,12 +343,13 @@ fn view(index: &Index) -> Value {
         .map(|built| {
             json!({
                 "generation": built.generation,
-                "config": spec.config,
+                "config": index.config_of(built),
                 "vectors": built.vectors,
                 "skipped": built.skipped,
                 "bytes": size(&built.files),
                 "build_ms": built.build_ms,
                 "built_at": times::text(built.built_at),
+                "recall": recall(built),
                 "live": index.live == Some(built.generation),
             })
         })
@@ -383,6 +364,7 @@ fn view(index: &Index) -> Value {
         "dimensions": spec.dimensions,
         "backend": spec.backend,
         "config": spec.config,
+        "slo": floor(state, &index.name),
         "bucket": spec.bucket,
         "vectors": live.map_or(0, |live| live.vectors),
         "bytes": live.map_or(0, |live| size(&live.files)),

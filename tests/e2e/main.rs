@@ -31,6 +31,7 @@ mod model;
 mod openapi;
 mod postgres;
 mod process;
+mod quality;
 mod query;
 mod races;
 mod refresh;

@@ -402,6 +402,7 @@ async fn prepared(dir: &Path, hold: Duration) -> Race {
         .await
         .unwrap();
     let define = CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: "idx".to_owned(),
         spec: IndexSpec {
             source: "keyed".to_owned(),

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::PATIENCE;
 
 /// Events that the daemon writes by itself, at times of its own.
-const DAEMON_EVENTS: [&str; 9] = [
+const DAEMON_EVENTS: [&str; 10] = [
+    "EvalsRetired",
     "FilesScrubbed",
     "FilesPurged",
     "ObjectsDeleted",

@@ -170,6 +170,7 @@ async fn the_past_shows_what_was_there_and_no_erased_row() {
 async fn an_index_that_held_the_row_is_built_anew_and_its_files_go() {
     let lake = people().await;
     let define = CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: "kb".to_owned(),
         spec: index_spec("people"),
     });

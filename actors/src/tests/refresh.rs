@@ -26,6 +26,7 @@ async fn indexed(world: &TestLake, dataset: &str) {
         .await
         .expect("taken in");
     let define = CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: format!("{dataset}_idx"),
         spec: index_spec(dataset),
     });

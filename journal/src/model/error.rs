@@ -95,6 +95,16 @@ pub enum ModelError {
         /// Who uses it.
         by: Vec<String>,
     },
+    /// A generation that does not reach what its index must.
+    #[error("generation {generation} of index `{index}` may not answer: {reason}")]
+    FloorMissed {
+        /// The index.
+        index: String,
+        /// The generation.
+        generation: u64,
+        /// What it misses.
+        reason: String,
+    },
     /// A setting that cannot be carried out.
     #[error("{what}: {reason}")]
     Impossible {
@@ -116,7 +126,8 @@ impl ModelError {
             | Self::SchemaMismatch { .. }
             | Self::Stale { .. }
             | Self::WatermarkMoved { .. }
-            | Self::InUse { .. } => ErrorKind::Conflict,
+            | Self::InUse { .. }
+            | Self::FloorMissed { .. } => ErrorKind::Conflict,
             Self::BadName { .. } => ErrorKind::Invalid,
             Self::Impossible { .. } => ErrorKind::Unprocessable,
         }
@@ -132,6 +143,7 @@ impl ModelError {
             Self::Stale { .. } => "stale".to_owned(),
             Self::WatermarkMoved { .. } => "watermark_moved".to_owned(),
             Self::InUse { what, .. } => format!("{what}_in_use"),
+            Self::FloorMissed { .. } => "floor_missed".to_owned(),
             Self::Impossible { .. } => "impossible".to_owned(),
         }
     }

@@ -4,7 +4,9 @@
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
 mod daemon;
+mod indexes;
 mod policy;
+mod quality;
 mod refresh;
 mod storage;
 mod subjects;
@@ -18,7 +20,14 @@ use serde_json::value::RawValue;
 pub use daemon::{
     CheckpointTaken, DaemonStarted, OwnerHash, TriggerFired, TriggerPaused, TriggerResumed,
 };
+pub use indexes::{
+    GenerationBuilt, GenerationFailed, GenerationRequested, GenerationsRetired, IndexDefined,
+    IndexDropped, IndexPromoted,
+};
 pub use policy::{ViewDefined, ViewDropped};
+pub use quality::{
+    EvalCreated, EvalsRetired, IndexSloSet, ProfileActivated, ProfileSaved, TrialRecorded,
+};
 pub use refresh::{RefreshCompleted, RefreshFailed, RefreshRequested};
 pub use storage::{
     DatasetMoved, FileRepair, FilesRepaired, ObjectRemoved, ObjectStored, ObjectsRescued,
@@ -29,9 +38,8 @@ use super::{
     access::{Role, TokenLimits},
     bucket::BucketSpec,
     catalog::{
-        CompactionPolicy, DatasetSpec, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest,
-        FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc,
-        Sensitivity, Source,
+        CompactionPolicy, DatasetSpec, DeletionVector, EmbeddingSpec, ErasedKeys, FileEntry,
+        IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc, Sensitivity, Source,
     },
 };
 use crate::{
@@ -164,6 +172,12 @@ events! {
         RefreshFailed = 1,
         ViewDefined = 1,
         ViewDropped = 1,
+        EvalCreated = 1,
+        EvalsRetired = 1,
+        TrialRecorded = 1,
+        IndexSloSet = 1,
+        ProfileSaved = 1,
+        ProfileActivated = 1,
     }
     /// What happens to a bucket.
     Bucket(BucketEvent) {
@@ -432,96 +446,6 @@ pub struct RowsErased {
     /// Places that were looked at, and how many of each there were.
     #[serde(default)]
     pub checked: BTreeMap<String, u64>,
-}
-
-/// An index was asked for; building it is pending work.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct IndexDefined {
-    /// Its name.
-    pub index: String,
-    /// What it is.
-    pub spec: IndexSpec,
-    /// The job that builds the first generation.
-    pub job: String,
-}
-
-/// A new generation of an index was asked for; building it is pending work.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GenerationRequested {
-    /// The index.
-    pub index: String,
-    /// The generation's number.
-    pub generation: u64,
-    /// The job that builds it.
-    pub job: String,
-}
-
-/// A generation of an index is built and lies in its bucket.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GenerationBuilt {
-    /// The index.
-    pub index: String,
-    /// Its number.
-    pub generation: u64,
-    /// The job that built it.
-    pub job: String,
-    /// The position whose snapshot it was built from.
-    pub source_seq: Seq,
-    /// Folder of its files in the index's bucket.
-    pub prefix: String,
-    /// Its files.
-    pub files: Vec<FileDigest>,
-    /// How many vectors.
-    pub vectors: u64,
-    /// Rows that had no vector: no known word in their text.
-    #[serde(default)]
-    pub skipped: u64,
-    /// Rows whose vector was taken from the generation before.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub reused: u64,
-    /// Rows that the generation before had with another text.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub changed: u64,
-    /// How long it took.
-    pub build_ms: u64,
-}
-
-/// A generation could not be built.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GenerationFailed {
-    /// The index.
-    pub index: String,
-    /// Its number.
-    pub generation: u64,
-    /// The job.
-    pub job: String,
-    /// Why.
-    pub error: String,
-}
-
-/// A generation answers searches from here on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct IndexPromoted {
-    /// The index.
-    pub index: String,
-    /// The generation.
-    pub generation: u64,
-}
-
-/// Generations of an index are no longer kept; their files are to be deleted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GenerationsRetired {
-    /// The index.
-    pub index: String,
-    /// Their numbers.
-    pub generations: Vec<u64>,
-}
-
-/// An index is gone, with its generations.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct IndexDropped {
-    /// The index.
-    pub index: String,
 }
 
 /// A bucket is known, or its settings changed.

@@ -4,6 +4,7 @@
 //! few steps after them are single IEEE operations in a fixed order.
 //! English, small: it knows what words mean, not what a sentence says.
 
+pub mod cache;
 mod categories;
 #[cfg(test)]
 mod tests;

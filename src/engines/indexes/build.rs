@@ -22,8 +22,8 @@ use lakehouse_journal::{
     model::{
         ErrorKind, Fold,
         catalog::{
-            Backend, CatalogState, Dataset, EmbeddingSpec, FileDigest, Index, IndexConfig,
-            IndexSpec, TextSpec,
+            Backend, CatalogState, Dataset, EmbeddingSpec, EvalSet, FileDigest, Index, IndexConfig,
+            IndexSpec, TextSpec, Trial,
         },
     },
     record::Seq,
@@ -41,8 +41,23 @@ use crate::query::{SessionTables, row_key::names};
 
 #[async_trait]
 impl IndexBuilder for LakeIndexes {
-    fn release(&self, catalog: &CatalogState) {
+    async fn check(
+        &self,
+        index: Arc<Index>,
+        generation: u64,
+        built: &BuiltGeneration,
+        eval: Option<EvalSet>,
+    ) -> Result<Trial, PortError> {
+        let (prefix, files) = (&built.prefix, &built.files);
+        self.check_files(&index, generation, prefix, files, eval)
+            .await
+    }
+
+    async fn release(&self, catalog: &CatalogState) {
+        // A trial's graph holds the rows that were there when it began.
+        drop(self.turn().await);
         self.forget_dropped(catalog);
+        self.forget_queries();
     }
 
     fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError> {
@@ -100,7 +115,7 @@ impl IndexBuilder for LakeIndexes {
             .tempdir_in(&self.staging)
             .map_err(|error| PortError::internal(error.to_string()))?;
         let dir = work.path().join("generation");
-        let config = hnsw_config(&index.spec.config)?;
+        let config = hnsw_config(index.config_to_build())?;
         let dimensions = index.spec.dimensions as usize;
         let options = BuildOptions::default();
         let mut builder = HnswBuilder::new(&dir, dimensions, config, options)
@@ -175,7 +190,7 @@ impl LakeIndexes {
         live.ok().map(|(_, open)| open)
     }
 
-    async fn publish(
+    pub(super) async fn publish(
         &self,
         bucket: &str,
         prefix: &str,

@@ -51,6 +51,28 @@ pub fn must_answer(
     })
 }
 
+/// Refuses whoever does not see every row that an index was built from: what is measured is of all of them.
+///
+/// # Errors
+/// As [`must_answer`]; 403 for who is answered through a narrower view only.
+pub fn must_show_all(
+    edge: &Edge,
+    state: &CatalogState,
+    index: &Index,
+    reader: &Reader,
+) -> Result<(), Problem> {
+    let way = must_answer(edge, state, index, reader)?;
+    if way.through == index.spec.source {
+        return Ok(());
+    }
+    let text = format!(
+        "what was measured on index `{}` is of rows that you do not see",
+        index.name
+    );
+    let code = "index_denied";
+    Err(Problem::new(StatusCode::FORBIDDEN, code, text))
+}
+
 /// Makes the sessions that a caller's rows are read by: of what they see, in their limits, of this name
 /// and no other.
 pub fn sessions<'a, P: Needs>(

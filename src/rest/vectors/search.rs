@@ -144,7 +144,9 @@ pub(crate) async fn answer<P: Needs>(
                 .map_or(HITS_MAX, |rows| usize::try_from(rows).unwrap_or(HITS_MAX)),
         ),
         filter: filter.as_deref(),
-        ef_search: asked.ef_search,
+        ef_search: asked
+            .ef_search
+            .or_else(|| catalog.state.profile_ef(&asked.index)),
         exact: asked.exact,
         sight: sight(&way, &session),
     };

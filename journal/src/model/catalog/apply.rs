@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     CatalogState, CompactionPolicy, DataFile, Dataset, DeletionVector, Doomed, ErasedKeys,
-    FileEntry, Generation, Index, IngestMode, JournalKeys, LineageEntry, RefreshPolicy,
+    FileEntry, Generation, Index, IngestMode, JournalKeys, KeptTrial, LineageEntry, RefreshPolicy,
     RetainedFile, Scrubbed, TombstoneBatch,
 };
 use crate::model::{
@@ -41,11 +41,15 @@ impl CatalogState {
             CatalogEvent::RowsErased(e) => {
                 self.change_dataset(&e.dataset, |dataset| dataset.erased_seq = e.through);
             }
-            CatalogEvent::RowsTombstoned(e) => self.rows_tombstoned(meta, e),
+            CatalogEvent::RowsTombstoned(e) => {
+                self.rows_tombstoned(meta, e);
+                self.invalidate_evals(meta.seq, e);
+            }
             CatalogEvent::IndexDefined(e) => self.index_defined(meta, e),
             CatalogEvent::GenerationRequested(e) => {
                 self.change_index(&e.index, |index| {
                     index.building = Some((e.generation, e.job.clone()));
+                    index.building_config.clone_from(&e.config);
                 });
             }
             CatalogEvent::GenerationBuilt(e) => self.generation_built(meta, e),
@@ -65,6 +69,27 @@ impl CatalogState {
                         self.doom(meta.seq, &index.spec.bucket, &folder(&built.prefix));
                     }
                 }
+                self.quality_of_dropped(meta.seq, &e.index);
+            }
+            CatalogEvent::EvalCreated(e) => self.eval_created(meta.at, meta.seq, e),
+            CatalogEvent::EvalsRetired(e) => self.evals_retired(meta.seq, &e.evals),
+            CatalogEvent::TrialRecorded(e) => {
+                let (at, trial) = (meta.at, e.trial.clone());
+                let kept = Arc::new(KeptTrial { at, trial });
+                self.quality.trials.insert(meta.seq, kept);
+            }
+            CatalogEvent::IndexSloSet(e) => {
+                match e.slo {
+                    Some(slo) => self.quality.slos.insert(e.index.clone(), slo),
+                    None => self.quality.slos.remove(&e.index),
+                };
+            }
+            CatalogEvent::ProfileSaved(e) => {
+                let profile = Arc::new(e.profile.clone());
+                self.quality.profiles.insert(e.profile.id.clone(), profile);
+            }
+            CatalogEvent::ProfileActivated(e) => {
+                self.quality.active = Some(e.profile.clone());
             }
         }
     }
@@ -77,6 +102,11 @@ impl CatalogState {
             since,
         };
         self.doomed.insert(format!("{bucket}/{key}"), doomed);
+    }
+
+    /// Notes a folder that nothing points at any more.
+    pub(super) fn doom_folder(&mut self, since: Seq, bucket: &str, prefix: &str) {
+        self.doom(since, bucket, &folder(prefix));
     }
 
     fn dataset_dropped(&mut self, meta: Meta<'_>, name: &str) {
@@ -317,6 +347,7 @@ impl CatalogState {
             generations: Vec::new(),
             live: None,
             building: Some((1, event.job.clone())),
+            building_config: None,
             failed: None,
             created_at: meta.at,
         };
@@ -329,6 +360,7 @@ impl CatalogState {
                 generation: event.generation,
                 job: event.job.clone(),
                 source_seq: event.source_seq,
+                config: index.building_config.take(),
                 prefix: event.prefix.clone(),
                 files: event.files.clone(),
                 vectors: event.vectors,
@@ -346,12 +378,18 @@ impl CatalogState {
     fn generation_failed(&mut self, event: &GenerationFailed) {
         self.change_index(&event.index, |index| {
             index.building = None;
+            index.building_config = None;
             index.failed = Some((event.job.clone(), event.error.clone()));
         });
     }
 
     fn index_promoted(&mut self, meta: Meta<'_>, name: &str, generation: u64) {
-        self.change_index(name, |index| index.live = Some(generation));
+        self.change_index(name, |index| {
+            index.live = Some(generation);
+            if let Some(config) = index.live_generation().and_then(|live| live.config.clone()) {
+                index.take_over(config);
+            }
+        });
         let source = self
             .indexes
             .get(name)

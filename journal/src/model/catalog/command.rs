@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{
     CompactionPolicy, CompleteRefresh, DatasetSpec, DefineView, EmbeddingSpec, ErasedKeys,
-    FailRefresh, FileDigest, FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshCause,
-    RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    FailRefresh, FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Proposal,
+    QualityCommand, RefreshCause, RefreshPolicy, SchemaDoc, Sensitivity, Slo, Source, Trial,
 };
 use crate::{
     model::event::{DeletedRows, FilesRepaired, Scrub},
@@ -61,6 +61,8 @@ pub enum CatalogCommand {
     RequestGeneration {
         /// The index.
         index: String,
+        /// With another tuning than the index has.
+        config: Option<IndexConfig>,
     },
     /// Bring the embeddings of a dataset up to date.
     RequestRefresh {
@@ -73,17 +75,14 @@ pub enum CatalogCommand {
     CompleteRefresh(CompleteRefresh),
     /// See [`FailRefresh`].
     FailRefresh(FailRefresh),
+    /// See [`QualityCommand`].
+    Quality(QualityCommand),
     /// See [`CommitGeneration`].
     CommitGeneration(CommitGeneration),
     /// See [`FailGeneration`].
     FailGeneration(FailGeneration),
-    /// Let this generation of an index answer searches.
-    PromoteGeneration {
-        /// The index.
-        index: String,
-        /// The generation.
-        generation: u64,
-    },
+    /// See [`PromoteGeneration`].
+    PromoteGeneration(PromoteGeneration),
     /// No longer keep generations that were built before a position, but for the one that answers.
     RetireGenerations {
         /// The index.
@@ -249,6 +248,8 @@ pub struct DefineIndex {
     pub index: String,
     /// What it is.
     pub spec: IndexSpec,
+    /// What its generations must reach.
+    pub slo: Option<Slo>,
 }
 
 /// Let a dataset lie in another bucket: its files are there already.
@@ -287,6 +288,19 @@ pub struct CommitGeneration {
     pub changed: u64,
     /// How long it took.
     pub build_ms: u64,
+    /// What it reached, where the index must reach something.
+    pub trial: Option<Trial>,
+}
+
+/// Let a generation of an index answer searches.
+#[derive(Debug, Clone)]
+pub struct PromoteGeneration {
+    /// The index.
+    pub index: String,
+    /// The generation.
+    pub generation: u64,
+    /// What it reached, measured for this; without it, what was measured when it was built counts.
+    pub trial: Option<Trial>,
 }
 
 /// Report a generation that could not be built.

@@ -4,7 +4,8 @@ use super::compaction::{change, must_keep_rows};
 use super::key::check_key;
 use super::{
     CatalogCommand, CatalogState, CommitFiles, CommitGeneration, CompactFiles, CreateDataset,
-    Dataset, DropDataset, ErasedKeys, FailGeneration, Index, IngestMode, PatchDataset, ScrubFiles,
+    Dataset, DropDataset, ErasedKeys, FailGeneration, Index, IndexConfig, IngestMode, PatchDataset,
+    ScrubFiles,
 };
 use crate::{
     model::{
@@ -51,18 +52,23 @@ impl Aggregate for CatalogState {
             CatalogCommand::PatchDataset(c) => self.patch_dataset(c),
             CatalogCommand::DropDataset(c) => self.drop_dataset(c),
             CatalogCommand::TombstoneRows(c) => self.tombstone_rows(c),
-            CatalogCommand::DefineIndex(c) => self.define_index(c, stamp),
-            CatalogCommand::RequestGeneration { index } => self.request_generation(index, stamp),
+            CatalogCommand::DefineIndex(c) => {
+                let mut events = self.define_index(c, stamp)?;
+                events.extend(Self::first_floor(c));
+                Ok(events)
+            }
             CatalogCommand::RequestRefresh { dataset, cause } => {
                 self.request_refresh(dataset, *cause, stamp)
             }
             CatalogCommand::CompleteRefresh(c) => self.complete_refresh(c, stamp),
             CatalogCommand::FailRefresh(c) => self.fail_refresh(c, stamp),
+            CatalogCommand::RequestGeneration { index, config } => {
+                self.request_generation(index, config.as_ref(), stamp)
+            }
+            CatalogCommand::Quality(c) => self.decide_quality(c),
             CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
-            CatalogCommand::PromoteGeneration { index, generation } => {
-                self.promote_generation(index, *generation)
-            }
+            CatalogCommand::PromoteGeneration(c) => self.promote_measured(c),
             CatalogCommand::RetireGenerations { index, older_than } => {
                 self.retire_generations(index, *older_than)
             }
@@ -152,6 +158,7 @@ impl CatalogState {
         let last = dataset.last_tombstone_seq();
         last > dataset.erased_seq
             || dataset.holds_erased_rows()
+            || self.evals_hold_erased_rows(&dataset.name)
             || self
                 .indexes_over(&dataset.name)
                 .any(|index| index.generations_before(last) > 0)
@@ -300,6 +307,7 @@ impl CatalogState {
         let dataset = self.dataset(&erased.dataset)?;
         let known = erased.through <= dataset.erased_seq;
         let left = dataset.holds_erased_rows()
+            || self.evals_hold_erased_rows(&erased.dataset)
             || self
                 .indexes_over(&erased.dataset)
                 .any(|index| index.generations_before(erased.through) > 0);
@@ -365,17 +373,29 @@ impl CatalogState {
         Ok(events)
     }
 
-    fn request_generation(&self, name: &str, stamp: &Stamp) -> Decision {
+    fn request_generation(
+        &self,
+        name: &str,
+        config: Option<&IndexConfig>,
+        stamp: &Stamp,
+    ) -> Decision {
         let index = self.index(name)?;
         if index.building.is_some() {
-            return Ok(Vec::new());
+            return match config {
+                None => Ok(Vec::new()),
+                Some(_) => Err(ModelError::InUse {
+                    what: "index",
+                    name: name.to_owned(),
+                    by: vec!["a build that is under way".to_owned()],
+                }),
+            };
         }
-        let last = index.generations.iter().map(|built| built.generation).max();
         Ok(vec![
             GenerationRequested {
                 index: name.to_owned(),
-                generation: last.unwrap_or(0) + 1,
+                generation: index.next_generation(),
                 job: stamp.id.clone(),
+                config: config.cloned(),
             }
             .into(),
         ])
@@ -385,6 +405,10 @@ impl CatalogState {
         let index = self.index(&command.index)?;
         if index.building.as_ref() != Some(&(command.generation, command.job.clone())) {
             return Ok(Vec::new());
+        }
+        let (trial, refused) = self.judged(index, command)?;
+        if let Some(refused) = refused {
+            return Ok(trial.into_iter().chain([refused]).collect());
         }
         let command = command.clone();
         let promoted = IndexPromoted {
@@ -404,7 +428,10 @@ impl CatalogState {
             changed: command.changed,
             build_ms: command.build_ms,
         };
-        Ok(vec![built.into(), promoted.into()])
+        Ok(trial
+            .into_iter()
+            .chain([built.into(), promoted.into()])
+            .collect())
     }
 
     fn fail_generation(&self, command: &FailGeneration) -> Decision {
@@ -436,7 +463,7 @@ impl CatalogState {
         }
     }
 
-    fn promote_generation(&self, name: &str, generation: u64) -> Decision {
+    pub(super) fn promote_generation(&self, name: &str, generation: u64) -> Decision {
         let index = self.index(name)?;
         if !index
             .generations

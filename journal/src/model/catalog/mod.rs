@@ -11,6 +11,7 @@ mod key;
 mod objects;
 mod past;
 mod places;
+mod quality;
 mod refresh;
 mod rules;
 mod state;
@@ -21,8 +22,8 @@ mod view;
 
 pub use command::{
     CatalogCommand, CommitFiles, CommitGeneration, CompactFiles, CreateDataset, DefineIndex,
-    DropDataset, FailGeneration, MoveDataset, PatchDataset, RewrittenFile, ScrubFiles,
-    TombstoneRows,
+    DropDataset, FailGeneration, MoveDataset, PatchDataset, PromoteGeneration, RewrittenFile,
+    ScrubFiles, TombstoneRows,
 };
 pub use deletion::DeletionVector;
 pub use embedding::{
@@ -30,6 +31,9 @@ pub use embedding::{
 };
 pub use key::{KEY_COLUMNS_MAX, KeyColumns};
 pub use objects::OwnObject;
+pub use quality::{
+    EvalSet, EvalSpec, KeptTrial, Profile, Quality, QualityCommand, Slo, Tail, Trial, row_mark,
+};
 pub use refresh::{CompleteRefresh, FailRefresh};
 pub use rules::SMALL_FILE_BYTES;
 pub use state::{

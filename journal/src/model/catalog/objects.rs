@@ -57,6 +57,14 @@ impl CatalogState {
             let rest = key.strip_prefix(prefix);
             rest.is_some_and(|rest| rest.starts_with('/'))
         };
+        let mut evals = self.quality.evals.values();
+        if let Some(eval) = evals.find(|eval| below(&eval.spec.prefix)) {
+            return Some(if eval.invalid_since.is_some() {
+                OwnObject::HoldsDeletedRows
+            } else {
+                OwnObject::Clean
+            });
+        }
         let built = index
             .generations
             .iter()

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CompactionPolicy, DeletionVector, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
-    FileDigest, FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc,
-    Sensitivity, Source, View,
+    FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Proposal, Quality,
+    RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
 };
 use crate::{
     model::event::is_zero,
@@ -31,6 +31,9 @@ pub struct CatalogState {
     pub views: OrdMap<String, Arc<View>>,
     /// Objects that nothing points at and that are to be deleted, by `<bucket>/<key>`.
     pub doomed: OrdMap<String, Doomed>,
+    /// How good indexes are.
+    #[serde(default, skip_serializing_if = "Quality::is_empty")]
+    pub quality: Quality,
 }
 
 /// An object, or a folder of them, that is to be deleted.
@@ -285,6 +288,9 @@ pub struct Index {
     pub live: Option<u64>,
     /// The build that is due: generation and job.
     pub building: Option<(u64, String)>,
+    /// Its tuning, where that is not the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building_config: Option<IndexConfig>,
     /// Why the last build failed.
     pub failed: Option<(String, String)>,
     /// When it was asked for.
@@ -300,6 +306,9 @@ pub struct Generation {
     pub job: String,
     /// Position of the snapshot it was built from: later tombstones hide its rows.
     pub source_seq: Seq,
+    /// Its tuning, where that is not the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<IndexConfig>,
     /// Folder of its files.
     pub prefix: String,
     /// Its files.
@@ -328,6 +337,36 @@ impl Index {
             .iter()
             .filter(|built| built.source_seq < seq);
         older.count() as u64
+    }
+
+    /// The number of the next one to be built.
+    pub fn next_generation(&self) -> u64 {
+        let last = self.generations.iter().map(|built| built.generation).max();
+        last.unwrap_or(0) + 1
+    }
+
+    /// The tuning of the build that is due.
+    pub fn config_to_build(&self) -> &IndexConfig {
+        self.building_config.as_ref().unwrap_or(&self.spec.config)
+    }
+
+    /// The tuning of a generation.
+    pub fn config_of<'a>(&'a self, generation: &'a Generation) -> &'a IndexConfig {
+        generation.config.as_ref().unwrap_or(&self.spec.config)
+    }
+
+    /// Makes a tuning the index's own; what was built with the one before keeps that by name.
+    pub(super) fn take_over(&mut self, config: IndexConfig) {
+        if self.spec.config == config {
+            return;
+        }
+        let before = std::mem::replace(&mut self.spec.config, config);
+        for built in &mut self.generations {
+            built.config.get_or_insert_with(|| before.clone());
+        }
+        if self.building.is_some() {
+            self.building_config.get_or_insert(before);
+        }
     }
 
     /// The generation that answers searches.

@@ -110,6 +110,7 @@ pub(super) fn tombstone(dataset: &str, file: &str, row: u32, read_seq: Seq) -> C
 
 pub(super) fn define(index: &str, dataset: &str) -> CatalogCommand {
     CatalogCommand::DefineIndex(DefineIndex {
+        slo: None,
         index: index.to_owned(),
         spec: IndexSpec {
             source: dataset.to_owned(),
@@ -143,6 +144,7 @@ pub(super) fn generation(
         reused: 0,
         changed: 0,
         build_ms: 5,
+        trial: None,
     })
 }
 
@@ -178,6 +180,15 @@ impl Given {
             );
             self.records.push(record(seq, &event.clone().into()));
         }
+    }
+
+    /// What the events alone lead to is what is there, also through a snapshot.
+    pub(super) fn replays(&self) {
+        let whole = replayed(LakeState::default(), &self.records);
+        assert_eq!(whole.catalog.state, self.state);
+        let kept = serde_json::to_vec(&whole).expect("plain values");
+        let loaded: LakeState = serde_json::from_slice(&kept).expect("what was written");
+        assert_eq!(loaded.catalog.state, self.state);
     }
 
     pub fn and(mut self, command: &CatalogCommand) -> Self {
@@ -357,6 +368,7 @@ fn rows_make_embeddings_stale_and_a_build_from_after_them_current() {
     let asked = given.seq();
     given = given.and(&CatalogCommand::RequestGeneration {
         index: "kb".to_owned(),
+        config: None,
     });
     given = given.and(&generation("kb", 2, &format!("id-{asked}"), asked));
     assert!(

@@ -497,11 +497,11 @@ impl CatalogState {
             if command.spec.per_caller {
                 return Err(in_use(&name));
             }
-            let last = index.generations.iter().map(|built| built.generation).max();
             let requested = GenerationRequested {
+                generation: index.next_generation(),
                 index: name,
-                generation: last.unwrap_or(0) + 1,
                 job: format!("{}-{}", stamp.id, events.len()),
+                config: None,
             };
             events.push(requested.into());
         }

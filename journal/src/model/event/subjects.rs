@@ -45,6 +45,8 @@ impl CatalogEvent {
         let dataset = |name: &str| format!("dataset:{name}");
         let index = |name: &str| format!("index:{name}");
         let view = |name: &str| format!("view:{name}");
+        let eval = |name: &str| format!("eval:{name}");
+        let profile = |id: &str| format!("profile:{id}");
         match self {
             Self::DatasetCreated(e) => vec![dataset(&e.dataset)],
             Self::FilesCommitted(e) => vec![dataset(&e.dataset)],
@@ -72,6 +74,12 @@ impl CatalogEvent {
             Self::RefreshFailed(e) => vec![dataset(&e.dataset)],
             Self::ViewDefined(e) => vec![view(&e.view), dataset(&e.spec.base)],
             Self::ViewDropped(e) => vec![view(&e.view)],
+            Self::EvalCreated(e) => vec![eval(&e.eval), index(&e.spec.index)],
+            Self::EvalsRetired(e) => e.evals.iter().map(|name| eval(name)).collect(),
+            Self::TrialRecorded(e) => vec![index(&e.trial.index)],
+            Self::IndexSloSet(e) => vec![index(&e.index)],
+            Self::ProfileSaved(e) => vec![profile(&e.profile.id)],
+            Self::ProfileActivated(e) => vec![profile(&e.profile)],
         }
     }
 }

@@ -1,0 +1,102 @@
+//! Events about vector indexes and their generations: what became of each build.
+
+use serde::{Deserialize, Serialize};
+
+use super::is_zero;
+use crate::{
+    model::catalog::{FileDigest, IndexConfig, IndexSpec},
+    record::Seq,
+};
+
+/// An index was asked for; building it is pending work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexDefined {
+    /// Its name.
+    pub index: String,
+    /// What it is.
+    pub spec: IndexSpec,
+    /// The job that builds the first generation.
+    pub job: String,
+}
+
+/// A new generation of an index was asked for; building it is pending work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationRequested {
+    /// The index.
+    pub index: String,
+    /// The generation's number.
+    pub generation: u64,
+    /// The job that builds it.
+    pub job: String,
+    /// Its tuning, where that is not the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<IndexConfig>,
+}
+
+/// A generation of an index is built and lies in its bucket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationBuilt {
+    /// The index.
+    pub index: String,
+    /// Its number.
+    pub generation: u64,
+    /// The job that built it.
+    pub job: String,
+    /// The position whose snapshot it was built from.
+    pub source_seq: Seq,
+    /// Folder of its files in the index's bucket.
+    pub prefix: String,
+    /// Its files.
+    pub files: Vec<FileDigest>,
+    /// How many vectors.
+    pub vectors: u64,
+    /// Rows that had no vector: no known word in their text.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Rows whose vector was taken from the generation before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reused: u64,
+    /// Rows that the generation before had with another text.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub changed: u64,
+    /// How long it took.
+    pub build_ms: u64,
+}
+
+/// A generation could not be built.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationFailed {
+    /// The index.
+    pub index: String,
+    /// Its number.
+    pub generation: u64,
+    /// The job.
+    pub job: String,
+    /// Why.
+    pub error: String,
+}
+
+/// A generation answers searches from here on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexPromoted {
+    /// The index.
+    pub index: String,
+    /// The generation.
+    pub generation: u64,
+}
+
+/// Generations of an index are no longer kept; their files are to be deleted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerationsRetired {
+    /// The index.
+    pub index: String,
+    /// Their numbers.
+    pub generations: Vec<u64>,
+}
+
+/// An index is gone, with its generations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexDropped {
+    /// The index.
+    pub index: String,
+}
