@@ -15,7 +15,7 @@ use actix_web::{App, HttpServer, middleware::from_fn, web};
 use anyhow::Context;
 use lakehouse_actors::{
     Caller, Journal, Lake, Parts, Trigger,
-    ports::{BucketStore, Clock, DeletionLedger, IndexBuilder, KeyHash, Readers},
+    ports::{BucketStore, Clock, DeletionLedger, IndexBuilder, IndexDeltas, KeyHash, Readers},
     start,
 };
 use lakehouse_journal::{
@@ -24,7 +24,8 @@ use lakehouse_journal::{
     model::{
         access::{AccessCommand, Grants, Role},
         bucket::{BucketCommand, BucketSpec},
-        catalog::Dataset,
+        catalog::{CatalogCommand, Dataset},
+        event::GenerationCorrupted,
         scheduler::SchedulerCommand,
     },
     record::Micros,
@@ -273,6 +274,7 @@ async fn serve(
         ledger,
         key_hash: Arc::clone(&key_hash),
         builder: Arc::clone(&indexes) as Arc<dyn IndexBuilder>,
+        deltas: Arc::clone(&indexes) as Arc<dyn IndexDeltas>,
         buckets: Arc::clone(&store) as Arc<dyn BucketStore>,
         inspector: Arc::new(LakeInspector::new(Arc::clone(&buckets))),
         runtime: work,
@@ -290,6 +292,7 @@ async fn serve(
         ms = report.replay_ms,
         "replayed"
     );
+    report_corruption(&lake, &indexes);
     settle(&lake, &config).await?;
     let forgotten = settle_ledger(&lake, &query, &key_hash).await?;
     if forgotten > 0 {
@@ -341,6 +344,24 @@ fn query_config(config: &Config) -> QueryConfig {
         timeout: Duration::from_secs(config.query.timeout_s),
         ..QueryConfig::new(config.data_dir.join("tmp").join("spill"))
     }
+}
+
+/// A generation that is not what was built is noted, and built anew.
+fn report_corruption(lake: &Lake, indexes: &LakeIndexes) {
+    let (lake, runtime) = (lake.clone(), tokio::runtime::Handle::current());
+    indexes.tell_corruption(Box::new(move |index, generation, reason| {
+        let report = CatalogCommand::ReportCorruption(GenerationCorrupted {
+            index: index.to_owned(),
+            generation,
+            reason: reason.to_owned(),
+        });
+        let lake = lake.clone();
+        runtime.spawn(async move {
+            if let Err(error) = lake.ask_catalog(report, Caller::daemon("indexes")).await {
+                tracing::error!(%error, "a corrupt generation is not noted");
+            }
+        });
+    }));
 }
 
 /// Brings what the configuration says into the journal: the start, the buckets, the admin token.

@@ -1,6 +1,8 @@
 //! `TestLake`: the real actors over a journal in memory, with fakes behind every port. For tests of
 //! this crate and of others; it can panic actors, fail appends and restart on the same journal.
 
+mod indexes;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -14,12 +16,11 @@ use async_trait::async_trait;
 use lakehouse_journal::{
     log::{CommitterConfig, MemoryLog, MemoryStore},
     model::{
-        ErrorKind, Fold,
+        ErrorKind,
         bucket::BucketSpec,
         catalog::{
-            Backend, CatalogState, Column, DataFile, Dataset, DeletionVector, EmbeddingSpec,
-            FileDigest, FileEntry, HASHED_KEY_PREFIX, Index, IndexConfig, IndexSpec, IngestMode,
-            SchemaDoc, TextSpec,
+            Backend, Column, DataFile, Dataset, DeletionVector, FileEntry, HASHED_KEY_PREFIX,
+            IndexConfig, IndexSpec, IngestMode, SchemaDoc, TextSpec,
         },
         event::DeletedRows,
     },
@@ -27,10 +28,12 @@ use lakehouse_journal::{
 };
 use parking_lot::Mutex;
 
+pub use indexes::{FakeBuilder, FakeDeltas};
+
 use crate::{
     Caller, IngestRequest, Ingested, Journal, Lake, LakeError, Parts, PortError, StartReport,
     ports::{
-        BucketStore, BuiltGeneration, Clock, Compactor, FileInspector, IndexBuilder, Inspected,
+        BucketStore, Clock, Compactor, FileInspector, IndexBuilder, IndexDeltas, Inspected,
         KeyTest, ObjectCopy, ObjectInfo, Progress, Readers, ResolvedRows, Rewritten, RowLookup,
         RowMap, Sidecar, StageFn, StageOptions, StagedTable,
     },
@@ -277,52 +280,6 @@ impl Readers for NoReaders {
     fn forget(&self, _: &str, _: &str) {}
 }
 
-/// Builds nothing, slowly enough to be killed.
-#[derive(Debug, Default)]
-pub struct FakeBuilder {
-    /// While set, a build does not end.
-    pub stalled: AtomicBool,
-    /// Builds that ended well.
-    pub built: AtomicU64,
-}
-
-#[async_trait]
-impl IndexBuilder for FakeBuilder {
-    async fn build(
-        &self,
-        catalog: Arc<Fold<CatalogState>>,
-        index: Arc<Index>,
-        generation: u64,
-        _: Arc<Progress>,
-    ) -> Result<BuiltGeneration, PortError> {
-        while self.stalled.load(Ordering::SeqCst) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        self.built.fetch_add(1, Ordering::SeqCst);
-        Ok(BuiltGeneration {
-            prefix: format!("vectors/{}/{generation}", index.name),
-            files: Vec::<FileDigest>::new(),
-            vectors: catalog
-                .state
-                .dataset_under(&index.spec.source)
-                .map_or(0, |dataset| dataset.row_count()),
-            skipped: 0,
-        })
-    }
-
-    fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError> {
-        Ok(IndexSpec {
-            key: wanted.key.clone(),
-            text: wanted.text.clone(),
-            provider: wanted.provider.clone(),
-            model: wanted.model.clone(),
-            ..index_spec(&dataset.name)
-        })
-    }
-
-    fn release(&self, _: &CatalogState) {}
-}
-
 /// (bucket, key) → bytes and time.
 pub type Objects = BTreeMap<(String, String), (Vec<u8>, Micros)>;
 
@@ -441,6 +398,8 @@ pub struct TestLake {
     pub disk: TestDisk,
     /// The index builder.
     pub builder: Arc<FakeBuilder>,
+    /// The writer of deltas.
+    pub deltas: Arc<FakeDeltas>,
     /// How the start went.
     pub report: StartReport,
 }
@@ -464,6 +423,7 @@ impl TestLake {
         clock.advance(Duration::from_hours(500_000));
         *disk.tables.clock.lock() = Some(Arc::clone(&clock));
         let builder = Arc::new(FakeBuilder::default());
+        let deltas = Arc::new(FakeDeltas::default());
         let log = Box::new(MemoryLog::open(disk.journal.clone()));
         let config = CommitterConfig {
             retry_interval: Duration::from_millis(20),
@@ -485,6 +445,7 @@ impl TestLake {
                 )
             }),
             builder: Arc::clone(&builder) as Arc<dyn IndexBuilder>,
+            deltas: Arc::clone(&deltas) as Arc<dyn IndexDeltas>,
             buckets: Arc::clone(&disk.buckets) as Arc<dyn BucketStore>,
             inspector: Arc::new(FakeInspector),
             runtime: tokio::runtime::Handle::current(),
@@ -501,6 +462,7 @@ impl TestLake {
             clock,
             disk,
             builder,
+            deltas,
             report,
         }
     }
@@ -577,6 +539,7 @@ pub fn index_spec(dataset: &str) -> IndexSpec {
         source: dataset.to_owned(),
         key: "id".into(),
         text: TextSpec::Columns(vec!["id".to_owned()]),
+        vector_column: None,
         provider: "in-process".to_owned(),
         model: "fake".to_owned(),
         dimensions: 4,

@@ -7,7 +7,9 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::CliError;
-use crate::bench::{deletes, ingest, journal, postgres, refresh, search, sql, vectors};
+#[cfg(feature = "lance")]
+use crate::bench::vectors;
+use crate::bench::{deletes, ingest, journal, postgres, refresh, search, sql};
 
 /// What `bench` takes.
 #[derive(Debug, Args)]
@@ -66,7 +68,12 @@ impl What {
             Self::Journal => journal::run,
             Self::Sql => sql::run,
             Self::Ingest => ingest::run,
+            #[cfg(feature = "lance")]
             Self::Vectors => vectors::run,
+            #[cfg(not(feature = "lance"))]
+            Self::Vectors => {
+                anyhow::bail!("it compares both engines: this build was made without `lance`")
+            }
             Self::Deletes => deletes::run,
             Self::Postgres => postgres::run,
             Self::Refresh => refresh::run,

@@ -36,7 +36,7 @@ impl IndexFiles {
         }
     }
 
-    /// The directory that holds the files of a generation. Their hashes are the opener's to check when
+    /// The directory that holds the files of a generation, or the one of a delta. Their hashes are the opener's to check when
     /// they lie in a local bucket; what was fetched is checked here.
     ///
     /// # Errors
@@ -124,8 +124,13 @@ impl IndexFiles {
                     let known = generation.strip_prefix(&bucket).ok().and_then(Path::to_str);
                     let is_kept = known.is_some_and(|prefix| {
                         let mut indexes = state.indexes.values();
+                        let below = |key: &str| {
+                            let rest = key.strip_prefix(prefix);
+                            rest.is_some_and(|rest| rest.starts_with('/'))
+                        };
                         indexes.any(|index| {
                             index.generations.iter().any(|built| built.prefix == prefix)
+                                || index.deltas().any(|delta| below(&delta.file.key))
                         })
                     });
                     if !is_kept && let Err(error) = std::fs::remove_dir_all(&generation) {

@@ -13,6 +13,7 @@ pub mod indexes;
 pub mod ingest;
 pub mod issuer;
 pub mod keyring;
+#[cfg(feature = "lance")]
 pub mod lance;
 pub mod ledger;
 pub mod leftovers;

@@ -4,6 +4,7 @@
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
 mod daemon;
+mod delta;
 mod policy;
 mod refresh;
 mod storage;
@@ -12,6 +13,10 @@ mod tools;
 
 use std::collections::BTreeMap;
 
+pub(super) use delta::is_false;
+pub use delta::{
+    GenerationBuilt, GenerationCorrupted, GenerationRequested, IndexDelta, IndexDeltaCommitted,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -29,9 +34,9 @@ use super::{
     access::{Role, TokenLimits},
     bucket::BucketSpec,
     catalog::{
-        CompactionPolicy, DatasetSpec, DeletionVector, EmbeddingSpec, ErasedKeys, FileDigest,
-        FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc,
-        Sensitivity, Source,
+        CompactionPolicy, DatasetSpec, DeletionVector, EmbeddingSpec, ErasedKeys, FileEntry,
+        IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc, Sensitivity,
+        Source,
     },
 };
 use crate::{
@@ -156,7 +161,9 @@ events! {
         GenerationRequested = 1,
         GenerationBuilt = 1,
         GenerationFailed = 1,
+        GenerationCorrupted = 1,
         IndexPromoted = 1,
+        IndexDeltaCommitted = 1,
         GenerationsRetired = 1,
         IndexDropped = 1,
         RefreshRequested = 1,
@@ -443,41 +450,6 @@ pub struct IndexDefined {
     pub spec: IndexSpec,
     /// The job that builds the first generation.
     pub job: String,
-}
-
-/// A new generation of an index was asked for; building it is pending work.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GenerationRequested {
-    /// The index.
-    pub index: String,
-    /// The generation's number.
-    pub generation: u64,
-    /// The job that builds it.
-    pub job: String,
-}
-
-/// A generation of an index is built and lies in its bucket.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct GenerationBuilt {
-    /// The index.
-    pub index: String,
-    /// Its number.
-    pub generation: u64,
-    /// The job that built it.
-    pub job: String,
-    /// The position whose snapshot it was built from.
-    pub source_seq: Seq,
-    /// Folder of its files in the index's bucket.
-    pub prefix: String,
-    /// Its files.
-    pub files: Vec<FileDigest>,
-    /// How many vectors.
-    pub vectors: u64,
-    /// Rows that had no vector: no known word in their text.
-    #[serde(default)]
-    pub skipped: u64,
-    /// How long it took.
-    pub build_ms: u64,
 }
 
 /// A generation could not be built.

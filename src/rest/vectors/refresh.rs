@@ -98,7 +98,11 @@ pub async fn stale(edge: web::Data<Edge>, _: May<ReadCatalog>) -> HttpResponse {
 fn to_embed(state: &CatalogState, dataset: &Dataset) -> u64 {
     let seen = state
         .indexes_over(&dataset.name)
-        .map(|index| index.live_generation().map_or(0, |live| live.source_seq))
+        .map(|index| {
+            index
+                .live_generation()
+                .map_or(0, |live| live.embedded_through())
+        })
         .min()
         .unwrap_or(0);
     let later = dataset

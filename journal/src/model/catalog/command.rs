@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CompactionPolicy, CompleteRefresh, DatasetSpec, DefineView, EmbeddingSpec, ErasedKeys,
-    FailRefresh, FileDigest, FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshCause,
-    RefreshPolicy, SchemaDoc, Sensitivity, Source,
+    CommitIndexDelta, CompactionPolicy, CompleteRefresh, DatasetSpec, DefineView, EmbeddingSpec,
+    ErasedKeys, FailRefresh, FileDigest, FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal,
+    RefreshCause, RefreshPolicy, SchemaDoc, Sensitivity, Source,
 };
 use crate::{
-    model::event::{DeletedRows, FilesRepaired, Scrub},
+    model::event::{DeletedRows, FilesRepaired, GenerationCorrupted, Scrub},
     record::{Micros, Seq},
 };
 
@@ -77,6 +77,10 @@ pub enum CatalogCommand {
     CommitGeneration(CommitGeneration),
     /// See [`FailGeneration`].
     FailGeneration(FailGeneration),
+    /// See [`CommitIndexDelta`].
+    CommitIndexDelta(CommitIndexDelta),
+    /// Report a file that is not what was built; the index is built anew.
+    ReportCorruption(GenerationCorrupted),
     /// Let this generation of an index answer searches.
     PromoteGeneration {
         /// The index.
@@ -283,6 +287,10 @@ pub struct CommitGeneration {
     pub skipped: u64,
     /// How long it took.
     pub build_ms: u64,
+    /// Position of the snapshot whose rows it has, when it is older than what was read.
+    pub rows_seq: Option<Seq>,
+    /// Position of the last delta that was folded in, when it is made of a generation.
+    pub folded_through: Option<Seq>,
 }
 
 /// Report a generation that could not be built.

@@ -13,8 +13,7 @@ use crate::{
         event::{
             CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, FilesCommitted,
             FilesCompacted, FilesPurged, FilesScrubbed, GenerationBuilt, GenerationFailed,
-            GenerationRequested, GenerationsRetired, IndexDropped, IndexPromoted, ObjectsDeleted,
-            RowsErased,
+            GenerationsRetired, IndexDropped, IndexPromoted, ObjectsDeleted, RowsErased,
         },
     },
     record::{Micros, Seq},
@@ -60,6 +59,8 @@ impl Aggregate for CatalogState {
             CatalogCommand::FailRefresh(c) => self.fail_refresh(c, stamp),
             CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
+            CatalogCommand::CommitIndexDelta(c) => self.commit_index_delta(c, stamp),
+            CatalogCommand::ReportCorruption(c) => self.report_corruption(c, stamp),
             CatalogCommand::PromoteGeneration { index, generation } => {
                 self.promote_generation(index, *generation)
             }
@@ -314,7 +315,9 @@ impl CatalogState {
         let generations: Vec<u64> = index
             .generations
             .iter()
-            .filter(|built| built.source_seq < older_than && Some(built.generation) != index.live)
+            .filter(|built| {
+                built.oldest_source() < older_than && Some(built.generation) != index.live
+            })
             .map(|built| built.generation)
             .collect();
         if generations.is_empty() {
@@ -370,15 +373,7 @@ impl CatalogState {
         if index.building.is_some() {
             return Ok(Vec::new());
         }
-        let last = index.generations.iter().map(|built| built.generation).max();
-        Ok(vec![
-            GenerationRequested {
-                index: name.to_owned(),
-                generation: last.unwrap_or(0) + 1,
-                job: stamp.id.clone(),
-            }
-            .into(),
-        ])
+        Ok(vec![self.requested(name, stamp, false)?.into()])
     }
 
     fn commit_generation(&self, command: &CommitGeneration) -> Decision {
@@ -401,6 +396,8 @@ impl CatalogState {
             vectors: command.vectors,
             skipped: command.skipped,
             build_ms: command.build_ms,
+            rows_seq: command.rows_seq,
+            folded_through: command.folded_through,
         };
         Ok(vec![built.into(), promoted.into()])
     }

@@ -7,11 +7,14 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CompactionPolicy, DeletionVector, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
+    CompactionPolicy, DeletionVector, Delta, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
     FileDigest, FileEntry, IndexSpec, IngestMode, JournalKeys, Proposal, RefreshPolicy, SchemaDoc,
     Sensitivity, Source, View,
 };
-use crate::record::{Actor, Micros, Seq};
+use crate::{
+    model::event::is_false,
+    record::{Actor, Micros, Seq},
+};
 
 /// What a keyed hash of a row key begins with.
 pub const HASHED_KEY_PREFIX: &str = "blake3:";
@@ -282,8 +285,14 @@ pub struct Index {
     pub live: Option<u64>,
     /// The build that is due: generation and job.
     pub building: Option<(u64, String)>,
+    /// Whether that build is made of the generation that answers and its deltas.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub folding: bool,
     /// Why the last build failed.
     pub failed: Option<(String, String)>,
+    /// What is wrong with the files of the generation that answers, until it is built anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrupt: Option<String>,
     /// When it was asked for.
     pub created_at: Micros,
 }
@@ -309,15 +318,21 @@ pub struct Generation {
     pub build_ms: u64,
     /// When.
     pub built_at: Micros,
+    /// Position of the snapshot whose rows it has with its deltas; that of its build when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_seq: Option<Seq>,
+    /// What rides on it, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<Delta>,
 }
 
 impl Index {
-    /// How many generations were built from a state before `seq`.
+    /// How many generations have anything from a state before `seq`.
     pub fn generations_before(&self, seq: Seq) -> u64 {
         let older = self
             .generations
             .iter()
-            .filter(|built| built.source_seq < seq);
+            .filter(|built| built.oldest_source() < seq);
         older.count() as u64
     }
 

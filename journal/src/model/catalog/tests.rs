@@ -115,6 +115,7 @@ pub(super) fn define(index: &str, dataset: &str) -> CatalogCommand {
             source: dataset.to_owned(),
             key: "id".into(),
             text: TextSpec::Template("{text}".to_owned()),
+            vector_column: None,
             provider: "in-process".to_owned(),
             model: "static-minilm-128".to_owned(),
             dimensions: 128,
@@ -141,6 +142,8 @@ pub(super) fn generation(
         vectors: 10,
         skipped: 0,
         build_ms: 5,
+        rows_seq: None,
+        folded_through: None,
     })
 }
 
