@@ -34,8 +34,9 @@ const RESCUE: &str = "[[storage.buckets]]\nname = \"primary\"\nbackend = \"local
     rescue_bucket = \"rescue\"\n\
     [[storage.buckets]]\nname = \"rescue\"\nbackend = \"local\"\nroot = \"buckets/rescue\"\n";
 
-fn daemon() -> Daemon {
-    let site = Site::new(&[]);
+/// A daemon whose primary bucket has another one that answers for it.
+pub fn with_rescue(env: &[(&str, &str)]) -> Daemon {
+    let site = Site::new(env);
     std::fs::write(site.scratch().join("lakehouse.toml"), RESCUE).unwrap();
     Daemon::start_at(site)
 }
@@ -146,7 +147,7 @@ async fn manifests_damaged_on_purpose_are_restored_to_exactly_the_rows_that_were
     } else {
         1_000
     };
-    let daemon = daemon();
+    let daemon = with_rescue(&[]);
     let api = daemon.admin();
     let mut expected = 0;
     for (table, rows) in TABLES {
@@ -213,7 +214,7 @@ async fn manifests_damaged_on_purpose_are_restored_to_exactly_the_rows_that_were
 
 #[tokio::test]
 async fn a_file_that_is_gone_comes_back_from_the_rescue_bucket_or_is_reported_and_kept() {
-    let daemon = daemon();
+    let daemon = with_rescue(&[]);
     let api = daemon.admin();
     api.create("people", "id,name\n1,ada\n2,bob\n").await;
     let file = api.get("/catalog/datasets/people").await.ok()["files"][0].clone();

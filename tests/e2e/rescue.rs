@@ -44,7 +44,8 @@ async fn health_of(api: &Api, bucket: &str) -> Value {
         .unwrap()
 }
 
-async fn copied(api: &Api, bucket: &str) {
+/// Waits until all of a bucket lies in its rescue bucket.
+pub async fn copied(api: &Api, bucket: &str) {
     until("every copy is made", || async {
         let rescue = health_of(api, bucket).await["rescue"].clone();
         (rescue["pending"] == 0 && rescue["copied"].as_u64() > Some(0)).then_some(())
