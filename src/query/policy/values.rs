@@ -149,8 +149,7 @@ fn changed<T: ArrowPrimitiveType>(
     input: &ArrayRef,
     rule: impl Fn(T::Native) -> Option<T::Native>,
 ) -> Option<PrimitiveArray<T>> {
-    let array = input.as_primitive_opt::<T>()?;
-    Some(array.iter().map(|value| value.and_then(&rule)).collect())
+    Some(input.as_primitive_opt::<T>()?.unary_opt(rule))
 }
 
 fn truncated(unit: Unit, day_ms: i64, rest_ms: i64) -> Option<i64> {
@@ -171,12 +170,20 @@ fn truncated(unit: Unit, day_ms: i64, rest_ms: i64) -> Option<i64> {
 fn bucketed(input: &ArrayRef, width: u64) -> Option<ArrayRef> {
     macro_rules! whole {
         ($kind:ty) => {{
-            let rule = |value| {
+            // Numbers of 128 bits are divided by a function call, so only what needs them gets there.
+            let wide = |value| {
                 let wide = i128::from(value);
                 let low = wide - wide.rem_euclid(i128::from(width));
                 low.try_into().ok()
             };
-            Some(Arc::new(changed::<$kind>(input, rule)?) as ArrayRef)
+            let array = match i64::try_from(width) {
+                Ok(step) => changed::<$kind>(input, |value| match i64::try_from(value) {
+                    Ok(narrow) => narrow.checked_sub(narrow.rem_euclid(step))?.try_into().ok(),
+                    Err(_) => wide(value),
+                })?,
+                Err(_) => changed::<$kind>(input, wide)?,
+            };
+            Some(Arc::new(array) as ArrayRef)
         }};
     }
     if width == 0 {
@@ -256,5 +263,47 @@ fn shortened(input: &ArrayRef, decimals: u32) -> Option<ArrayRef> {
             Some(Arc::new(array))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int8Array, Int64Array, UInt64Array};
+
+    use super::*;
+
+    /// What a bucket is, in numbers that are wide enough for all.
+    fn reference(value: i128, width: u64) -> i128 {
+        value - value.rem_euclid(i128::from(width))
+    }
+
+    #[test]
+    fn buckets_of_whole_numbers_hold_at_both_ends_and_are_null_where_there_is_none() {
+        for width in [1, 7, 200, 1 << 62, (1 << 63) + 5, u64::MAX] {
+            let wide = [i64::MIN, i64::MIN + 6, -8, -1, 0, 1, 13, i64::MAX];
+            let input: ArrayRef = Arc::new(Int64Array::from(wide.to_vec()));
+            let seen = bucketed(&input, width).unwrap();
+            let seen = seen.as_primitive::<Int64Type>();
+            for (at, value) in wide.into_iter().enumerate() {
+                let expected = i64::try_from(reference(value.into(), width)).ok();
+                let found = seen.is_valid(at).then(|| seen.value(at));
+                assert_eq!(found, expected, "{value} by {width}");
+            }
+            let large = [0, 6, 1 << 63, u64::MAX - 1, u64::MAX];
+            let input: ArrayRef = Arc::new(UInt64Array::from(large.to_vec()));
+            let seen = bucketed(&input, width).unwrap();
+            for (at, value) in large.into_iter().enumerate() {
+                let found = seen.as_primitive::<UInt64Type>().value(at);
+                assert_eq!(i128::from(found), reference(value.into(), width));
+            }
+            let small = [i8::MIN, -3, 0, i8::MAX];
+            let input: ArrayRef = Arc::new(Int8Array::from(small.to_vec()));
+            let seen = bucketed(&input, width).unwrap();
+            let seen = seen.as_primitive::<Int8Type>();
+            for (at, value) in small.into_iter().enumerate() {
+                let expected = i8::try_from(reference(value.into(), width)).ok();
+                assert_eq!(seen.is_valid(at).then(|| seen.value(at)), expected);
+            }
+        }
     }
 }
