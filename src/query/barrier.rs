@@ -1,6 +1,7 @@
 //! The barrier: the plan node that a view's rows come out of. What lies beneath is planned and done by
-//! itself; for everything above, this is a leaf without statistics, order or a way in. No expression,
-//! dynamic filter, limit or sort of a caller gets beneath it, and no error of what is hidden gets out.
+//! itself; for everything above, this is a leaf without order or a way in, and with no statistics but
+//! those of what it shows. No expression, dynamic filter, limit or sort of a caller gets beneath it, and
+//! no error of what is hidden gets out.
 
 use std::{any::Any, fmt, sync::Arc};
 
@@ -29,6 +30,7 @@ pub struct SecurityBarrierExec {
     buckets: Vec<String>,
     inner: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
+    statistics: Arc<Statistics>,
 }
 
 impl SecurityBarrierExec {
@@ -48,9 +50,17 @@ impl SecurityBarrierExec {
         Self {
             view: view.into(),
             buckets,
+            statistics: Arc::new(Statistics::new_unknown(&inner.schema())),
             inner,
             properties: Arc::new(properties),
         }
+    }
+
+    /// With statistics of what it shows. They must follow from nothing that is hidden.
+    #[must_use]
+    pub fn with_statistics(mut self, statistics: Statistics) -> Self {
+        self.statistics = Arc::new(statistics);
+        self
     }
 
     /// What lies beneath, for tests of what is there.
@@ -62,7 +72,7 @@ impl SecurityBarrierExec {
 
 /// An error from beneath as it may be told above: that a bucket does not answer is everybody's to know,
 /// what a hidden row did is nobody's.
-fn told(view: &str, error: &DataFusionError, buckets: &[String]) -> DataFusionError {
+pub(super) fn told(view: &str, error: &DataFusionError, buckets: &[String]) -> DataFusionError {
     let told = match QueryError::from_engine(error, buckets) {
         passes @ (QueryError::Unavailable { .. }
         | QueryError::Missing { .. }
@@ -108,7 +118,9 @@ impl ExecutionPlan for SecurityBarrierExec {
 
     fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
         let inner = reset_plan_states(Arc::clone(&self.inner))?;
-        Ok(Arc::new(Self::new(&self.view, self.buckets.clone(), inner)))
+        let statistics = Statistics::clone(&self.statistics);
+        let fresh = Self::new(&self.view, self.buckets.clone(), inner);
+        Ok(Arc::new(fresh.with_statistics(statistics)))
     }
 
     fn execute(
@@ -126,8 +138,12 @@ impl ExecutionPlan for SecurityBarrierExec {
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 
-    fn partition_statistics(&self, _: Option<usize>) -> Result<Arc<Statistics>> {
-        Ok(Arc::new(Statistics::new_unknown(&self.schema())))
+    fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
+        // How what is shown lies in partitions depends on what is hidden between.
+        Ok(match partition {
+            None => Arc::clone(&self.statistics),
+            Some(_) => Arc::new(Statistics::new_unknown(&self.schema())),
+        })
     }
 
     fn supports_limit_pushdown(&self) -> bool {

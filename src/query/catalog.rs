@@ -19,6 +19,7 @@ use super::{
     DatasetTable, QueryError, Reader, SafeViewProvider,
     facts::FactsCache,
     policy::{Lens, RedactionKey},
+    view::Joined,
 };
 
 /// The catalog that names without one belong to.
@@ -55,6 +56,8 @@ pub(super) struct Names {
     pub system: BTreeMap<String, Arc<dyn TableProvider>>,
     pub facts: Arc<FactsCache>,
     pub given: Arc<Readable>,
+    /// What the statement joins on.
+    pub joined: Joined,
     /// Whether there is a barrier, so that a test sees what it keeps.
     #[cfg(test)]
     pub barrier: bool,
@@ -127,14 +130,13 @@ impl Names {
     }
 
     #[cfg(not(test))]
-    #[expect(clippy::unused_self, reason = "tests take the barrier away")]
     fn behind_barrier(&self, lens: Lens, facts: Arc<FactsCache>) -> Arc<dyn TableProvider> {
-        Arc::new(SafeViewProvider::new(lens, facts))
+        Arc::new(SafeViewProvider::new(lens, facts).joined_on(Arc::clone(&self.joined)))
     }
 
     #[cfg(test)]
     fn behind_barrier(&self, lens: Lens, facts: Arc<FactsCache>) -> Arc<dyn TableProvider> {
-        let view = SafeViewProvider::new(lens, facts);
+        let view = SafeViewProvider::new(lens, facts).joined_on(Arc::clone(&self.joined));
         Arc::new(if self.barrier {
             view
         } else {

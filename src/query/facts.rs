@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use super::{
     sift::{GroupRows, group_rows},
     store::lake_path,
+    visible::Counted,
 };
 
 /// Statistics kept for files, at most twice as many.
@@ -36,12 +37,13 @@ pub(super) const FOOTER_HINT_BYTES: usize = 64 * 1024;
 /// Parts of access plans kept, 16 bytes each.
 const SELECTORS_KEPT: usize = 2 << 20;
 
-/// What was found out of files before: their statistics in two generations, the older of which goes
-/// when the younger is full; and the access plans of files with deleted rows.
+/// What was found out before: of files their statistics in two generations, the older of which goes
+/// when the younger is full, and the access plans of those with deleted rows; of views what they show.
 #[derive(Debug, Default)]
 pub struct FactsCache {
     kept: Mutex<[HashMap<String, Arc<Statistics>>; 2]>,
     plans: Mutex<Plans>,
+    pub(super) counted: Counted,
 }
 
 /// Which rows of a file are read.
@@ -105,6 +107,7 @@ impl FactsCache {
         for kept in self.kept.lock().iter_mut() {
             kept.retain(|name, _| !name.starts_with(&start));
         }
+        self.counted.forget();
         let bucket_key = file.as_ref();
         let mut plans = self.plans.lock();
         plans

@@ -32,6 +32,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod view;
+mod visible;
 pub mod witness;
 
 pub use active::{Drained, Pinned};

@@ -45,6 +45,8 @@ use super::{
     params::{Params, bind},
     search::{SearchTable, VECTOR_SEARCH, VectorSearch},
     stream::{Begun, QueryStream, Running},
+    view::Joined,
+    visible,
     witness::{Sources, Witness},
 };
 
@@ -133,6 +135,7 @@ impl QuerySession {
             system: tables.system.into_iter().collect::<BTreeMap<_, _>>(),
             facts: Arc::clone(engine.facts()),
             given: Arc::new(Readable::default()),
+            joined: Joined::default(),
             #[cfg(test)]
             barrier: engine.has_barrier(),
         });
@@ -365,6 +368,8 @@ impl QuerySession {
         plan: &LogicalPlan,
         buckets: &[String],
     ) -> Result<Arc<dyn ExecutionPlan>, QueryError> {
+        let joined = visible::joined(plan).map_err(|e| QueryError::from_engine(&e, buckets))?;
+        *self.names.joined.lock() = joined;
         let planner = self.state.query_planner();
         let physical = planner
             .create_physical_plan(plan, &self.state)

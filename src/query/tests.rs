@@ -22,6 +22,7 @@ use super::{
 mod barrier;
 mod draining;
 mod groups;
+mod plans;
 mod policies;
 mod visible_rows;
 

@@ -18,9 +18,14 @@ use datafusion::{
     },
     physical_plan::ExecutionPlan,
 };
+use parking_lot::Mutex;
 
 use super::{
-    DatasetTable, QueryError, barrier::SecurityBarrierExec, facts::FactsCache, policy::Lens,
+    DatasetTable, QueryError,
+    barrier::{SecurityBarrierExec, told},
+    facts::FactsCache,
+    policy::Lens,
+    visible::{Visible, counted, wanted},
 };
 
 /// The name of the dataset in the plan beneath a barrier.
@@ -33,7 +38,11 @@ pub struct SafeViewProvider {
     facts: Arc<FactsCache>,
     plain: BTreeSet<String>,
     barrier: bool,
+    joined: Joined,
 }
+
+/// The columns that the session's statement joins on, once they are known.
+pub(super) type Joined = Arc<Mutex<Option<BTreeSet<String>>>>;
 
 impl SafeViewProvider {
     /// The table of this lens.
@@ -43,7 +52,15 @@ impl SafeViewProvider {
             lens,
             facts,
             barrier: true,
+            joined: Joined::default(),
         }
+    }
+
+    /// The same in a session that says what its statement joins on.
+    #[must_use]
+    pub(super) fn joined_on(mut self, joined: Joined) -> Self {
+        self.joined = joined;
+        self
     }
 
     /// The same without a barrier, so that tests see what it keeps.
@@ -66,6 +83,16 @@ impl SafeViewProvider {
         buckets.sort_unstable();
         buckets.dedup();
         buckets
+    }
+
+    /// What it shows, counted for a statement that joins on these columns.
+    async fn shown(&self, state: &dyn Session, joined: &BTreeSet<String>) -> Result<Arc<Visible>> {
+        let columns = wanted(&self.lens, joined);
+        let rows = self.plan(None, &[], None)?;
+        let known = &self.facts.counted;
+        counted(known, &self.lens, &columns, rows, state)
+            .await
+            .map_err(|error| told(&self.lens.name, &error, &self.buckets()))
     }
 
     /// The lens as a plan, with the caller's harmless comparisons above it and nothing else of theirs.
@@ -154,12 +181,18 @@ impl TableProvider for SafeViewProvider {
         if !self.barrier {
             return Ok(inner);
         }
-        let buckets = self.buckets();
-        Ok(Arc::new(SecurityBarrierExec::new(
-            &self.lens.name,
-            buckets,
-            inner,
-        )))
+        let barrier = SecurityBarrierExec::new(&self.lens.name, self.buckets(), inner);
+        let joined = self.joined.lock().clone();
+        Ok(Arc::new(match joined {
+            None => barrier,
+            // Of what is told in groups alone, no row may leave a mark on a plan.
+            Some(_) if self.lens.min_group_size.is_some() => barrier,
+            Some(joined) => {
+                let shown = self.shown(state, &joined).await?;
+                let narrowed = !filters.is_empty();
+                barrier.with_statistics(shown.statistics(&self.lens, projection, narrowed))
+            }
+        }))
     }
 }
 

@@ -147,7 +147,7 @@ fn candidates(twin: Twin) -> RecordBatch {
     .unwrap()
 }
 
-fn redaction(column: &str, rule: Redaction) -> ColumnRedaction {
+pub(super) fn redaction(column: &str, rule: Redaction) -> ColumnRedaction {
     ColumnRedaction {
         column: column.to_owned(),
         rule,
