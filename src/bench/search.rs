@@ -1,6 +1,7 @@
 //! `lakehouse bench search`: an agent's searches through a view that shows a tenth of the rows, beside an
 //! admin's searches of the same index with the same condition as a filter; both find the same rows, and
-//! both come through REST. The texts are the glosses of the packed knowledge base.
+//! both come through REST. Then what agents find through views of other shares of the rows, beside the
+//! exact search of the same condition. The texts are the glosses of the packed knowledge base.
 
 use std::{fmt::Write as _, path::PathBuf, time::Instant};
 
@@ -21,9 +22,12 @@ use crate::cli::{client::Client, output};
 
 const NDJSON: &str = "application/x-ndjson";
 const DATASET: &str = "texts";
-const VIEW: &str = "tenth_of_texts";
-/// What the view shows.
-const FILTER: &str = "tenth = 3";
+/// Hits asked for.
+const K: usize = 10;
+/// What the views show, in thousandths of the rows.
+const SHARES: [u64; 5] = [1_000, 500, 100, 10, 1];
+/// What the view that is timed shows.
+const TIMED: u64 = 100;
 /// Rows of a chunk that is sent.
 const CHUNK_ROWS: usize = 1_000;
 
@@ -61,13 +65,10 @@ pub fn run(words: &[String]) -> Result<Value, BenchError> {
     let texts = glosses(options.rows)?;
     let daemon = Daemon::start(&make_dir(dir.path(), "data")?)?;
     let client = client_runtime()?;
-    let agent = client.block_on(lake(&daemon, texts.clone()))?;
+    client.block_on(load(&daemon, texts.clone()))?;
     let step = (texts.len() / usize::try_from(options.questions).unwrap_or(1)).max(1);
     let questions: Vec<&String> = texts.iter().step_by(step).collect();
-    let plain = |question: &str| json!({ "index": DATASET, "query": question, "k": 10 });
-    let filtered = |question: &str| json!({ "index": DATASET, "query": question, "k": 10, "filter": FILTER, "exact": true });
-    let unfiltered =
-        |question: &str| json!({ "index": DATASET, "query": question, "k": 10, "filter": FILTER });
+    let agent = client.block_on(agent_of(&daemon, "timed", TIMED))?;
     let (mut through, mut beside, mut whole) =
         (Series::default(), Series::default(), Series::default());
     for round in 0..=options.repeat {
@@ -75,8 +76,9 @@ pub fn run(words: &[String]) -> Result<Value, BenchError> {
         for question in &questions {
             client.block_on(async {
                 let (seen, time) = asked(&agent, &plain(question)).await?;
-                let (_, graph) = asked(daemon.client(), &unfiltered(question)).await?;
-                let (there, exact) = asked(daemon.client(), &filtered(question)).await?;
+                let (_, graph) = asked(daemon.client(), &filtered(question, TIMED, false)).await?;
+                let (there, exact) =
+                    asked(daemon.client(), &filtered(question, TIMED, true)).await?;
                 if seen != there {
                     return Err(BenchError::wrong(
                         format!("the agent's answer to `{question}`"),
@@ -120,20 +122,77 @@ pub fn run(words: &[String]) -> Result<Value, BenchError> {
         ratio,
         Limit::AtMost(1.3),
     );
+    client.block_on(curve(&daemon, &questions, &mut report))?;
     report.finish()
 }
 
-/// Takes the texts in, indexes them, and makes the view and an agent that sees it.
-async fn lake(daemon: &Daemon, texts: Vec<String>) -> Result<Client, BenchError> {
+fn plain(question: &str) -> Value {
+    json!({ "index": DATASET, "query": question, "k": K })
+}
+
+fn filtered(question: &str, share: u64, exact: bool) -> Value {
+    json!({ "index": DATASET, "query": question, "k": K, "filter": filter(share), "exact": exact })
+}
+
+/// The condition that so many thousandths of the rows meet.
+fn filter(share: u64) -> String {
+    format!("part < {share}")
+}
+
+/// How much of what they may see agents find, by the share of the rows that it is.
+async fn curve(
+    daemon: &Daemon,
+    questions: &[&String],
+    report: &mut Report,
+) -> Result<(), BenchError> {
+    let (mut lines, mut figures) = (Vec::new(), Vec::new());
+    let (mut recall_min, mut short) = (1.0_f64, 0);
+    for share in SHARES {
+        progress(&format!("search: recall of {share} thousandths"));
+        let agent = agent_of(daemon, &format!("texts_{share}"), share).await?;
+        let (mut found, mut there, mut fewer) = (0, 0, 0);
+        for question in questions {
+            let (seen, _) = asked(&agent, &plain(question)).await?;
+            let (exact, _) = asked(daemon.client(), &filtered(question, share, true)).await?;
+            found += exact.iter().filter(|key| seen.contains(key)).count();
+            there += exact.len();
+            fewer += usize::from(seen.len() < exact.len());
+        }
+        #[expect(clippy::cast_precision_loss, reason = "thousands of hits")]
+        let (recall, percent) = (found as f64 / there.max(1) as f64, share as f64 / 10.0);
+        recall_min = recall_min.min(recall);
+        short += fewer;
+        lines.push(vec![
+            format!("{percent} %"),
+            number(recall),
+            fewer.to_string(),
+        ]);
+        figures.push(json!({ "permitted": percent, "recall_at_10": recall, "too_few": fewer }));
+    }
+    print(&output::table(
+        &["permitted", "recall@10", "too few hits"],
+        &lines,
+    ))?;
+    report.set("restricted", json!(figures));
+    let what = "search: recall@10 of restricted readers, the worst share";
+    report.gate(what, recall_min, Limit::AtLeast(0.99));
+    let what = "search: answers of restricted readers with too few hits";
+    report.gate(
+        what,
+        f64::from(u32::try_from(short).unwrap_or(u32::MAX)),
+        Limit::AtMost(0.0),
+    );
+    Ok(())
+}
+
+/// Takes the texts in and indexes them.
+async fn load(daemon: &Daemon, texts: Vec<String>) -> Result<(), BenchError> {
     progress("search: rows and index");
     let rows = texts.into_iter().enumerate().collect::<Vec<_>>();
     let chunks: Vec<Bytes> = rows.chunks(CHUNK_ROWS).map(ndjson).collect();
     daemon
         .ingest(DATASET, Some("id"), NDJSON, generated(chunks.into_iter()))
         .await?;
-    let view = json!({ "name": VIEW, "base_dataset": DATASET, "columns": ["id", "gloss"], "row_filter": FILTER });
-    let made = daemon.client().post(&["catalog", "views"], &view);
-    made.await.doing("the view")?;
     let index = json!({ "name": DATASET, "source": DATASET, "key": "id", "text": ["gloss"], "backend": "hnsw" });
     let request = daemon
         .client()
@@ -142,7 +201,15 @@ async fn lake(daemon: &Daemon, texts: Vec<String>) -> Result<Client, BenchError>
         .client()
         .answer(request.query(&[("wait", "true")]).json(&index));
     built.await.doing("the index")?;
-    let token = json!({ "name": "agent", "role": "agent", "views": [VIEW],
+    Ok(())
+}
+
+/// Makes a view of this share of the rows, and an agent that sees it.
+async fn agent_of(daemon: &Daemon, name: &str, share: u64) -> Result<Client, BenchError> {
+    let view = json!({ "name": name, "base_dataset": DATASET, "columns": ["id", "gloss"], "row_filter": filter(share) });
+    let made = daemon.client().post(&["catalog", "views"], &view);
+    made.await.doing("the view")?;
+    let token = json!({ "name": "agent", "role": "agent", "views": [name],
         "limits": { "requests_per_s": 100_000, "concurrent_queries": 16 } });
     let issued = daemon.client().post(&["auth", "tokens"], &token);
     let issued = issued.await.doing("the agent's token")?;
@@ -159,7 +226,7 @@ fn ndjson(rows: &[(usize, String)]) -> Bytes {
         let _ = writeln!(
             lines,
             "{}",
-            json!({ "id": id, "tenth": id % 10, "gloss": gloss })
+            json!({ "id": id, "part": id * 7_919 % 1_000, "gloss": gloss })
         );
         lines
     });
