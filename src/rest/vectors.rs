@@ -306,6 +306,8 @@ pub async fn row(
     path: web::Path<(String, String)>,
 ) -> Result<HttpResponse, Problem> {
     let (name, key) = path.into_inner();
+    // Its files stay until the row is read.
+    let _pinned = edge.query.pin(edge.lake.catalog().seq);
     let catalog = edge.lake.catalog();
     let index = catalog.state.index(&name)?;
     let way = must_answer(&edge, &catalog.state, index, &may.reader())?;
