@@ -24,7 +24,7 @@ use lakehouse_journal::{
     model::{
         access::{AccessCommand, Grants, Role},
         bucket::{BucketCommand, BucketSpec},
-        catalog::Dataset,
+        catalog::{CatalogCommand, Dataset},
         scheduler::SchedulerCommand,
     },
     record::Micros,
@@ -290,6 +290,7 @@ async fn serve(
         ms = report.replay_ms,
         "replayed"
     );
+    rebuild_when_damaged(&indexes, lake.clone());
     settle(&lake, &config).await?;
     let forgotten = settle_ledger(&lake, &query, &key_hash).await?;
     if forgotten > 0 {
@@ -323,6 +324,24 @@ async fn serve(
     lake.ask_scheduler(checkpoint, Caller::daemon("daemon"))
         .await?;
     Ok(())
+}
+
+/// Has an index built anew whose files turn out not to be what was built.
+fn rebuild_when_damaged(indexes: &LakeIndexes, lake: Lake) {
+    indexes.tell_of_damage(move |index| {
+        let index = index.to_owned();
+        let request = CatalogCommand::RequestGeneration {
+            index: index.clone(),
+            config: None,
+        };
+        let lake = lake.clone();
+        tokio::spawn(async move {
+            let asked = lake.ask_catalog(request, Caller::daemon("indexes")).await;
+            if let Err(error) = asked {
+                tracing::error!(index, %error, "a damaged index is not built anew");
+            }
+        });
+    });
 }
 
 /// The ledger of deletions, where one is configured.

@@ -7,6 +7,7 @@
 //! have now.
 
 mod build;
+mod damage;
 pub mod measure;
 pub mod quality;
 mod sight;
@@ -43,6 +44,7 @@ use super::{
     vectors::{self, Found, HnswConfig, Quantization, VectorError, Visible},
 };
 use crate::query::{QueryEngine, SessionTables, row_key::names};
+use damage::Damage;
 pub use sight::Sight;
 use sight::{Remembered, Sights};
 
@@ -66,6 +68,7 @@ pub struct LakeIndexes {
     cache: EmbeddingCache,
     /// One at a time is measured: two would slow each other.
     measuring: Arc<Semaphore>,
+    damage: Damage,
 }
 
 /// The right to measure, until it is dropped.
@@ -151,7 +154,13 @@ impl LakeIndexes {
             open: Mutex::default(),
             cache: EmbeddingCache::new(CACHE_BYTES),
             measuring: Arc::new(Semaphore::new(1)),
+            damage: Damage::default(),
         }
+    }
+
+    /// Tells of an index whose files are not what was built, so that another generation is asked for.
+    pub fn tell_of_damage(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
+        self.damage.tell(tell);
     }
 
     /// Waits until nobody else measures. Rows that are read while it is held are waited for by an
@@ -325,7 +334,9 @@ impl LakeIndexes {
         {
             return Ok((generation.generation, Arc::clone(open)));
         }
-        let open = Arc::new(self.open_generation(index, generation).await?);
+        let open = self.open_generation(index, generation).await;
+        let open = open.map_err(|error| self.damage.seen(index, generation.generation, error))?;
+        let open = Arc::new(open);
         self.open.lock().insert(name, Arc::clone(&open));
         Ok((generation.generation, open))
     }

@@ -24,6 +24,7 @@ mod erasure;
 mod health;
 mod history;
 mod idempotency;
+mod index_files;
 mod ingest;
 mod ingest_refused;
 mod journal;
