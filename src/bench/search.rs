@@ -209,7 +209,7 @@ async fn agent_of(daemon: &Daemon, name: &str, share: u64) -> Result<Client, Ben
     let view = json!({ "name": name, "base_dataset": DATASET, "columns": ["id", "gloss"], "row_filter": filter(share) });
     let made = daemon.client().post(&["catalog", "views"], &view);
     made.await.doing("the view")?;
-    let token = json!({ "name": "agent", "role": "agent", "views": [name],
+    let token = json!({ "name": name, "role": "agent", "views": [name],
         "limits": { "requests_per_s": 100_000, "concurrent_queries": 16 } });
     let issued = daemon.client().post(&["auth", "tokens"], &token);
     let issued = issued.await.doing("the agent's token")?;
