@@ -32,10 +32,14 @@ impl Dataset {
         match mode {
             IngestMode::Create => false,
             IngestMode::Append => self.contents.contains_key(content_hash),
-            IngestMode::Upsert | IngestMode::Replace => {
-                self.last_content == content_hash && self.tombstone_batches.is_empty()
-            }
+            IngestMode::Upsert => self.was_last(content_hash),
+            // What came before it must not be there either.
+            IngestMode::Replace => self.was_last(content_hash) && self.contents.len() == 1,
         }
+    }
+
+    fn was_last(&self, content_hash: &str) -> bool {
+        self.last_content == content_hash && self.tombstone_batches.is_empty()
     }
 
     pub(super) fn must_be_as_read(&self, read_seq: Seq) -> Result<(), ModelError> {

@@ -294,6 +294,20 @@ fn the_same_content_again_is_nothing_and_after_a_replacement_something() {
 }
 
 #[test]
+fn a_replacement_by_what_was_upserted_last_leaves_only_that() {
+    let mut given = people();
+    let with = |mode| CatalogCommand::CommitFiles(commit("people", mode, "f2", 99));
+    given.when(&with(IngestMode::Upsert)).expect("allowed");
+    let again = given.when(&with(IngestMode::Upsert)).expect("allowed");
+    assert!(again.is_empty());
+    let replaced = given.when(&with(IngestMode::Replace)).expect("allowed");
+    assert_eq!(replaced.len(), 1);
+    assert_eq!(given.state.datasets["people"].files.len(), 1);
+    let again = given.when(&with(IngestMode::Replace)).expect("allowed");
+    assert!(again.is_empty());
+}
+
+#[test]
 fn what_was_prepared_on_an_older_state_is_stale() {
     let mut given = people();
     let read_seq = given.seq();
