@@ -38,8 +38,9 @@ use crate::{
         audit::AuditLog,
         buckets::LakeBuckets,
         egress::EgressPolicy,
+        embedder::{Embedders, store::VectorStore},
         errors::BucketErrors,
-        indexes::LakeIndexes,
+        indexes::{Embedding, LakeIndexes},
         ingest::IngestLimits,
         issuer::Issuers,
         keyring::random_secret,
@@ -247,13 +248,14 @@ async fn serve(
         Arc::clone(&buckets),
         Arc::clone(&query),
     );
-    let indexes = Arc::new(LakeIndexes::new(
+    let indexes = LakeIndexes::new(
         staging,
         config.data_dir.join("cache"),
         Arc::clone(&buckets),
         Arc::clone(&query),
         Arc::clone(&key_hash),
-    ));
+    );
+    let indexes = Arc::new(indexes.with_embedding(embedding(&config, &secrets)?));
     query.serve_search(Arc::downgrade(&indexes) as _);
     let sidecar = LakeSidecar::new(
         config.data_dir.join("staging"),
@@ -292,6 +294,9 @@ async fn serve(
     );
     rebuild_when_damaged(&indexes, lake.clone());
     settle(&lake, &config).await?;
+    indexes
+        .forget_vectors_of_dropped(&lake.catalog().state)
+        .context("vectors of a dropped dataset cannot be removed")?;
     let forgotten = settle_ledger(&lake, &query, &key_hash).await?;
     if forgotten > 0 {
         tracing::warn!(
@@ -352,6 +357,17 @@ fn open_ledger(config: &Config) -> anyhow::Result<Option<Arc<dyn DeletionLedger>
     let ledger = DirLedger::open(config.data_dir.join(dir))
         .with_context(|| format!("erasure.ledger: `{}` cannot be used", dir.display()))?;
     Ok(Some(Arc::new(ledger)))
+}
+
+/// Who makes vectors, and where those that were paid for are kept.
+fn embedding(config: &Config, secrets: &Arc<dyn SecretsProvider>) -> anyhow::Result<Embedding> {
+    let embedders = Embedders::new(config, secrets).context("the embedders cannot be used")?;
+    let kept = VectorStore::open(&config.data_dir)
+        .context("the secret of the kept vectors cannot be used")?;
+    Ok(Embedding {
+        embedders: Arc::new(embedders),
+        kept: Some(Arc::new(kept)),
+    })
 }
 
 fn query_config(config: &Config) -> QueryConfig {

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use lakehouse_journal::model::{
     Aggregate, ErrorKind, Event, Work,
-    catalog::{CatalogCommand, CommitGeneration, FailGeneration},
+    catalog::{CatalogCommand, CommitGeneration, FailGeneration, Obstacle},
     event::CatalogEvent,
 };
 use parking_lot::Mutex;
@@ -85,7 +85,7 @@ impl Duty for IndexingDuty {
         let outcome = loop {
             attempt += 1;
             match self.build(&index, generation, &job).await {
-                Err(error) if passes(&error) && attempt < ATTEMPTS_MAX => {
+                Err(error) if passes(&error) && !was_patient(&error) && attempt < ATTEMPTS_MAX => {
                     tracing::warn!(index, attempt, %error, "build failed, trying again");
                     tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
                 }
@@ -100,6 +100,10 @@ impl Duty for IndexingDuty {
                 generation,
                 job: job.clone(),
                 error: error.to_string(),
+                obstacle: Some(Obstacle {
+                    code: error.code(),
+                    passes: passes(&error),
+                }),
             }),
         };
         let failure = match &command {
@@ -191,6 +195,7 @@ impl IndexingDuty {
             skipped: built.skipped,
             reused: built.reused,
             changed: built.changed,
+            making: Some(built.making),
             build_ms: u64::try_from((self.lake.now() - started) / 1000).unwrap_or(0),
         }))
     }
@@ -206,6 +211,11 @@ fn refusal(committed: &Committed) -> Option<String> {
         Event::Catalog(CatalogEvent::GenerationFailed(failed)) => Some(failed.error.clone()),
         _ => None,
     })
+}
+
+/// A provider of vectors was asked again and again already; whoever wanted the build asks for another.
+fn was_patient(error: &LakeError) -> bool {
+    error.code().starts_with("embedder_")
 }
 
 fn passes(error: &LakeError) -> bool {

@@ -1,6 +1,8 @@
 //! What actors need from outside, as roles. `src/engines` implements them on real libraries,
 //! `testing` with fakes; both pass the same contract suites.
 
+mod embedding;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -17,7 +19,7 @@ use lakehouse_journal::{
         bucket::BucketSpec,
         catalog::{
             CatalogState, DataFile, Dataset, DeletionVector, EmbeddingSpec, EvalSet, FileDigest,
-            FileEntry, Index, IndexSpec, Proposal, SchemaDoc, Trial,
+            FileEntry, Index, IndexSpec, Making, Proposal, SchemaDoc, Trial,
         },
         event::{DeletedRows, FileRepair},
     },
@@ -26,6 +28,7 @@ use lakehouse_journal::{
 
 use serde::{Deserialize, Serialize};
 
+pub use self::embedding::{EmbedLimits, Embedded, Embedder, TextVector};
 use crate::error::PortError;
 
 /// Tells the time; nothing else in this ring does.
@@ -268,6 +271,8 @@ pub struct BuiltGeneration {
     pub reused: u64,
     /// Rows that the generation before had with another text.
     pub changed: u64,
+    /// Who made its vectors, and what that took.
+    pub making: Making,
 }
 
 /// Builds a generation of an index from a snapshot of the dataset or view that it is over.
@@ -287,8 +292,25 @@ pub trait IndexBuilder: Send + Sync {
     /// The index that says what a dataset's own embedding asks for.
     ///
     /// # Errors
-    /// When nobody here can make it.
-    fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError>;
+    /// When nobody here can make it, or a provider that must be asked does not answer.
+    async fn index_of(
+        &self,
+        dataset: &Dataset,
+        wanted: &EmbeddingSpec,
+    ) -> Result<IndexSpec, PortError>;
+    /// Whether the generation that answers has vectors as they would be made today.
+    fn is_made_as_today(&self, index: &Index) -> bool;
+    /// Removes kept vectors of texts that no visible row of the dataset has: true of all deletions up to
+    /// `through`. Returns how many files were looked at.
+    ///
+    /// # Errors
+    /// When rows cannot be read or files not be written.
+    async fn sweep_vectors(
+        &self,
+        catalog: Arc<Fold<CatalogState>>,
+        dataset: &str,
+        through: Seq,
+    ) -> Result<u64, PortError>;
     /// Measures a generation that is built and not yet committed, by an evaluation set or, without
     /// one, by queries drawn from its own rows.
     ///

@@ -97,7 +97,7 @@ impl RefreshDuty {
         let began = self.lake.now();
         let cause = due.as_ref().map_or(RefreshCause::OnAppend, |due| due.cause);
         let run = due.map(|due| due.run);
-        let outcome = self.refresh(name).await;
+        let outcome = self.refresh(name, cause).await;
         let elapsed_ms = u64::try_from((self.lake.now() - began) / 1_000).unwrap_or(0);
         match outcome {
             Ok((counts, source_seq)) => {
@@ -131,7 +131,11 @@ impl RefreshDuty {
     }
 
     /// Brings every index to the rows of one snapshot, and says which.
-    async fn refresh(&self, name: &str) -> Result<(RefreshCounts, Seq), LakeError> {
+    async fn refresh(
+        &self,
+        name: &str,
+        cause: RefreshCause,
+    ) -> Result<(RefreshCounts, Seq), LakeError> {
         self.serve_embedding(name).await?;
         let snapshot = self.lake.catalog();
         let dataset = snapshot.state.dataset(name)?;
@@ -142,7 +146,11 @@ impl RefreshDuty {
         let behind: Vec<String> = snapshot
             .state
             .indexes_over(name)
-            .filter(|index| is_behind(&snapshot.state, dataset, index))
+            .filter(|index| {
+                is_behind(&snapshot.state, dataset, index)
+                    || !self.builder.is_made_as_today(index)
+                    || (cause == RefreshCause::Retry && refused(index.live_generation()) > 0)
+            })
             .map(|index| index.name.clone())
             .collect();
         for index in snapshot.state.indexes_over(name) {
@@ -159,8 +167,10 @@ impl RefreshDuty {
                 counts.unchanged += built.reused;
                 counts.skipped += built.skipped;
                 counts.removed += before.saturating_sub(built.reused + built.changed);
+                add_making(&mut counts, &built);
             } else {
                 counts.unchanged += before;
+                counts.refused += refused(index.live_generation());
             }
             let model = format!("{}/{}", index.spec.provider, index.spec.model);
             if !counts.models.contains(&model) {
@@ -177,10 +187,7 @@ impl RefreshDuty {
             let index = snapshot.state.index(name)?;
             if index.building.is_none() {
                 if let Some((_, error)) = &index.failed {
-                    let text = format!("index `{name}` could not be built: {error}");
-                    return Err(
-                        PortError::new(ErrorKind::Unprocessable, "build_failed", text).into(),
-                    );
+                    return Err(build_failed(index, error).into());
                 }
                 if let Some(live) = index.live_generation() {
                     return Ok(live.clone());
@@ -205,12 +212,45 @@ impl RefreshDuty {
         let define = CatalogCommand::DefineIndex(DefineIndex {
             slo: None,
             index: name.to_owned(),
-            spec: self.builder.index_of(dataset, wanted)?,
+            spec: self.builder.index_of(dataset, wanted).await?,
         });
         self.lake
             .ask_catalog(define, Caller::daemon("refresh"))
             .await?;
         self.built(name).await.map(|_| ())
+    }
+}
+
+/// Rows of a generation that a provider refused.
+fn refused(generation: Option<&Generation>) -> u64 {
+    let making = generation.and_then(|built| built.making.as_ref());
+    making.map_or(0, |making| making.refused)
+}
+
+/// Adds what the vectors of a generation took.
+fn add_making(counts: &mut RefreshCounts, built: &Generation) {
+    let Some(making) = &built.making else {
+        return;
+    };
+    counts.refused += making.refused;
+    counts.texts_sent += making.texts_sent;
+    counts.provider_calls += making.provider_calls;
+    if let Some(tokens) = making.tokens {
+        *counts.tokens.get_or_insert(0) += tokens;
+    }
+}
+
+/// Why an index could not be built, so that whoever asked knows whether another try may help.
+fn build_failed(index: &Index, error: &str) -> PortError {
+    let text = format!("index `{}` could not be built: {error}", index.name);
+    match &index.obstacle {
+        Some(obstacle) if obstacle.passes => {
+            PortError::new(ErrorKind::Unavailable, &obstacle.code, text)
+        }
+        Some(obstacle) if obstacle.code.starts_with("embedder_") => {
+            PortError::new(ErrorKind::Unprocessable, &obstacle.code, text)
+        }
+        _ => PortError::new(ErrorKind::Unprocessable, "build_failed", text),
     }
 }
 

@@ -8,8 +8,10 @@
 
 mod build;
 mod damage;
+mod making;
 pub mod measure;
 pub mod quality;
+mod refused;
 mod sight;
 
 use std::{
@@ -34,7 +36,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     embedder::{
-        StaticEmbedder,
+        Embedders,
         cache::{CacheStats, EmbeddingCache},
     },
     index_files::IndexFiles,
@@ -45,6 +47,8 @@ use super::{
 };
 use crate::query::{QueryEngine, SessionTables, row_key::names};
 use damage::Damage;
+pub use making::{Embedding, must_be_public};
+pub use refused::RefusedRow;
 pub use sight::Sight;
 use sight::{Remembered, Sights};
 
@@ -63,6 +67,7 @@ pub struct LakeIndexes {
     files: IndexFiles,
     query: Arc<QueryEngine>,
     key_hash: KeyHash,
+    embedding: Embedding,
     open: Mutex<HashMap<(String, u64), Arc<OpenGeneration>>>,
     /// Vectors of texts that searches asked for.
     cache: EmbeddingCache,
@@ -151,6 +156,10 @@ impl LakeIndexes {
             buckets,
             query,
             key_hash,
+            embedding: Embedding {
+                embedders: Arc::new(Embedders::built_in_only()),
+                kept: None,
+            },
             open: Mutex::default(),
             cache: EmbeddingCache::new(CACHE_BYTES),
             measuring: Arc::new(Semaphore::new(1)),
@@ -161,6 +170,30 @@ impl LakeIndexes {
     /// Tells of an index whose files are not what was built, so that another generation is asked for.
     pub fn tell_of_damage(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
         self.damage.tell(tell);
+    }
+
+    /// With these embedders in the place of the one in the binary.
+    #[must_use]
+    pub fn with_embedding(mut self, embedding: Embedding) -> Self {
+        self.embedding = embedding;
+        self
+    }
+
+    /// Who makes vectors.
+    pub fn embedders(&self) -> &Embedders {
+        &self.embedding.embedders
+    }
+
+    /// Whether vectors are kept of a dataset that were put there before the deletions up to `through`
+    /// were swept out; and how many files of them there are.
+    ///
+    /// # Errors
+    /// `Unavailable` when that cannot be seen.
+    pub fn kept_vectors(&self, dataset_id: &str, through: Seq) -> Result<(u64, bool), PortError> {
+        match &self.embedding.kept {
+            Some(store) => store.may_hold(dataset_id, through),
+            None => Ok((0, false)),
+        }
     }
 
     /// Waits until nobody else measures. Rows that are read while it is held are waited for by an
@@ -226,7 +259,7 @@ impl LakeIndexes {
         let dataset = dataset_of(&catalog.state, index)?;
         let vector = match &request.query {
             SearchQuery::Vector(vector) => vector.to_vec(),
-            SearchQuery::Text(text) => self.embed(&index.spec.model, text)?,
+            SearchQuery::Text(text) => self.query_vector(index, text).await?,
         };
         let sight = &request.sight;
         let shown = self.shown(catalog, index, dataset, &open, sight).await?;
@@ -306,18 +339,6 @@ impl LakeIndexes {
                     .any(|generation| generation.generation == *number)
             })
         });
-    }
-
-    fn embed(&self, model: &str, text: &str) -> Result<Vec<f32>, PortError> {
-        let embed = || StaticEmbedder::built_in().embed(text).map(Vec::from);
-        let vector = self.cache.get(model, text, embed).ok_or_else(|| {
-            PortError::new(
-                ErrorKind::Unprocessable,
-                "text_without_vector",
-                "the text has no word that the embedder knows",
-            )
-        })?;
-        Ok(vector.to_vec())
     }
 
     async fn live(&self, index: &Index) -> Result<(u64, Arc<OpenGeneration>), PortError> {

@@ -34,7 +34,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         query::sql, query::explain,
         vectors::define, vectors::list, vectors::show, vectors::remove,
         vectors::build_generation, vectors::promote, vectors::rollback, vectors::row,
-        vectors::search, vectors::refresh, vectors::last_run, vectors::stale,
+        vectors::search, vectors::refresh, vectors::retry, vectors::failures, vectors::last_run, vectors::stale,
         quality::autogen, quality::evals, quality::trial, quality::trials, quality::best,
         quality::plot, quality::tune, quality::cache, quality::set_slo, quality::slo,
         profiles::save, profiles::list, profiles::activate,

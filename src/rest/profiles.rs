@@ -78,7 +78,7 @@ pub async fn save(
     let model = asked.model.unwrap_or_else(|| embedder.model.to_owned());
     if model != embedder.model {
         return Err(Problem::unsupported(
-            "an embedder other than `in-process`/`static-minilm-128`",
+            "a profile of a model other than `static-minilm-128`",
         ));
     }
     let profile = Profile {

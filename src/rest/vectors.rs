@@ -30,12 +30,15 @@ use super::{
     row_keys::{AskedKey, row_name},
     times,
 };
-use crate::engines::{embedder::StaticEmbedder, indexes::hnsw_config};
+use crate::engines::indexes::hnsw_config;
 
 pub(super) use allowed::must_show_all;
 use allowed::{must_answer, sessions, sight};
 // The path of the OpenAPI document is the handler's own.
-pub use refresh::{__path_last_run, __path_refresh, __path_stale, last_run, refresh, stale};
+pub use refresh::{
+    __path_failures, __path_last_run, __path_refresh, __path_retry, __path_stale, failures, last_run,
+    refresh, retry, stale,
+};
 pub use search::{__path_search, search};
 pub use swap::{__path_promote, __path_rollback, promote, rollback};
 
@@ -65,6 +68,11 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .route(web::get().to(last_run))
                 .route(web::post().to(refresh)),
         )
+        .route(
+            "/vectors/refresh/{dataset}/failures",
+            web::get().to(failures),
+        )
+        .route("/vectors/refresh/{dataset}/retry", web::post().to(retry))
         .route("/vectors/stale", web::get().to(stale));
 }
 
@@ -115,7 +123,7 @@ pub async fn define(
     let define = DefineIndex {
         slo,
         index: body.value.name.clone(),
-        spec: spec_of(&edge, body.value, bucket)?,
+        spec: spec_of(&edge, body.value, bucket).await?,
     };
     let name = define.index.clone();
     let committed = edge
@@ -136,22 +144,16 @@ pub async fn define(
     Ok(HttpResponse::Ok().json(answer))
 }
 
-fn spec_of(edge: &Edge, asked: NewIndex, bucket: Option<String>) -> Result<IndexSpec, Problem> {
-    let embedder = StaticEmbedder::built_in().identity();
+async fn spec_of(
+    edge: &Edge,
+    asked: NewIndex,
+    bucket: Option<String>,
+) -> Result<IndexSpec, Problem> {
     if asked.vector_column.is_some() {
         return Err(Problem::unsupported("`vector_column`"));
     }
     if asked.backend != Backend::Hnsw {
         return Err(Problem::unsupported("the backend `lance`"));
-    }
-    let provider = asked
-        .provider
-        .unwrap_or_else(|| embedder.provider.to_owned());
-    let model = asked.model.unwrap_or_else(|| embedder.model.to_owned());
-    if provider != embedder.provider || model != embedder.model {
-        return Err(Problem::unsupported(
-            "an embedder other than `in-process`/`static-minilm-128`",
-        ));
     }
     let text = asked
         .text
@@ -167,17 +169,22 @@ fn spec_of(edge: &Edge, asked: NewIndex, bucket: Option<String>) -> Result<Index
         .or_else(|| profile?.bucket.clone())
         .unwrap_or_else(|| edge.lake.primary().to_owned());
     edge.lake.known_bucket(&bucket)?;
-    Ok(IndexSpec {
+    let embedders = edge.indexes.embedders();
+    let name = embedders.name(asked.provider.as_deref(), asked.model.as_deref())?;
+    let embedder = embedders.find(&name).await?;
+    let spec = IndexSpec {
         source: asked.source,
         key: asked.key.try_into()?,
         text,
-        provider,
-        model,
-        dimensions: u32::try_from(embedder.dimensions).expect("few dimensions"),
+        provider: name.provider,
+        model: name.model,
+        dimensions: embedder.identity().dimensions,
         backend: asked.backend,
         config,
         bucket,
-    })
+    };
+    edge.indexes.must_embed(&catalog.state, &spec)?;
+    Ok(spec)
 }
 
 /// Waits until no build of the index is due.
@@ -348,6 +355,8 @@ fn view<P: Needs>(edge: &Edge, state: &CatalogState, may: &May<P>, index: &Index
                 "config": index.config_of(built),
                 "vectors": built.vectors,
                 "skipped": built.skipped,
+                "made_by": built.making.as_ref().map(|making| &making.model),
+                "refused": built.making.as_ref().map_or(0, |making| making.refused),
                 "bytes": size(&built.files),
                 "build_ms": built.build_ms,
                 "built_at": times::text(built.built_at),

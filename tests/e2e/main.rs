@@ -36,6 +36,8 @@ mod quality;
 mod query;
 mod races;
 mod refresh;
+mod refresh_gates;
+mod refresh_providers;
 mod repair;
 mod rescue;
 mod s3;

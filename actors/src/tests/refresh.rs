@@ -278,3 +278,59 @@ async fn each_run_stands_in_the_journal() {
         other => panic!("{other:?}"),
     }
 }
+
+#[actix::test]
+async fn a_provider_that_is_down_leaves_the_dataset_stale_and_loses_no_schedule() {
+    let world = world();
+    indexed(&world, "d").await;
+    append(&world, "d", &["c"]).await;
+    world.builder.provider_down.store(true, Ordering::SeqCst);
+    let refused = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(refused.expect_err("down").code(), "embedder_unavailable");
+    let catalog = world.lake.catalog();
+    let obstacle = catalog.state.indexes["d_idx"].obstacle.clone();
+    assert!(obstacle.expect("noted").passes);
+    assert!(!is_fresh(&world, "d"));
+    let due = world
+        .lake
+        .request_refresh("d", RefreshCause::Schedule, caller());
+    due.await.expect("due");
+    until("tried", || {
+        let catalog = world.lake.catalog();
+        let last = catalog.state.datasets["d"].last_refresh.clone();
+        last.is_some_and(|last| last.cause == RefreshCause::Schedule)
+    })
+    .await;
+    world.builder.provider_down.store(false, Ordering::SeqCst);
+    world.clock.advance(Duration::from_mins(2));
+    until("embedded", || has(&world, "d_idx", 3)).await;
+    until("fresh", || is_fresh(&world, "d")).await;
+    let catalog = world.lake.catalog();
+    assert_eq!(catalog.state.indexes["d_idx"].obstacle, None);
+}
+
+#[actix::test]
+async fn a_retry_builds_anew_where_rows_were_refused_and_a_call_does_not() {
+    let world = world();
+    world.builder.refused.store(1, Ordering::SeqCst);
+    indexed(&world, "d").await;
+    world.builder.refused.store(0, Ordering::SeqCst);
+    let counts = |done: crate::Refreshed| (done.counts.refused, done.counts.texts_sent);
+    let called = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(counts(called.expect("refreshed")), (1, 0), "set aside");
+    let retried = world.lake.refresh("d", RefreshCause::Retry, caller()).await;
+    assert_eq!(counts(retried.expect("refreshed")), (0, 2));
+    let again = world.lake.refresh("d", RefreshCause::Retry, caller()).await;
+    assert_eq!(counts(again.expect("refreshed")), (0, 0), "nothing is left");
+}
+
+#[actix::test]
+async fn vectors_of_a_model_that_is_another_one_today_are_made_anew() {
+    let world = world();
+    indexed(&world, "d").await;
+    let called = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(called.expect("refreshed").counts.embedded, 0);
+    world.builder.made_otherwise.store(true, Ordering::SeqCst);
+    let called = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(called.expect("refreshed").counts.embedded, 2);
+}

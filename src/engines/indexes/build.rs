@@ -1,5 +1,5 @@
-//! Builds a generation: reads the visible rows, embeds them on every core, links the graph, and puts
-//! the files into the bucket. The indexing worker calls it; the catalog decides what it is worth.
+//! Builds a generation: reads the visible rows, has them embedded, links the graph, and puts the files
+//! into the bucket. The indexing worker calls it; the catalog decides what it is worth.
 
 use std::{
     path::Path,
@@ -29,15 +29,19 @@ use lakehouse_journal::{
     record::Seq,
 };
 
-use super::{LakeIndexes, OpenGeneration, hnsw_config, of_vector, quoted};
+use super::{
+    LakeIndexes, hnsw_config,
+    making::{Counts, must_be_public},
+    of_vector, quoted,
+};
 use crate::engines::{
     buckets::{of_bucket, of_store},
-    embedder::{DIMENSIONS, StaticEmbedder},
+    embedder::EmbedderName,
     tables::of_query,
     usearch::HnswBuilder,
-    vectors::{self, BuildOptions, Chunk},
+    vectors::{self, BuildOptions},
 };
-use crate::query::{SessionTables, row_key::names};
+use crate::query::SessionTables;
 
 #[async_trait]
 impl IndexBuilder for LakeIndexes {
@@ -54,30 +58,38 @@ impl IndexBuilder for LakeIndexes {
     }
 
     async fn release(&self, catalog: &CatalogState) {
+        if let Err(error) = self.forget_vectors_of_dropped(catalog) {
+            tracing::warn!(%error, "kept vectors of a dropped dataset stay until the next start");
+        }
         // A trial's graph holds the rows that were there when it began.
         drop(self.turn().await);
         self.forget_dropped(catalog);
         self.forget_queries();
     }
 
-    fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError> {
-        let refuse = |what: &str| {
-            let text = format!("{what} is not available in this version");
-            Err(PortError::new(
-                ErrorKind::Unprocessable,
-                "unsupported",
-                text,
-            ))
-        };
-        let embedder = StaticEmbedder::built_in().identity();
-        if wanted.provider != embedder.provider || wanted.model != embedder.model {
-            return refuse("an embedder other than `in-process`/`static-minilm-128`");
-        }
+    async fn index_of(
+        &self,
+        dataset: &Dataset,
+        wanted: &EmbeddingSpec,
+    ) -> Result<IndexSpec, PortError> {
         if wanted
             .backend
             .is_some_and(|backend| backend != Backend::Hnsw)
         {
-            return refuse("the backend `lance`");
+            let text = "the backend `lance` is not available in this version";
+            return Err(PortError::new(
+                ErrorKind::Unprocessable,
+                "unsupported",
+                text,
+            ));
+        }
+        let name = EmbedderName {
+            provider: wanted.provider.clone(),
+            model: wanted.model.clone(),
+        };
+        let embedder = self.embedding.embedders.find(&name).await?;
+        if embedder.limits().external {
+            must_be_public(&name.provider, dataset, &wanted.text)?;
         }
         Ok(IndexSpec {
             source: dataset.name.clone(),
@@ -85,7 +97,7 @@ impl IndexBuilder for LakeIndexes {
             text: wanted.text.clone(),
             provider: wanted.provider.clone(),
             model: wanted.model.clone(),
-            dimensions: u32::try_from(embedder.dimensions).expect("few dimensions"),
+            dimensions: embedder.identity().dimensions,
             backend: Backend::Hnsw,
             config: IndexConfig::default(),
             bucket: wanted
@@ -93,6 +105,19 @@ impl IndexBuilder for LakeIndexes {
                 .clone()
                 .unwrap_or_else(|| dataset.bucket.clone()),
         })
+    }
+
+    fn is_made_as_today(&self, index: &Index) -> bool {
+        self.is_of_today(index)
+    }
+
+    async fn sweep_vectors(
+        &self,
+        catalog: Arc<Fold<CatalogState>>,
+        dataset: &str,
+        through: Seq,
+    ) -> Result<u64, PortError> {
+        self.sweep(&catalog, dataset, through).await
     }
 
     async fn build(
@@ -120,27 +145,16 @@ impl IndexBuilder for LakeIndexes {
         let options = BuildOptions::default();
         let mut builder = HnswBuilder::new(&dir, dimensions, config, options)
             .map_err(|error| of_vector(&error))?;
-        let template = index.spec.text.clone();
-        let key_columns = index.spec.key.columns().len();
+        let mut maker = self.maker(&catalog.state, &index).await?;
         let sql = text_query(&index, &index.spec.source)?;
         // An erasure neither waits for a build nor ends it: it asks for another one.
         let tables = SessionTables::all(Arc::new(catalog.state.clone()), Seq::MAX);
         let mut rows = self.rows(tables, &sql).await?;
-        let before = self.before(&index).await;
         let mut counts = Counts::default();
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(|error| of_query(&error))?;
             let count = batch.num_rows() as u64;
-            let template = template.clone();
-            let before = before.clone();
-            let added = tokio::task::spawn_blocking(move || {
-                let before = before.as_deref();
-                let added = add_batch(&mut builder, &batch, key_columns, &template, before)?;
-                Ok::<_, PortError>((builder, added))
-            });
-            let (returned, added) = added
-                .await
-                .map_err(|error| PortError::internal(error.to_string()))??;
+            let (returned, added) = maker.add(builder, batch, &index, &progress).await?;
             builder = returned;
             counts.add(added);
             progress.done.fetch_add(count, Ordering::Relaxed);
@@ -166,6 +180,7 @@ impl IndexBuilder for LakeIndexes {
             skipped: counts.skipped,
             reused: counts.reused,
             changed: counts.changed,
+            making: maker.making(),
             files: built
                 .files
                 .into_iter()
@@ -180,16 +195,6 @@ impl IndexBuilder for LakeIndexes {
 }
 
 impl LakeIndexes {
-    /// The generation whose vectors may be taken over; without one that can be opened, there is none.
-    async fn before(&self, index: &Index) -> Option<Arc<OpenGeneration>> {
-        index.live?;
-        let live = self.live(index).await;
-        let live = live.inspect_err(|error| {
-            tracing::warn!(index = index.name, %error, "every row is embedded again");
-        });
-        live.ok().map(|(_, open)| open)
-    }
-
     pub(super) async fn publish(
         &self,
         bucket: &str,
@@ -237,76 +242,6 @@ pub(super) fn text_query(index: &Index, source: &str) -> Result<String, PortErro
     ))
 }
 
-/// What became of rows.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Counts {
-    skipped: u64,
-    reused: u64,
-    changed: u64,
-}
-
-impl Counts {
-    fn add(&mut self, more: Self) {
-        self.skipped += more.skipped;
-        self.reused += more.reused;
-        self.changed += more.changed;
-    }
-}
-
-/// Adds a batch, whose first columns are the key: a row that `before` has with the same text keeps its
-/// vector, bit for bit; the others are embedded.
-fn add_batch(
-    builder: &mut HnswBuilder,
-    batch: &RecordBatch,
-    key_columns: usize,
-    template: &TextSpec,
-    before: Option<&OpenGeneration>,
-) -> Result<Counts, PortError> {
-    let keys = names(&batch.columns()[..key_columns])
-        .map_err(|error| PortError::internal(error.to_string()))?;
-    let texts = texts_of(batch, key_columns, template)?;
-    let mut counts = Counts::default();
-    let mut kept: Vec<Option<&[f32]>> = Vec::with_capacity(texts.len());
-    for (row, text) in texts.iter().enumerate() {
-        let slot = before.and_then(|before| before.index.slot_of(keys.value(row)));
-        let same = before.zip(slot).filter(|(before, slot)| {
-            let known = before.index.text_of(*slot);
-            known.is_some_and(|known| known == text)
-        });
-        let vector = same.and_then(|(before, slot)| before.index.vector_of(slot));
-        counts.reused += u64::from(vector.is_some());
-        counts.changed += u64::from(slot.is_some() && vector.is_none());
-        kept.push(vector);
-    }
-    let new = texts.iter().zip(&kept).filter(|(_, kept)| kept.is_none());
-    let new: Vec<String> = new.map(|(text, _)| text.clone()).collect();
-    let mut embedded = embed_all(&new).into_iter();
-    let mut chunk_keys = Vec::with_capacity(texts.len());
-    let mut chunk_texts = Vec::with_capacity(texts.len());
-    let mut numbers = Vec::new();
-    for ((row, text), kept) in texts.into_iter().enumerate().zip(kept) {
-        let made = match kept {
-            Some(_) => None,
-            None => embedded.next().flatten(),
-        };
-        let Some(vector) = kept.or(made.as_ref().map(<[f32; DIMENSIONS]>::as_slice)) else {
-            continue;
-        };
-        chunk_keys.push(keys.value(row).to_owned());
-        chunk_texts.push(text);
-        numbers.extend_from_slice(vector);
-    }
-    counts.skipped = (batch.num_rows() - chunk_keys.len()) as u64;
-    builder
-        .add_chunk(Chunk {
-            keys: &chunk_keys,
-            texts: Some(&chunk_texts),
-            vectors: &numbers,
-        })
-        .map_err(|error| of_vector(&error))?;
-    Ok(counts)
-}
-
 /// The texts of a batch's rows, whose first columns are the key.
 pub(super) fn texts_of(
     batch: &RecordBatch,
@@ -328,29 +263,6 @@ pub(super) fn texts_of(
         render(template, values)
     };
     Ok((0..batch.num_rows()).map(text).collect())
-}
-
-/// The vectors of many texts, on every core.
-fn embed_all(texts: &[String]) -> Vec<Option<[f32; DIMENSIONS]>> {
-    let embedder = StaticEmbedder::built_in();
-    let part = texts.len().div_ceil(vectors::processors()).max(256);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = texts
-            .chunks(part)
-            .map(|texts| {
-                scope.spawn(move || {
-                    texts
-                        .iter()
-                        .map(|text| embedder.embed(text))
-                        .collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().expect("embedding takes any text"))
-            .collect()
-    })
 }
 
 /// The text of a row out of its template and the values of the template's columns.

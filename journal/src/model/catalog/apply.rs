@@ -349,6 +349,7 @@ impl CatalogState {
             building: Some((1, event.job.clone())),
             building_config: None,
             failed: None,
+            obstacle: None,
             created_at: meta.at,
         };
         self.indexes.insert(event.index.clone(), Arc::new(index));
@@ -367,11 +368,13 @@ impl CatalogState {
                 skipped: event.skipped,
                 reused: event.reused,
                 changed: event.changed,
+                making: event.making.clone(),
                 build_ms: event.build_ms,
                 built_at: meta.at,
             });
             index.building = None;
             index.failed = None;
+            index.obstacle = None;
         });
     }
 
@@ -380,6 +383,7 @@ impl CatalogState {
             index.building = None;
             index.building_config = None;
             index.failed = Some((event.job.clone(), event.error.clone()));
+            index.obstacle.clone_from(&event.obstacle);
         });
     }
 

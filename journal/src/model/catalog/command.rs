@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{
     CompactionPolicy, CompleteRefresh, DatasetSpec, DefineView, EmbeddingSpec, ErasedKeys,
-    FailRefresh, FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Proposal,
-    QualityCommand, RefreshCause, RefreshPolicy, SchemaDoc, Sensitivity, Slo, Source, Trial,
+    FailRefresh, FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Making,
+    Obstacle, Proposal, QualityCommand, RefreshCause, RefreshPolicy, SchemaDoc, Sensitivity, Slo, Source, Trial,
 };
 use crate::{
     model::event::{DeletedRows, FilesRepaired, Scrub},
@@ -286,6 +286,8 @@ pub struct CommitGeneration {
     pub reused: u64,
     /// Rows that the generation before had with another text.
     pub changed: u64,
+    /// Who made its vectors, and what that took.
+    pub making: Option<Making>,
     /// How long it took.
     pub build_ms: u64,
     /// What it reached, where the index must reach something.
@@ -314,6 +316,8 @@ pub struct FailGeneration {
     pub job: String,
     /// Why.
     pub error: String,
+    /// What kind of failure that is.
+    pub obstacle: Option<Obstacle>,
 }
 
 impl SchemaDoc {

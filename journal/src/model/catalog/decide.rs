@@ -426,6 +426,7 @@ impl CatalogState {
             skipped: command.skipped,
             reused: command.reused,
             changed: command.changed,
+            making: command.making,
             build_ms: command.build_ms,
         };
         Ok(trial
@@ -445,6 +446,7 @@ impl CatalogState {
                 generation: command.generation,
                 job: command.job.clone(),
                 error: command.error.clone(),
+                obstacle: command.obstacle.clone(),
             }
             .into(),
         ])

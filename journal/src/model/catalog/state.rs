@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CompactionPolicy, DeletionVector, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
-    FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Proposal, Quality,
-    RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
+    FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Making, Obstacle,
+    Proposal, Quality, RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
 };
 use crate::{
     model::event::is_zero,
@@ -293,6 +293,9 @@ pub struct Index {
     pub building_config: Option<IndexConfig>,
     /// Why the last build failed.
     pub failed: Option<(String, String)>,
+    /// What kind of failure that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
     /// When it was asked for.
     pub created_at: Micros,
 }
@@ -323,6 +326,9 @@ pub struct Generation {
     /// Rows that the generation before had with another text.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub changed: u64,
+    /// Who made its vectors, and what that took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making: Option<Making>,
     /// How long it took.
     pub build_ms: u64,
     /// When.

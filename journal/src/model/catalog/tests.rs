@@ -143,6 +143,7 @@ pub(super) fn generation(
         skipped: 0,
         reused: 0,
         changed: 0,
+        making: None,
         build_ms: 5,
         trial: None,
     })

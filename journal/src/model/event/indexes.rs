@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::is_zero;
 use crate::{
-    model::catalog::{FileDigest, IndexConfig, IndexSpec},
+    model::catalog::{FileDigest, IndexConfig, IndexSpec, Making, Obstacle},
     record::Seq,
 };
 
@@ -59,6 +59,9 @@ pub struct GenerationBuilt {
     /// Rows that the generation before had with another text.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub changed: u64,
+    /// Who made its vectors, and what that took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making: Option<Making>,
     /// How long it took.
     pub build_ms: u64,
 }
@@ -74,6 +77,9 @@ pub struct GenerationFailed {
     pub job: String,
     /// Why.
     pub error: String,
+    /// What kind of failure that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
 }
 
 /// A generation answers searches from here on.

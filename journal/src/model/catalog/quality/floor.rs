@@ -109,6 +109,7 @@ impl CatalogState {
             generation: command.generation,
             job: command.job.clone(),
             error: missed(miss.floor).to_string(),
+            obstacle: None,
         };
         Ok((Some(recorded(trial)), Some(failed.into())))
     }
