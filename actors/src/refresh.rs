@@ -52,6 +52,8 @@ type Answer = Result<Refreshed, LakeError>;
 /// A dataset to refresh.
 pub(crate) struct RefreshTask {
     pub dataset: String,
+    /// Why, when somebody asked for more than is due.
+    pub cause: Option<RefreshCause>,
     /// Who asked, with the way back.
     pub asked: Option<(Caller, oneshot::Sender<Answer>)>,
     pub claim: Claim,
@@ -74,7 +76,9 @@ impl Duty for RefreshDuty {
         let (caller, reply) = task.asked.unzip();
         let asked = caller.is_some();
         let caller = caller.unwrap_or_else(|| Caller::daemon("refresh"));
-        let result = self.run_once(&task.dataset, caller, asked).await;
+        let result = self
+            .run_once(&task.dataset, task.cause, caller, asked)
+            .await;
         match &result {
             Ok(done) => job.done(serde_json::to_value(&done.counts).ok()),
             Err(error) => {
@@ -92,10 +96,17 @@ impl Duty for RefreshDuty {
 
 impl RefreshDuty {
     /// Refreshes, and notes in the journal how it ended.
-    async fn run_once(&self, name: &str, caller: Caller, asked: bool) -> Answer {
+    async fn run_once(
+        &self,
+        name: &str,
+        cause: Option<RefreshCause>,
+        caller: Caller,
+        asked: bool,
+    ) -> Answer {
         let due = self.lake.catalog().state.dataset(name)?.refresh_due.clone();
         let began = self.lake.now();
-        let cause = due.as_ref().map_or(RefreshCause::OnAppend, |due| due.cause);
+        let cause = cause.or(due.as_ref().map(|due| due.cause));
+        let cause = cause.unwrap_or(RefreshCause::OnAppend);
         let run = due.map(|due| due.run);
         let outcome = self.refresh(name, cause).await;
         let elapsed_ms = u64::try_from((self.lake.now() - began) / 1_000).unwrap_or(0);
@@ -318,6 +329,7 @@ impl Lake {
         let (reply, answer) = oneshot::channel();
         let task = RefreshTask {
             dataset: dataset.to_owned(),
+            cause: Some(cause),
             asked: Some((caller, reply)),
             claim,
         };
@@ -370,6 +382,7 @@ impl Lake {
         if let Some(claim) = self.inner.claims.claim(work, self.now()) {
             let task = RefreshTask {
                 dataset: dataset.to_owned(),
+                cause: None,
                 asked: None,
                 claim,
             };

@@ -47,7 +47,7 @@ use super::{
 };
 use crate::query::{QueryEngine, SessionTables, row_key::names};
 use damage::Damage;
-pub use making::{Embedding, must_be_public};
+pub use making::Embedding;
 pub use refused::RefusedRow;
 pub use sight::Sight;
 use sight::{Remembered, Sights};

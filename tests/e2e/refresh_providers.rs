@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::api::{Api, list};
 use crate::support::daemon::{Daemon, Site};
+use crate::support::scan::places_of;
 use crate::support::{number_from_env, until};
 
 /// A daemon that knows a stand-in server as `ollama`.
@@ -58,6 +59,17 @@ async fn keys(api: &Api, index: &str, query: &str, k: usize) -> Vec<String> {
     hits.iter()
         .map(|hit| hit["key"].as_str().unwrap().to_owned())
         .collect()
+}
+
+/// A vector's first numbers as files hold them.
+fn packed(vector: &Value) -> Vec<u8> {
+    let numbers = list(vector).into_iter().take(8);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "they were f32 before they were JSON"
+    )]
+    let numbers = numbers.map(|number| number.as_f64().unwrap() as f32);
+    numbers.flat_map(f32::to_le_bytes).collect()
 }
 
 fn counts(done: &Value) -> [u64; 4] {
@@ -235,12 +247,18 @@ async fn a_deleted_rows_vector_leaves_the_kept_ones_too() {
             .find(|place| place["place"] == "embedding_cache");
         found.unwrap()["state"].clone()
     };
+    let row = api.get("/vectors/indexes/idx/rows/5").await.ok();
+    let needle = packed(&row["vector"]);
+    let kept = |places: &[String]| places.iter().any(|place| place.contains("embeddings"));
+    let before = places_of(daemon.site(), std::slice::from_ref(&needle));
+    assert!(kept(&before), "the scan can see: {before:?}");
     api.tombstone("d", &["5"], "asked").await.ok();
     assert_eq!(cache(&api.get(path).await.ok()), "hidden");
     api.post("/compliance/erasure/d", &json!({})).await.ok();
     let report = api.get(path).await.ok();
     assert_eq!(cache(&report), "absent", "{report}");
     assert_eq!(report["erased"], true, "{report}");
+    assert_eq!(places_of(daemon.site(), &[needle]), [""; 0]);
     // What was built anew for the erasure was not paid for again.
     assert_eq!(server.texts(), 20 + 1);
     server.forget();
@@ -354,7 +372,7 @@ fn an_address_that_may_not_be_reached_ends_the_start() {
         "LAKEHOUSE__EMBEDDING__OLLAMA__URL",
         "http://169.254.169.254/",
     )]);
-    let refused = site.spawn().start();
+    let refused = site.start();
     let (_, refusal) = refused.err().expect("it does not start");
     assert!(
         refusal.stderr.contains("`ollama` cannot be used"),

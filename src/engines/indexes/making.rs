@@ -62,7 +62,11 @@ fn model_of(spec: &IndexSpec, generation: &Generation) -> ModelIdentity {
 ///
 /// # Errors
 /// `Unprocessable` with the columns that are not public.
-pub fn must_be_public(provider: &str, dataset: &Dataset, text: &TextSpec) -> Result<(), PortError> {
+pub(super) fn must_be_public(
+    provider: &str,
+    dataset: &Dataset,
+    text: &TextSpec,
+) -> Result<(), PortError> {
     let columns = text
         .columns()
         .map_err(|reason| PortError::new(ErrorKind::Unprocessable, "impossible", reason))?;

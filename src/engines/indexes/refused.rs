@@ -2,7 +2,10 @@
 //! are kept of texts. Neither is noted anywhere but under the keyed hashes of the texts: both are found by
 //! reading the rows.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use arrow::record_batch::RecordBatch;
 use futures::StreamExt;
@@ -13,7 +16,7 @@ use lakehouse_actors::{
 use lakehouse_journal::{
     model::{
         Fold,
-        catalog::{CatalogState, Index},
+        catalog::{CatalogState, Index, ModelIdentity},
     },
     record::Seq,
 };
@@ -27,7 +30,7 @@ use crate::{
     engines::{
         embedder::{
             batches::{blank, is_blank},
-            store::{Kept, Used},
+            store::{Kept, TextKey, Used},
         },
         tables::of_query,
     },
@@ -119,7 +122,7 @@ impl LakeIndexes {
             return Ok(0);
         };
         let (files, _) = store.may_hold(&dataset.id, through)?;
-        let mut used = HashMap::new();
+        let mut used: HashMap<ModelIdentity, HashSet<TextKey>> = HashMap::new();
         for index in catalog.state.indexes_over(name) {
             // What nobody here embeds any more goes whole.
             let Ok(embedder) = self.embedder_of(&index.spec) else {
@@ -131,9 +134,7 @@ impl LakeIndexes {
             let Some(kept) = self.kept(embedder.as_ref(), dataset).await? else {
                 continue;
             };
-            let keys = used
-                .entry(embedder.identity().clone())
-                .or_insert_with(std::collections::HashSet::new);
+            let keys = used.entry(embedder.identity().clone()).or_default();
             // An erasure waits for this anyway.
             let mut rows = self.texts(catalog, Seq::MAX, index).await?;
             while let Some(batch) = rows.next().await {
