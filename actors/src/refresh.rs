@@ -174,6 +174,7 @@ impl RefreshDuty {
                 let caller = Caller::daemon("refresh");
                 self.lake.ask_catalog(command, caller).await?;
                 let built = self.built(&index.name).await?;
+                must_be_whole(&index.name, &built)?;
                 counts.embedded += built.vectors - built.reused;
                 counts.unchanged += built.reused;
                 counts.skipped += built.skipped;
@@ -251,6 +252,18 @@ fn add_making(counts: &mut RefreshCounts, built: &Generation) {
     }
 }
 
+/// Refuses a generation that came without rows whose vectors nobody made: deleted rows are out of it, but
+/// it is no refresh.
+fn must_be_whole(name: &str, built: &Generation) -> Result<(), PortError> {
+    let left_out = built.left_out();
+    if left_out == 0 {
+        return Ok(());
+    }
+    let text = format!("{left_out} rows of index `{name}` have no vector yet: nobody makes them");
+    let (kind, code) = (ErrorKind::Unavailable, "embedder_unavailable");
+    Err(PortError::new(kind, code, text))
+}
+
 /// Why an index could not be built, so that whoever asked knows whether another try may help.
 fn build_failed(index: &Index, error: &str) -> PortError {
     let text = format!("index `{}` could not be built: {error}", index.name);
@@ -275,7 +288,7 @@ fn is_behind(state: &CatalogState, dataset: &Dataset, index: &Index) -> bool {
     let newest = changed.into_iter().max().unwrap_or(0);
     index
         .live_generation()
-        .is_none_or(|live| live.source_seq < newest)
+        .is_none_or(|live| live.source_seq < newest || live.left_out() > 0)
 }
 
 /// What a decision says that a refresh did.

@@ -36,8 +36,8 @@ pub(super) use allowed::must_show_all;
 use allowed::{must_answer, sessions, sight};
 // The path of the OpenAPI document is the handler's own.
 pub use refresh::{
-    __path_failures, __path_last_run, __path_refresh, __path_retry, __path_stale, failures, last_run,
-    refresh, retry, stale,
+    __path_failures, __path_last_run, __path_refresh, __path_retry, __path_stale, failures,
+    last_run, refresh, retry, stale,
 };
 pub use search::{__path_search, search};
 pub use swap::{__path_promote, __path_rollback, promote, rollback};
@@ -357,6 +357,7 @@ fn view<P: Needs>(edge: &Edge, state: &CatalogState, may: &May<P>, index: &Index
                 "skipped": built.skipped,
                 "made_by": built.making.as_ref().map(|making| &making.model),
                 "refused": built.making.as_ref().map_or(0, |making| making.refused),
+                "left_out": built.left_out(),
                 "bytes": size(&built.files),
                 "build_ms": built.build_ms,
                 "built_at": times::text(built.built_at),

@@ -267,6 +267,35 @@ async fn a_deleted_rows_vector_leaves_the_kept_ones_too() {
 }
 
 #[tokio::test]
+async fn an_erasure_does_not_wait_for_a_provider_that_is_down() {
+    let server = StandIn::start(16).unwrap();
+    let daemon = beside(&server, &[]);
+    let api = daemon.admin();
+    indexed(&api, &rows(0, 20)).await;
+    let row = api.get("/vectors/indexes/idx/rows/5").await.ok();
+    let needle = packed(&row["vector"]);
+    server.always(Some(Trouble::Status(503)));
+    append(&api, rows(20, 22)).await;
+    api.tombstone("d", &["5"], "asked").await.ok();
+    api.post("/compliance/erasure/d", &json!({})).await.ok();
+    let report = api.get("/compliance/erasure/d/5").await.ok();
+    assert_eq!(report["erased"], true, "{report}");
+    assert_eq!(places_of(daemon.site(), &[needle]), [""; 0]);
+    let index = api.get("/vectors/indexes/idx").await.ok();
+    assert_eq!(
+        (&index["vectors"], &index["generations"][0]["left_out"]),
+        (&json!(19), &json!(2))
+    );
+    assert_eq!(list(&api.get("/vectors/stale").await.ok()).len(), 1);
+    api.post("/vectors/refresh/d", &json!({}))
+        .await
+        .problem_code(503, "embedder_unavailable");
+    server.always(None);
+    assert_eq!(counts(&refresh(&api).await), [2, 19, 0, 2]);
+    assert!(list(&api.get("/vectors/stale").await.ok()).is_empty());
+}
+
+#[tokio::test]
 async fn an_embedder_that_nobody_configured_is_refused() {
     let daemon = Daemon::start();
     let api = daemon.admin();

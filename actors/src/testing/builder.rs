@@ -41,6 +41,8 @@ pub struct FakeBuilder {
     pub provider_down: AtomicBool,
     /// Rows of each build whose text is refused.
     pub refused: AtomicU64,
+    /// Rows of each build that nobody makes vectors of.
+    pub left_out: AtomicU64,
     /// While set, generations are of a model that is another one today.
     pub made_otherwise: AtomicBool,
     /// Sweeps of kept vectors: the positions that they are true of.
@@ -84,6 +86,7 @@ impl IndexBuilder for FakeBuilder {
                     dimensions: index.spec.dimensions,
                 },
                 refused,
+                left_out: self.left_out.load(Ordering::SeqCst),
                 texts_sent: rows,
                 provider_calls: 1,
                 tokens: None,

@@ -310,6 +310,26 @@ async fn a_provider_that_is_down_leaves_the_dataset_stale_and_loses_no_schedule(
 }
 
 #[actix::test]
+async fn a_generation_that_came_without_some_rows_is_behind_and_no_refresh() {
+    let world = world();
+    indexed(&world, "d").await;
+    append(&world, "d", &["c"]).await;
+    world.builder.left_out.store(1, Ordering::SeqCst);
+    let refused = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(
+        refused.expect_err("a row is missing").code(),
+        "embedder_unavailable"
+    );
+    let catalog = world.lake.catalog();
+    assert_eq!(catalog.state.indexes["d_idx"].live, Some(2), "it answers");
+    assert!(!is_fresh(&world, "d"));
+    world.builder.left_out.store(0, Ordering::SeqCst);
+    let done = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(done.expect("refreshed").counts.rows, 3);
+    assert!(is_fresh(&world, "d"));
+}
+
+#[actix::test]
 async fn a_retry_builds_anew_where_rows_were_refused_and_a_call_does_not() {
     let world = world();
     world.builder.refused.store(1, Ordering::SeqCst);

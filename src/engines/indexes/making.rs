@@ -22,7 +22,7 @@ use crate::{
     engines::{
         embedder::{
             EmbedderName, Embedders,
-            batches::{Sender, Tally, is_blank},
+            batches::{Sender, Tally, blank, is_blank},
             store::{Kept, VectorStore},
         },
         usearch::HnswBuilder,
@@ -90,9 +90,14 @@ pub(super) fn must_be_public(
 
 /// Makes the vectors of one generation.
 pub(super) struct Maker {
-    sender: Sender,
+    /// Who is asked; or why nobody may be, which matters only when there is something to be asked.
+    sender: Result<Sender, PortError>,
+    model: ModelIdentity,
     tally: Tally,
     refused: u64,
+    left_out: u64,
+    /// Whether the generation that answers holds deleted rows: it must be replaced, whoever is down.
+    is_owed: bool,
     /// The generation that answers; its vectors are taken over when they would be made the same today.
     before: Option<Arc<OpenGeneration>>,
     takes_over: bool,
@@ -167,18 +172,36 @@ impl LakeIndexes {
         state: &CatalogState,
         index: &Index,
     ) -> Result<Maker, PortError> {
-        let embedder = self.embedder_of(&index.spec)?;
-        self.must_be_allowed(state, &index.spec, embedder.as_ref())?;
-        let kept = self
-            .kept(embedder.as_ref(), dataset_of(state, index)?)
-            .await?;
+        let dataset = dataset_of(state, index)?;
+        let live = index.live_generation();
+        let sender = self.sender(state, index, dataset).await;
+        let model = match (&sender, live) {
+            (Ok(sender), _) => sender.embedder.identity().clone(),
+            (Err(_), Some(live)) => model_of(&index.spec, live),
+            (Err(error), None) => return Err(error.clone()),
+        };
         Ok(Maker {
-            sender: Sender { embedder, kept },
+            sender,
+            model,
             tally: Tally::default(),
             refused: 0,
+            left_out: 0,
+            is_owed: live.is_some_and(|live| live.source_seq < dataset.last_tombstone_seq()),
             before: self.before(index).await,
             takes_over: self.is_of_today(index),
         })
+    }
+
+    async fn sender(
+        &self,
+        state: &CatalogState,
+        index: &Index,
+        dataset: &Dataset,
+    ) -> Result<Sender, PortError> {
+        let embedder = self.embedder_of(&index.spec)?;
+        self.must_be_allowed(state, &index.spec, embedder.as_ref())?;
+        let kept = self.kept(embedder.as_ref(), dataset).await?;
+        Ok(Sender { embedder, kept })
     }
 
     /// Whether the texts of an index may go to who embeds them.
@@ -267,7 +290,7 @@ impl LakeIndexes {
 async fn asked(embedder: &dyn Embedder, text: &str) -> Result<TextVector, PortError> {
     let texts = [text.to_owned()];
     if embedder.limits().keep && is_blank(text) {
-        return Ok(crate::engines::embedder::batches::blank());
+        return Ok(blank());
     }
     let done = tokio::time::timeout(QUERY_PATIENCE, embedder.embed(&texts)).await;
     let done = done.map_err(|_| {
@@ -298,14 +321,24 @@ impl Maker {
         let rows = blocking(move || read(&batch, &index.spec, before.as_deref(), takes_over));
         let rows = rows.await?;
         let new = rows.new_texts();
-        let made = self.sender.embed(&new, progress, &mut self.tally).await?;
+        let made = match self.made(&new, progress).await {
+            Err(error) if self.is_owed && error.code != "cancelled" => {
+                tracing::warn!(%error, rows = new.len(), "rows are left out, so that deleted ones go");
+                self.left_out += new.len() as u64;
+                // Nobody is asked again for this generation.
+                self.sender = Err(error);
+                Vec::new()
+            }
+            made => made?,
+        };
         let before = self.before.clone();
         let added = blocking(move || {
             let counts = link(&mut builder, rows, made, before.as_deref())?;
             Ok((builder, counts))
         });
         let (builder, mut counts) = added.await?;
-        if !self.sender.embedder.limits().keep {
+        let sender = self.sender.as_ref();
+        if !sender.is_ok_and(|sender| sender.embedder.limits().keep) {
             // A text without a word that is known is skipped: nobody refused it.
             counts.refused = 0;
         }
@@ -313,18 +346,28 @@ impl Maker {
         Ok((builder, counts))
     }
 
+    async fn made(
+        &mut self,
+        texts: &[String],
+        progress: &Progress,
+    ) -> Result<Vec<TextVector>, PortError> {
+        match &self.sender {
+            _ if texts.is_empty() => Ok(Vec::new()),
+            Ok(sender) => sender.embed(texts, progress, &mut self.tally).await,
+            Err(error) => Err(error.clone()),
+        }
+    }
+
     /// Who made the vectors, and what that took.
     pub fn making(&self) -> Making {
-        let embedder = &self.sender.embedder;
-        let counts_texts = embedder.limits().keep;
+        // What is embedded in this process for nothing is sent to nobody.
+        let sender = self.sender.as_ref();
+        let is_free = sender.is_ok_and(|sender| !sender.embedder.limits().keep);
         Making {
-            model: embedder.identity().clone(),
+            model: self.model.clone(),
             refused: self.refused,
-            texts_sent: if counts_texts {
-                self.tally.texts_sent
-            } else {
-                0
-            },
+            left_out: self.left_out,
+            texts_sent: if is_free { 0 } else { self.tally.texts_sent },
             provider_calls: self.tally.calls,
             tokens: self.tally.tokens,
         }

@@ -419,7 +419,7 @@ impl CatalogState {
         // One that was never built is not stale: it does not answer at all.
         let is_behind = |index: &Index| {
             let live = index.live_generation();
-            live.is_some_and(|live| live.source_seq < dataset.rows_seq)
+            live.is_some_and(|live| live.source_seq < dataset.rows_seq || live.left_out() > 0)
         };
         let wanted = dataset.embedding.as_ref();
         let is_served = wanted.is_none_or(|wanted| {

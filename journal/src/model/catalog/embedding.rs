@@ -145,6 +145,10 @@ pub struct Making {
     /// Rows whose text was refused.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub refused: u64,
+    /// Rows that have no vector yet, as nobody made one: the generation had to come without them, since
+    /// the one before held deleted rows. It is behind as long as there are any.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// Texts that were sent to a provider.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub texts_sent: u64,

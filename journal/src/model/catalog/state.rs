@@ -335,6 +335,13 @@ pub struct Generation {
     pub built_at: Micros,
 }
 
+impl Generation {
+    /// Rows that have no vector yet.
+    pub fn left_out(&self) -> u64 {
+        self.making.as_ref().map_or(0, |making| making.left_out)
+    }
+}
+
 impl Index {
     /// How many generations were built from a state before `seq`.
     pub fn generations_before(&self, seq: Seq) -> u64 {
