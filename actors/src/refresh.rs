@@ -11,7 +11,7 @@ use lakehouse_journal::{
         ErrorKind, Event, Work,
         catalog::{
             CatalogCommand, CatalogState, CompleteRefresh, Dataset, DefineIndex, FailRefresh,
-            Generation, Index, RefreshCause, RefreshCounts, RefreshPolicy,
+            Generation, Index, OtherModel, RefreshCause, RefreshCounts, RefreshPolicy,
         },
         event::{CatalogEvent, RefreshCompleted},
     },
@@ -210,7 +210,8 @@ impl RefreshDuty {
     }
 
     /// Sees to it that an index says what the dataset's own embedding asks for: its name is the
-    /// dataset's unless another one does so already.
+    /// dataset's unless another one does so already. One of that name by another model is made anew
+    /// beside the generation that answers.
     async fn serve_embedding(&self, name: &str) -> Result<(), LakeError> {
         let snapshot = self.lake.catalog();
         let dataset = snapshot.state.dataset(name)?;
@@ -221,15 +222,27 @@ impl RefreshDuty {
         if over.any(|index| index.spec.embeds(wanted)) {
             return Ok(());
         }
-        let define = CatalogCommand::DefineIndex(DefineIndex {
-            slo: None,
-            index: name.to_owned(),
-            spec: self.builder.index_of(dataset, wanted).await?,
+        let spec = self.builder.index_of(dataset, wanted).await?;
+        let index = name.to_owned();
+        let differs_in_model = snapshot.state.indexes.get(name).is_some_and(|index| {
+            let known = &index.spec;
+            known.source == spec.source && known.key == spec.key && known.text == spec.text
         });
-        self.lake
-            .ask_catalog(define, Caller::daemon("refresh"))
-            .await?;
-        self.built(name).await.map(|_| ())
+        let command = if differs_in_model {
+            let model = OtherModel {
+                provider: spec.provider,
+                model: spec.model,
+                dimensions: spec.dimensions,
+            };
+            CatalogCommand::RemakeIndex { index, model }
+        } else {
+            let slo = None;
+            CatalogCommand::DefineIndex(DefineIndex { slo, index, spec })
+        };
+        let caller = Caller::daemon("refresh");
+        self.lake.ask_catalog(command, caller).await?;
+        let built = self.built(name).await?;
+        Ok(must_be_whole(name, &built)?)
     }
 }
 

@@ -296,6 +296,36 @@ async fn an_erasure_does_not_wait_for_a_provider_that_is_down() {
 }
 
 #[tokio::test]
+async fn a_dataset_with_an_embedding_gets_an_index_of_its_own_by_policy() {
+    let server = StandIn::start(16).unwrap();
+    let daemon = beside(&server, &[]);
+    let api = daemon.admin();
+    api.create("d", &rows(0, 20)).await;
+    let unable = json!({ "embedding_refresh_policy": "on_append" });
+    api.patch("/catalog/datasets/d", &unable).await.problem(422);
+    let bad = json!({ "embedding_refresh_policy": { "scheduled": "at night" } });
+    api.patch("/catalog/datasets/d", &bad).await.problem(422);
+    let embedding = |model: &str| json!({ "text": "{body}", "key": "id", "provider": "ollama", "model": model });
+    let patch = json!({ "embedding": embedding("m"), "embedding_refresh_policy": "on_append" });
+    api.patch("/catalog/datasets/d", &patch).await.ok();
+    until("built", || async {
+        let index = api.get("/vectors/indexes/d").await;
+        (index.status == 200 && index.ok()["vectors"] == 20).then_some(())
+    })
+    .await;
+    // Another model builds a generation beside, and swaps.
+    let patch = json!({ "embedding": embedding("m2") });
+    api.patch("/catalog/datasets/d", &patch).await.ok();
+    let index = until("swapped", || async {
+        let index = api.get("/vectors/indexes/d").await.ok();
+        (index["model"] == "m2").then_some(index)
+    })
+    .await;
+    assert_eq!(index["generation"], 2, "{index}");
+    assert_eq!(server.texts(), 2 * 20 + 2);
+}
+
+#[tokio::test]
 async fn an_embedder_that_nobody_configured_is_refused() {
     let daemon = Daemon::start();
     let api = daemon.admin();

@@ -67,6 +67,7 @@ impl IndexBuilder for FakeBuilder {
         }
         self.built.fetch_add(1, Ordering::SeqCst);
         let refused = self.refused.load(Ordering::SeqCst);
+        let spec = index.spec_to_build();
         let rows = catalog
             .state
             .dataset_under(&index.spec.source)
@@ -80,10 +81,10 @@ impl IndexBuilder for FakeBuilder {
             changed: 0,
             making: Making {
                 model: ModelIdentity {
-                    provider: index.spec.provider.clone(),
-                    model: index.spec.model.clone(),
-                    version: index.spec.model.clone(),
-                    dimensions: index.spec.dimensions,
+                    provider: spec.provider,
+                    model: spec.model.clone(),
+                    version: spec.model,
+                    dimensions: spec.dimensions,
                 },
                 refused,
                 left_out: self.left_out.load(Ordering::SeqCst),

@@ -217,16 +217,17 @@ async fn an_embedding_that_is_set_becomes_an_index_of_the_datasets_name() {
         .await
         .expect("taken in");
     let spec = index_spec("d");
+    let wanted = EmbeddingSpec {
+        text: spec.text,
+        key: spec.key,
+        provider: spec.provider,
+        model: spec.model,
+        bucket: None,
+        backend: None,
+    };
     let patch = CatalogCommand::PatchDataset(PatchDataset {
         dataset: "d".to_owned(),
-        embedding: Some(EmbeddingSpec {
-            text: spec.text,
-            key: spec.key,
-            provider: spec.provider,
-            model: spec.model,
-            bucket: None,
-            backend: None,
-        }),
+        embedding: Some(wanted.clone()),
         embedding_refresh_policy: Some(RefreshPolicy::OnAppend),
         ..PatchDataset::default()
     });
@@ -236,6 +237,24 @@ async fn an_embedding_that_is_set_becomes_an_index_of_the_datasets_name() {
         let catalog = world.lake.catalog();
         let index = catalog.state.indexes.get("d");
         index.is_some_and(|index| index.live == Some(1))
+    })
+    .await;
+    until("fresh", || is_fresh(&world, "d")).await;
+    // Another model builds a generation beside, and swaps.
+    let patch = CatalogCommand::PatchDataset(PatchDataset {
+        dataset: "d".to_owned(),
+        embedding: Some(EmbeddingSpec {
+            model: "another".to_owned(),
+            ..wanted
+        }),
+        ..PatchDataset::default()
+    });
+    world.lake.ask_catalog(patch, caller()).await.expect("set");
+    world.clock.advance(CALM);
+    until("swapped", || {
+        let catalog = world.lake.catalog();
+        let index = &catalog.state.indexes["d"];
+        index.live == Some(2) && index.spec.model == "another"
     })
     .await;
     until("fresh", || is_fresh(&world, "d")).await;

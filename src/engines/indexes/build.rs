@@ -141,11 +141,12 @@ impl IndexBuilder for LakeIndexes {
             .map_err(|error| PortError::internal(error.to_string()))?;
         let dir = work.path().join("generation");
         let config = hnsw_config(index.config_to_build())?;
-        let dimensions = index.spec.dimensions as usize;
+        let spec = index.spec_to_build();
+        let dimensions = spec.dimensions as usize;
         let options = BuildOptions::default();
         let mut builder = HnswBuilder::new(&dir, dimensions, config, options)
             .map_err(|error| of_vector(&error))?;
-        let mut maker = self.maker(&catalog.state, &index).await?;
+        let mut maker = self.maker(&catalog.state, &index, &spec).await?;
         let sql = text_query(&index, &index.spec.source)?;
         // An erasure neither waits for a build nor ends it: it asks for another one.
         let tables = SessionTables::all(Arc::new(catalog.state.clone()), Seq::MAX);

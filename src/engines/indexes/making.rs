@@ -166,40 +166,43 @@ impl LakeIndexes {
             .map(Some)
     }
 
-    /// Who makes the vectors of an index out of this state.
+    /// Who makes the vectors of an index's next generation, which is to be of this kind.
     pub(super) async fn maker(
         &self,
         state: &CatalogState,
         index: &Index,
+        spec: &IndexSpec,
     ) -> Result<Maker, PortError> {
         let dataset = dataset_of(state, index)?;
         let live = index.live_generation();
-        let sender = self.sender(state, index, dataset).await;
+        let sender = self.sender(state, spec, dataset).await;
         let model = match (&sender, live) {
             (Ok(sender), _) => sender.embedder.identity().clone(),
-            (Err(_), Some(live)) => model_of(&index.spec, live),
-            (Err(error), None) => return Err(error.clone()),
+            (Err(_), Some(live)) if *spec == index.spec => model_of(spec, live),
+            (Err(error), _) => return Err(error.clone()),
         };
         Ok(Maker {
             sender,
-            model,
             tally: Tally::default(),
             refused: 0,
             left_out: 0,
-            is_owed: live.is_some_and(|live| live.source_seq < dataset.last_tombstone_seq()),
+            takes_over: live.is_some_and(|live| model_of(&index.spec, live) == model),
+            model,
+            // A generation by another model can wait: the one that answers is built anew by its own.
+            is_owed: *spec == index.spec
+                && live.is_some_and(|live| live.source_seq < dataset.last_tombstone_seq()),
             before: self.before(index).await,
-            takes_over: self.is_of_today(index),
         })
     }
 
     async fn sender(
         &self,
         state: &CatalogState,
-        index: &Index,
+        spec: &IndexSpec,
         dataset: &Dataset,
     ) -> Result<Sender, PortError> {
-        let embedder = self.embedder_of(&index.spec)?;
-        self.must_be_allowed(state, &index.spec, embedder.as_ref())?;
+        let embedder = self.embedder_of(spec)?;
+        self.must_be_allowed(state, spec, embedder.as_ref())?;
         let kept = self.kept(embedder.as_ref(), dataset).await?;
         Ok(Sender { embedder, kept })
     }

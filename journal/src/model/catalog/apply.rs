@@ -50,6 +50,7 @@ impl CatalogState {
                 self.change_index(&e.index, |index| {
                     index.building = Some((e.generation, e.job.clone()));
                     index.building_config.clone_from(&e.config);
+                    index.building_model.clone_from(&e.model);
                 });
             }
             CatalogEvent::GenerationBuilt(e) => self.generation_built(meta, e),
@@ -348,6 +349,7 @@ impl CatalogState {
             live: None,
             building: Some((1, event.job.clone())),
             building_config: None,
+            building_model: None,
             failed: None,
             obstacle: None,
             created_at: meta.at,
@@ -373,6 +375,7 @@ impl CatalogState {
                 built_at: meta.at,
             });
             index.building = None;
+            index.building_model = None;
             index.failed = None;
             index.obstacle = None;
         });
@@ -382,6 +385,7 @@ impl CatalogState {
         self.change_index(&event.index, |index| {
             index.building = None;
             index.building_config = None;
+            index.building_model = None;
             index.failed = Some((event.job.clone(), event.error.clone()));
             index.obstacle.clone_from(&event.obstacle);
         });
@@ -393,6 +397,7 @@ impl CatalogState {
             if let Some(config) = index.live_generation().and_then(|live| live.config.clone()) {
                 index.take_over(config);
             }
+            index.take_model_over();
         });
         let source = self
             .indexes

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::{
     CompactionPolicy, CompleteRefresh, DatasetSpec, DefineView, EmbeddingSpec, ErasedKeys,
     FailRefresh, FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Making,
-    Obstacle, Proposal, QualityCommand, RefreshCause, RefreshPolicy, SchemaDoc, Sensitivity, Slo, Source, Trial,
+    Obstacle, OtherModel, Proposal, QualityCommand, RefreshCause, RefreshPolicy, SchemaDoc,
+    Sensitivity, Slo, Source, Trial,
 };
 use crate::{
     model::event::{DeletedRows, FilesRepaired, Scrub},
@@ -77,6 +78,13 @@ pub enum CatalogCommand {
     FailRefresh(FailRefresh),
     /// See [`QualityCommand`].
     Quality(QualityCommand),
+    /// Build an index anew with another model, beside the generation that answers.
+    RemakeIndex {
+        /// The index.
+        index: String,
+        /// The model.
+        model: OtherModel,
+    },
     /// See [`CommitGeneration`].
     CommitGeneration(CommitGeneration),
     /// See [`FailGeneration`].

@@ -62,6 +62,7 @@ impl Aggregate for CatalogState {
             }
             CatalogCommand::CompleteRefresh(c) => self.complete_refresh(c, stamp),
             CatalogCommand::FailRefresh(c) => self.fail_refresh(c, stamp),
+            CatalogCommand::RemakeIndex { index, model } => self.remake_index(index, model, stamp),
             CatalogCommand::RequestGeneration { index, config } => {
                 self.request_generation(index, config.as_ref(), stamp)
             }
@@ -396,6 +397,7 @@ impl CatalogState {
                 generation: index.next_generation(),
                 job: stamp.id.clone(),
                 config: config.cloned(),
+                model: None,
             }
             .into(),
         ])

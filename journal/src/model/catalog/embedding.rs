@@ -137,6 +137,17 @@ pub struct ModelIdentity {
     pub dimensions: u32,
 }
 
+/// The model that an index is to be made anew with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherModel {
+    /// Where the model runs.
+    pub provider: String,
+    /// Its name there.
+    pub model: String,
+    /// Components of a vector.
+    pub dimensions: u32,
+}
+
 /// Who made the vectors of a generation, and what that took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Making {

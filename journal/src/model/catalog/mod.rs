@@ -27,8 +27,8 @@ pub use command::{
 };
 pub use deletion::DeletionVector;
 pub use embedding::{
-    DueRefresh, EndedRefresh, Making, ModelIdentity, Obstacle, RefreshCause, RefreshCounts,
-    RefreshPolicy, RefreshSchedule,
+    DueRefresh, EndedRefresh, Making, ModelIdentity, Obstacle, OtherModel, RefreshCause,
+    RefreshCounts, RefreshPolicy, RefreshSchedule,
 };
 pub use key::{KEY_COLUMNS_MAX, KeyColumns};
 pub use objects::OwnObject;

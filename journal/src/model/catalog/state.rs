@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CompactionPolicy, DeletionVector, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
-    FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Making, Obstacle,
-    Proposal, Quality, RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
+    FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Making, ModelIdentity,
+    Obstacle, OtherModel, Proposal, Quality, RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
 };
 use crate::{
     model::event::is_zero,
@@ -291,6 +291,9 @@ pub struct Index {
     /// Its tuning, where that is not the index's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub building_config: Option<IndexConfig>,
+    /// Its model, where that is not the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building_model: Option<OtherModel>,
     /// Why the last build failed.
     pub failed: Option<(String, String)>,
     /// What kind of failure that was.
@@ -335,6 +338,14 @@ pub struct Generation {
     pub built_at: Micros,
 }
 
+impl IndexSpec {
+    fn take_model(&mut self, provider: &str, model: &str, dimensions: u32) {
+        provider.clone_into(&mut self.provider);
+        model.clone_into(&mut self.model);
+        self.dimensions = dimensions;
+    }
+}
+
 impl Generation {
     /// Rows that have no vector yet.
     pub fn left_out(&self) -> u64 {
@@ -361,6 +372,46 @@ impl Index {
     /// The tuning of the build that is due.
     pub fn config_to_build(&self) -> &IndexConfig {
         self.building_config.as_ref().unwrap_or(&self.spec.config)
+    }
+
+    /// What the build that is due is made as.
+    pub fn spec_to_build(&self) -> IndexSpec {
+        let mut spec = self.spec.clone();
+        if let Some(other) = &self.building_model {
+            spec.take_model(&other.provider, &other.model, other.dimensions);
+        }
+        spec
+    }
+
+    /// Makes the model of the generation that answers the index's own; what was built by the one before
+    /// keeps that by name.
+    pub(super) fn take_model_over(&mut self) {
+        let live = self.live_generation();
+        let Some(making) = live.and_then(|live| live.making.clone()) else {
+            return;
+        };
+        let before = self.spec.clone();
+        let model = &making.model;
+        self.spec
+            .take_model(&model.provider, &model.model, model.dimensions);
+        if self.spec == before {
+            return;
+        }
+        for built in &mut self.generations {
+            built.making.get_or_insert_with(|| Making {
+                model: ModelIdentity {
+                    version: before.model.clone(),
+                    provider: before.provider.clone(),
+                    model: before.model.clone(),
+                    dimensions: before.dimensions,
+                },
+                refused: 0,
+                left_out: 0,
+                texts_sent: 0,
+                provider_calls: 0,
+                tokens: None,
+            });
+        }
     }
 
     /// The tuning of a generation.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::is_zero;
 use crate::{
-    model::catalog::{FileDigest, IndexConfig, IndexSpec, Making, Obstacle},
+    model::catalog::{FileDigest, IndexConfig, IndexSpec, Making, Obstacle, OtherModel},
     record::Seq,
 };
 
@@ -31,6 +31,9 @@ pub struct GenerationRequested {
     /// Its tuning, where that is not the index's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<IndexConfig>,
+    /// Its model, where that is not the index's own: it becomes so with the first answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<OtherModel>,
 }
 
 /// A generation of an index is built and lies in its bucket.
