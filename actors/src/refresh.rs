@@ -222,6 +222,14 @@ impl RefreshDuty {
         if over.any(|index| index.spec.embeds(wanted)) {
             return Ok(());
         }
+        // As after a restart: what was asked for before is being built.
+        let under_way =
+            snapshot.state.indexes.get(name).is_some_and(|index| {
+                index.building.is_some() && index.spec_to_build().embeds(wanted)
+            });
+        if under_way {
+            return Ok(must_be_whole(name, &self.built(name).await?)?);
+        }
         let spec = self.builder.index_of(dataset, wanted).await?;
         let index = name.to_owned();
         let differs_in_model = snapshot.state.indexes.get(name).is_some_and(|index| {
