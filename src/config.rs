@@ -29,6 +29,7 @@ pub use size::{BadSize, ByteSize};
 pub const DEFAULT_DATA_DIR: &str = "lakehouse-data";
 /// The port that the daemon listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 3100;
+
 /// Everything that can be set, each section with its defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -216,7 +216,10 @@ impl Client {
             }
             Failure::Fatal(error) | Failure::Down(error) => error,
         };
-        *self.down.lock() = Some((error.code.clone(), error.message.clone()));
+        // That a name is wrong says nothing of the server.
+        if error.code != "embedder_model_not_found" {
+            *self.down.lock() = Some((error.code.clone(), error.message.clone()));
+        }
         error
     }
 

@@ -246,6 +246,7 @@ async fn a_missing_model_and_a_wrong_key_are_told_at_once() {
         .err()
         .unwrap();
     assert_eq!(error.code, "embedder_model_not_found");
+    assert_eq!(plain.health().down, None, "the server is well");
     server.require_key("k-1");
     let error = RemoteEmbedder::probe(plain, "m").await.err().unwrap();
     assert_eq!(error.code, "embedder_denied");
