@@ -491,10 +491,7 @@ impl CatalogState {
             let mut needs = text.iter().chain(key);
             let direct = index.spec.source == command.view;
             let key_plain = key.iter().all(|column| command.spec.rule(column).is_none());
-            if !key_plain || (direct && !needs.all(shows)) {
-                return Err(in_use(&name));
-            }
-            if command.spec.per_caller {
+            if command.spec.per_caller || !key_plain || (direct && !needs.all(shows)) {
                 return Err(in_use(&name));
             }
             let requested = GenerationRequested {
@@ -502,6 +499,7 @@ impl CatalogState {
                 index: name,
                 job: format!("{}-{}", stamp.id, events.len()),
                 config: None,
+                model: None,
             };
             events.push(requested.into());
         }
