@@ -49,9 +49,12 @@ pub async fn health(edge: web::Data<Edge>) -> HttpResponse {
     let embedders: Vec<_> = embedders
         .iter()
         .map(|provider| {
-            let answers = provider.down.is_none();
-            let state = if answers { "up" } else { "down" };
-            json!({ "provider": provider.provider, "state": state })
+            let word = if provider.down.is_none() {
+                "up"
+            } else {
+                "down"
+            };
+            json!({ "provider": provider.provider, "state": word })
         })
         .collect();
     let degraded = edge.lake.degraded() || is_down;

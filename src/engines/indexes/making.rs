@@ -88,6 +88,20 @@ pub(super) fn must_be_public(
     Err(PortError::new(ErrorKind::Unprocessable, code, text))
 }
 
+/// Whether the texts of an index may go to who embeds them.
+fn must_be_allowed(
+    state: &CatalogState,
+    spec: &IndexSpec,
+    embedder: &dyn Embedder,
+) -> Result<(), PortError> {
+    match state.datasets.get(&spec.source) {
+        Some(dataset) if embedder.limits().external => {
+            must_be_public(&spec.provider, dataset, &spec.text)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Makes the vectors of one generation.
 pub(super) struct Maker {
     /// Who is asked; or why nobody may be, which matters only when there is something to be asked.
@@ -202,24 +216,9 @@ impl LakeIndexes {
         dataset: &Dataset,
     ) -> Result<Sender, PortError> {
         let embedder = self.embedder_of(spec)?;
-        self.must_be_allowed(state, spec, embedder.as_ref())?;
+        must_be_allowed(state, spec, embedder.as_ref())?;
         let kept = self.kept(embedder.as_ref(), dataset).await?;
         Ok(Sender { embedder, kept })
-    }
-
-    /// Whether the texts of an index may go to who embeds them.
-    fn must_be_allowed(
-        &self,
-        state: &CatalogState,
-        spec: &IndexSpec,
-        embedder: &dyn Embedder,
-    ) -> Result<(), PortError> {
-        match state.datasets.get(&spec.source) {
-            Some(dataset) if embedder.limits().external => {
-                must_be_public(&spec.provider, dataset, &spec.text)
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Refuses an index that nobody here could build.
@@ -228,7 +227,7 @@ impl LakeIndexes {
     /// `Unprocessable` when there is no such embedder, or its texts may not go there.
     pub fn must_embed(&self, state: &CatalogState, spec: &IndexSpec) -> Result<(), PortError> {
         let embedder = self.embedder_of(spec)?;
-        self.must_be_allowed(state, spec, embedder.as_ref())
+        must_be_allowed(state, spec, embedder.as_ref())
     }
 
     /// Whether the generation that answers has vectors as its model would make them now. One whose model
