@@ -15,7 +15,7 @@ use actix_web::{App, HttpServer, middleware::from_fn, web};
 use anyhow::Context;
 use lakehouse_actors::{
     Caller, Journal, Lake, Parts, Trigger,
-    ports::{BucketStore, Clock, DeletionLedger, IndexBuilder, KeyHash, Readers},
+    ports::{BucketStore, Clock, DeletionLedger, IndexBuilder, IndexDeltas, KeyHash, Readers},
     start,
 };
 use lakehouse_journal::{
@@ -273,6 +273,7 @@ async fn serve(
         ledger,
         key_hash: Arc::clone(&key_hash),
         builder: Arc::clone(&indexes) as Arc<dyn IndexBuilder>,
+        deltas: Arc::clone(&indexes) as Arc<dyn IndexDeltas>,
         buckets: Arc::clone(&store) as Arc<dyn BucketStore>,
         inspector: Arc::new(LakeInspector::new(Arc::clone(&buckets))),
         runtime: work,

@@ -342,7 +342,7 @@ impl ErasureDuty {
             };
             if index.building.is_none() {
                 let current = index.live_generation();
-                if current.is_none_or(|live| live.source_seq >= through) {
+                if current.is_none_or(|live| live.oldest_source() >= through) {
                     return Ok(());
                 }
                 if let (true, Some((_, error))) = (asked, &index.failed) {

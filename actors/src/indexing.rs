@@ -19,7 +19,7 @@ use crate::{
     error::{LakeError, PortError},
     lake::Lake,
     owner::{Caller, Committed},
-    ports::{BucketStore, IndexBuilder},
+    ports::{BucketStore, BuildTask, IndexBuilder},
     worker::Duty,
 };
 
@@ -156,18 +156,20 @@ impl IndexingDuty {
             return Ok(None);
         };
         let progress = Arc::clone(&self.lake.jobs().open(job, "index_build", index).progress);
-        progress.total.store(dataset.row_count(), Ordering::Relaxed);
+        let rows = match found.live_generation().filter(|_| found.folding) {
+            Some(live) => live.vectors + live.delta_rows(),
+            None => dataset.row_count(),
+        };
+        progress.total.store(rows, Ordering::Relaxed);
         progress.done.store(0, Ordering::Relaxed);
         let started = self.lake.now();
-        let built = self
-            .builder
-            .build(
-                Arc::clone(&snapshot),
-                Arc::clone(found),
-                generation,
-                progress,
-            )
-            .await?;
+        let task = BuildTask {
+            index: Arc::clone(found),
+            snapshot: Arc::clone(&snapshot),
+            generation,
+            job: job.to_owned(),
+        };
+        let built = self.builder.build(task, progress).await?;
         // What was set while it was built counts.
         let now = self.lake.catalog();
         let trial = if now.state.quality.slos.contains_key(index) {
@@ -185,6 +187,8 @@ impl IndexingDuty {
             generation,
             job: job.to_owned(),
             source_seq: snapshot.seq,
+            rows_seq: built.rows_seq,
+            folded_through: built.folded_through,
             prefix: built.prefix,
             files: built.files,
             vectors: built.vectors,

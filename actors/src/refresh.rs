@@ -1,14 +1,14 @@
-//! The refresh worker: brings the indexes of a dataset up to date by building a new generation of each
-//! that is behind, beside the one that answers; one run at a time for each dataset, a few datasets beside
-//! each other. Searches go on meanwhile; the catalog swaps. It keeps nothing: a run that was lost is due
-//! again out of the catalog's state.
+//! The refresh worker: brings the indexes of a dataset up to its rows. What they lack rides on the
+//! generation that answers; only where that is much, or nothing answers, a generation is built beside it
+//! and the catalog swaps. One run at a time for each dataset, a few datasets beside each other. It keeps
+//! nothing: a run that was lost is due again out of the catalog's state.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
-        ErrorKind, Event, Work,
+        ErrorKind, Event, Fold, ModelError, Work,
         catalog::{
             CatalogCommand, CatalogState, CompleteRefresh, Dataset, DefineIndex, FailRefresh,
             Generation, Index, RefreshCause, RefreshCounts, RefreshPolicy,
@@ -20,10 +20,11 @@ use lakehouse_journal::{
 use tokio::sync::oneshot;
 
 use crate::{
+    deltas::{DeltaStore, IndexChange},
     error::{LakeError, PortError},
     lake::Lake,
     owner::{Caller, Committed},
-    ports::IndexBuilder,
+    ports::{BucketStore, IndexBuilder, IndexChanges, IndexDeltas},
     worker::{Claim, Duty},
 };
 
@@ -31,6 +32,8 @@ use crate::{
 pub(crate) const REFRESHES_MAX: usize = 4;
 /// Between two looks at whether a generation is there, or the dataset free.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often a difference is taken anew after another generation began to answer meanwhile.
+const ATTEMPTS: usize = 8;
 /// How long commits must rest before a refresh by policy begins.
 const SETTLED_AFTER: Micros = 250_000;
 /// After this it begins although commits go on.
@@ -61,6 +64,8 @@ pub(crate) struct RefreshTask {
 pub(crate) struct RefreshDuty {
     pub lake: Lake,
     pub builder: Arc<dyn IndexBuilder>,
+    pub deltas: Arc<dyn IndexDeltas>,
+    pub store: Arc<dyn BucketStore>,
 }
 
 #[async_trait]
@@ -133,41 +138,119 @@ impl RefreshDuty {
     /// Brings every index to the rows of one snapshot, and says which.
     async fn refresh(&self, name: &str) -> Result<(RefreshCounts, Seq), LakeError> {
         self.serve_embedding(name).await?;
-        let snapshot = self.lake.catalog();
-        let dataset = snapshot.state.dataset(name)?;
-        let mut counts = RefreshCounts {
-            rows: dataset.row_count(),
-            ..RefreshCounts::default()
-        };
-        let behind: Vec<String> = snapshot
-            .state
-            .indexes_over(name)
-            .filter(|index| is_behind(&snapshot.state, dataset, index))
-            .map(|index| index.name.clone())
-            .collect();
-        for index in snapshot.state.indexes_over(name) {
-            let before = index.live_generation().map_or(0, |live| live.vectors);
-            if behind.contains(&index.name) {
-                let command = CatalogCommand::RequestGeneration {
-                    index: index.name.clone(),
-                    config: None,
-                };
-                let caller = Caller::daemon("refresh");
-                self.lake.ask_catalog(command, caller).await?;
-                let built = self.built(&index.name).await?;
-                counts.embedded += built.vectors - built.reused;
-                counts.unchanged += built.reused;
-                counts.skipped += built.skipped;
-                counts.removed += before.saturating_sub(built.reused + built.changed);
-            } else {
-                counts.unchanged += before;
-            }
-            let model = format!("{}/{}", index.spec.provider, index.spec.model);
-            if !counts.models.contains(&model) {
-                counts.models.push(model);
+        let (mut done, mut anew) = (RefreshCounts::default(), BTreeSet::new());
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.told(name, &mut done, &mut anew).await {
+                // Something else rides or answers by now.
+                Err(LakeError::Refused(ModelError::Stale { .. })) if attempt < ATTEMPTS => {}
+                told => return told,
             }
         }
+    }
+
+    /// Takes the difference of every index that is behind and was not built anew already, and lets all of
+    /// them ride in one commit.
+    async fn told(
+        &self,
+        name: &str,
+        done: &mut RefreshCounts,
+        anew: &mut BTreeSet<String>,
+    ) -> Result<(RefreshCounts, Seq), LakeError> {
+        let snapshot = self.lake.catalog();
+        let dataset = snapshot.state.dataset(name)?;
+        done.rows = dataset.row_count();
+        let mut changes = Vec::new();
+        let mut counts = RefreshCounts::default();
+        for index in snapshot.state.indexes_over(name) {
+            let model = format!("{}/{}", index.spec.provider, index.spec.model);
+            if !done.models.contains(&model) {
+                done.models.push(model);
+            }
+            if anew.contains(&index.name) {
+                continue;
+            }
+            if let Some(live) = up_to_date(&snapshot.state, dataset, index) {
+                counts.unchanged += held(live).min(done.rows);
+                continue;
+            }
+            let Some((live, found)) = self.changes(&snapshot, index).await? else {
+                let built = self.built_anew(&index.name, snapshot.seq).await?;
+                let before = index.live_generation().map_or(0, held);
+                done.embedded += built.vectors - built.reused;
+                done.unchanged += built.reused;
+                done.skipped += built.skipped;
+                done.removed += before.saturating_sub(built.reused + built.changed);
+                anew.insert(index.name.clone());
+                continue;
+            };
+            counts.embedded += found.rows.keys.len() as u64;
+            counts.unchanged += found.unchanged;
+            counts.removed += found.rows.removed.len() as u64 + found.deleted;
+            counts.skipped += found.skipped;
+            changes.push(IndexChange {
+                index: index.name.clone(),
+                generation: live.generation,
+                rows: found.rows,
+            });
+        }
+        if !changes.is_empty() {
+            let store = DeltaStore {
+                deltas: self.deltas.as_ref(),
+                objects: self.store.as_ref(),
+            };
+            let caller = Caller::daemon("refresh");
+            let told = self
+                .lake
+                .commit_index_delta(store, name, snapshot.seq, changes, caller);
+            told.await?;
+        }
+        let counts = RefreshCounts {
+            embedded: done.embedded + counts.embedded,
+            removed: done.removed + counts.removed,
+            skipped: done.skipped + counts.skipped,
+            unchanged: done.unchanged + counts.unchanged,
+            ..done.clone()
+        };
         Ok((counts, snapshot.seq))
+    }
+
+    /// What an index lacks, and the generation that lacks it; `None` when it is to be built anew.
+    async fn changes<'a>(
+        &self,
+        snapshot: &Fold<CatalogState>,
+        index: &'a Index,
+    ) -> Result<Option<(&'a Generation, IndexChanges)>, LakeError> {
+        let Some(live) = index.live_generation() else {
+            return Ok(None);
+        };
+        if shows_otherwise(&snapshot.state, index, live) {
+            return Ok(None);
+        }
+        let most = live.delta_rows_max();
+        match self.deltas.changes(snapshot, index, most).await {
+            // Nothing can ride on what is not what was built.
+            Err(error) if error.kind == ErrorKind::Corrupt => Ok(None),
+            found => Ok(found?.map(|found| (live, found))),
+        }
+    }
+
+    /// Builds an index anew, from a snapshot that is no older than `through`.
+    async fn built_anew(&self, name: &str, through: Seq) -> Result<Generation, LakeError> {
+        loop {
+            let command = CatalogCommand::RequestGeneration {
+                index: name.to_owned(),
+                config: None,
+            };
+            let caller = Caller::daemon("refresh");
+            self.lake.ask_catalog(command, caller).await?;
+            let built = self.built(name).await?;
+            // One that was under way already began with older rows.
+            if built.embedded_through() >= through {
+                return Ok(built);
+            }
+        }
     }
 
     /// Waits until the build that is due has ended.
@@ -214,17 +297,27 @@ impl RefreshDuty {
     }
 }
 
-/// Whether an index does not say what the rows of its dataset say, as it may be shown.
-fn is_behind(state: &CatalogState, dataset: &Dataset, index: &Index) -> bool {
-    let changed = [
-        dataset.rows_seq,
-        dataset.last_tombstone_seq(),
-        state.policy_seq(&index.spec.source),
-    ];
-    let newest = changed.into_iter().max().unwrap_or(0);
-    index
-        .live_generation()
-        .is_none_or(|live| live.source_seq < newest)
+/// Rows that a generation holds with its deltas, replaced ones too.
+fn held(live: &Generation) -> u64 {
+    let ridden = live.deltas.iter().map(|delta| delta.file.rows);
+    live.vectors + ridden.sum::<u64>()
+}
+
+/// The generation of an index that says what the rows of its dataset say, as it may be shown. Deleted
+/// rows are hidden without.
+fn up_to_date<'a>(
+    state: &CatalogState,
+    dataset: &Dataset,
+    index: &'a Index,
+) -> Option<&'a Generation> {
+    let live = index.live_generation()?;
+    let current = live.embedded_through() >= dataset.rows_seq;
+    (current && !shows_otherwise(state, index, live)).then_some(live)
+}
+
+/// Whether what is shown of a view has changed since anything in a generation was read through it.
+fn shows_otherwise(state: &CatalogState, index: &Index, live: &Generation) -> bool {
+    state.policy_seq(&index.spec.source) > live.oldest_source()
 }
 
 /// What a decision says that a refresh did.

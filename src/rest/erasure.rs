@@ -306,7 +306,7 @@ impl<'a> Row<'a> {
         let mut state = PlaceState::Absent;
         let mut checked = 0;
         for index in catalog.state.indexes_over(&self.dataset.name) {
-            checked += index.generations.len() as u64;
+            checked += (index.generations.len() + index.deltas().count()) as u64;
             let older = self
                 .tombstone
                 .is_some_and(|(seq, _)| index.generations_before(seq) > 0);

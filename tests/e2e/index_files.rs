@@ -90,7 +90,8 @@ async fn a_build_that_is_killed_at_any_moment_leaves_the_last_whole_generation_a
     assert_eq!(verified["ok"], true, "{verified}");
 }
 
-/// The files of a generation in its bucket.
+/// The files of a generation in its bucket that a search by meaning loads: not its full text, nor its rows
+/// as other engines read them.
 fn index_files(site: &Site, generation: u64) -> Vec<PathBuf> {
     let all = files(&site.data_dir().join("buckets/primary/vectors/kb"));
     let folder = format!("{generation}-");
@@ -98,7 +99,15 @@ fn index_files(site: &Site, generation: u64) -> Vec<PathBuf> {
         let mut parts = path.components();
         parts.any(|part| part.as_os_str().to_string_lossy().starts_with(&folder))
     };
-    let mut all: Vec<PathBuf> = all.into_iter().filter(is_of_it).collect();
+    let is_loaded = |path: &PathBuf| {
+        let mut parts = path.components();
+        !parts.any(|part| part.as_os_str() == "texts.lance")
+            && path
+                .file_name()
+                .is_some_and(|name| name != "vectors.parquet")
+    };
+    let all = all.into_iter().filter(is_of_it).filter(is_loaded);
+    let mut all: Vec<PathBuf> = all.collect();
     all.sort();
     all
 }

@@ -17,6 +17,7 @@ mod command_line;
 mod compliance;
 mod composite;
 mod delete;
+mod deltas;
 mod disk_full;
 mod doors;
 mod erased_bytes;

@@ -9,15 +9,14 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lakehouse_journal::model::{
-    Fold,
-    catalog::{CatalogState, Dataset, EmbeddingSpec, EvalSet, FileDigest, Index, IndexSpec, Trial},
+use lakehouse_journal::model::catalog::{
+    CatalogState, Dataset, EmbeddingSpec, EvalSet, FileDigest, Index, IndexSpec, Trial,
 };
 
 use super::index_spec;
 use crate::{
     PortError,
-    ports::{BuiltGeneration, IndexBuilder, Progress},
+    ports::{BuildTask, BuiltGeneration, IndexBuilder, Progress},
 };
 
 /// Builds nothing, slowly enough to be killed.
@@ -33,27 +32,24 @@ pub struct FakeBuilder {
 
 #[async_trait]
 impl IndexBuilder for FakeBuilder {
-    async fn build(
-        &self,
-        catalog: Arc<Fold<CatalogState>>,
-        index: Arc<Index>,
-        generation: u64,
-        _: Arc<Progress>,
-    ) -> Result<BuiltGeneration, PortError> {
+    async fn build(&self, task: BuildTask, _: Arc<Progress>) -> Result<BuiltGeneration, PortError> {
         while self.stalled.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.built.fetch_add(1, Ordering::SeqCst);
         Ok(BuiltGeneration {
-            prefix: format!("vectors/{}/{generation}", index.name),
+            prefix: format!("vectors/{}/{}", task.index.name, task.generation),
             files: Vec::<FileDigest>::new(),
-            vectors: catalog
+            vectors: task
+                .snapshot
                 .state
-                .dataset_under(&index.spec.source)
+                .dataset_under(&task.index.spec.source)
                 .map_or(0, |dataset| dataset.row_count()),
             skipped: 0,
             reused: 0,
             changed: 0,
+            rows_seq: None,
+            folded_through: None,
         })
     }
 

@@ -14,7 +14,7 @@ use crate::{
     testing::{TestDisk, TestLake, caller, index_spec},
 };
 
-async fn delete(lake: &TestLake, keys: &[&str]) -> crate::Tombstoned {
+pub(super) async fn delete(lake: &TestLake, keys: &[&str]) -> crate::Tombstoned {
     let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
     lake.lake
         .tombstone("people", &keys, "asked".to_owned(), None, caller())

@@ -1,7 +1,9 @@
 //! Embeddings brought up to date by call, how the last run ended, and what is behind.
 
 use actix_web::{HttpResponse, web};
-use lakehouse_journal::model::catalog::{CatalogState, Dataset, IngestMode, RefreshCause};
+use lakehouse_journal::model::catalog::{
+    CatalogState, Dataset, Generation, IngestMode, RefreshCause,
+};
 use serde_json::{Value, json};
 
 use crate::rest::{
@@ -98,7 +100,11 @@ pub async fn stale(edge: web::Data<Edge>, _: May<ReadCatalog>) -> HttpResponse {
 fn to_embed(state: &CatalogState, dataset: &Dataset) -> u64 {
     let seen = state
         .indexes_over(&dataset.name)
-        .map(|index| index.live_generation().map_or(0, |live| live.source_seq))
+        .map(|index| {
+            index
+                .live_generation()
+                .map_or(0, Generation::embedded_through)
+        })
         .min()
         .unwrap_or(0);
     let later = dataset

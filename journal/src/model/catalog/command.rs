@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CompactionPolicy, CompleteRefresh, DatasetSpec, DefineView, EmbeddingSpec, ErasedKeys,
-    FailRefresh, FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Proposal,
-    QualityCommand, RefreshCause, RefreshPolicy, SchemaDoc, Sensitivity, Slo, Source, Trial,
+    CommitIndexDelta, CompactionPolicy, CompleteRefresh, DatasetSpec, DefineView, EmbeddingSpec,
+    ErasedKeys, FailRefresh, FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode,
+    JournalKeys, Proposal, QualityCommand, RefreshCause, RefreshPolicy, SchemaDoc, Sensitivity,
+    Slo, Source, Trial,
 };
 use crate::{
     model::event::{DeletedRows, FilesRepaired, Scrub},
@@ -83,6 +84,8 @@ pub enum CatalogCommand {
     FailGeneration(FailGeneration),
     /// See [`PromoteGeneration`].
     PromoteGeneration(PromoteGeneration),
+    /// See [`CommitIndexDelta`].
+    CommitIndexDelta(CommitIndexDelta),
     /// No longer keep generations that were built before a position, but for the one that answers.
     RetireGenerations {
         /// The index.
@@ -290,6 +293,10 @@ pub struct CommitGeneration {
     pub build_ms: u64,
     /// What it reached, where the index must reach something.
     pub trial: Option<Trial>,
+    /// Position of the snapshot whose rows it has, when it is older than what was read.
+    pub rows_seq: Option<Seq>,
+    /// Position of the last delta that was folded in, when it is made of a generation.
+    pub folded_through: Option<Seq>,
 }
 
 /// Let a generation of an index answer searches.

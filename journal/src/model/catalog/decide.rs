@@ -14,8 +14,7 @@ use crate::{
         event::{
             CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, FilesCommitted,
             FilesCompacted, FilesPurged, FilesScrubbed, GenerationBuilt, GenerationFailed,
-            GenerationRequested, GenerationsRetired, IndexDropped, IndexPromoted, ObjectsDeleted,
-            RowsErased,
+            GenerationsRetired, IndexDropped, IndexPromoted, ObjectsDeleted, RowsErased,
         },
     },
     record::{Micros, Seq},
@@ -69,6 +68,7 @@ impl Aggregate for CatalogState {
             CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
             CatalogCommand::PromoteGeneration(c) => self.promote_measured(c),
+            CatalogCommand::CommitIndexDelta(c) => self.commit_index_delta(c, stamp),
             CatalogCommand::RetireGenerations { index, older_than } => {
                 self.retire_generations(index, *older_than)
             }
@@ -322,7 +322,9 @@ impl CatalogState {
         let generations: Vec<u64> = index
             .generations
             .iter()
-            .filter(|built| built.source_seq < older_than && Some(built.generation) != index.live)
+            .filter(|built| {
+                built.oldest_source() < older_than && Some(built.generation) != index.live
+            })
             .map(|built| built.generation)
             .collect();
         if generations.is_empty() {
@@ -390,15 +392,9 @@ impl CatalogState {
                 }),
             };
         }
-        Ok(vec![
-            GenerationRequested {
-                index: name.to_owned(),
-                generation: index.next_generation(),
-                job: stamp.id.clone(),
-                config: config.cloned(),
-            }
-            .into(),
-        ])
+        let mut requested = self.requested(name, stamp, false)?;
+        requested.config = config.cloned();
+        Ok(vec![requested.into()])
     }
 
     fn commit_generation(&self, command: &CommitGeneration) -> Decision {
@@ -427,6 +423,8 @@ impl CatalogState {
             reused: command.reused,
             changed: command.changed,
             build_ms: command.build_ms,
+            rows_seq: command.rows_seq,
+            folded_through: command.folded_through,
         };
         Ok(trial
             .into_iter()

@@ -55,7 +55,8 @@ pub struct FailRefresh {
 impl IndexSpec {
     /// Whether an index of this kind is what the dataset's embedding asks for.
     pub fn embeds(&self, wanted: &EmbeddingSpec) -> bool {
-        self.key == wanted.key
+        self.vector_column.is_none()
+            && self.key == wanted.key
             && self.text == wanted.text
             && self.provider == wanted.provider
             && self.model == wanted.model

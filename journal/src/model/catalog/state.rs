@@ -7,12 +7,12 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CompactionPolicy, DeletionVector, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
+    CompactionPolicy, DeletionVector, Delta, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
     FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Proposal, Quality,
     RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
 };
 use crate::{
-    model::event::is_zero,
+    model::event::{is_false, is_zero},
     record::{Actor, Micros, Seq},
 };
 
@@ -291,6 +291,9 @@ pub struct Index {
     /// Its tuning, where that is not the index's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub building_config: Option<IndexConfig>,
+    /// Whether that build is made of the generation that answers and its deltas.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub folding: bool,
     /// Why the last build failed.
     pub failed: Option<(String, String)>,
     /// When it was asked for.
@@ -327,15 +330,21 @@ pub struct Generation {
     pub build_ms: u64,
     /// When.
     pub built_at: Micros,
+    /// Position of the snapshot whose rows it has with its deltas; that of its build when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_seq: Option<Seq>,
+    /// What rides on it, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<Delta>,
 }
 
 impl Index {
-    /// How many generations were built from a state before `seq`.
+    /// How many generations have anything from a state before `seq`.
     pub fn generations_before(&self, seq: Seq) -> u64 {
         let older = self
             .generations
             .iter()
-            .filter(|built| built.source_seq < seq);
+            .filter(|built| built.oldest_source() < seq);
         older.count() as u64
     }
 

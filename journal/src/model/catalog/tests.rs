@@ -116,6 +116,7 @@ pub(super) fn define(index: &str, dataset: &str) -> CatalogCommand {
             source: dataset.to_owned(),
             key: "id".into(),
             text: TextSpec::Template("{text}".to_owned()),
+            vector_column: None,
             provider: "in-process".to_owned(),
             model: "static-minilm-128".to_owned(),
             dimensions: 128,
@@ -145,6 +146,8 @@ pub(super) fn generation(
         changed: 0,
         build_ms: 5,
         trial: None,
+        rows_seq: None,
+        folded_through: None,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::is_zero;
+use super::{is_false, is_zero};
 use crate::{
     model::catalog::{FileDigest, IndexConfig, IndexSpec},
     record::Seq,
@@ -31,6 +31,9 @@ pub struct GenerationRequested {
     /// Its tuning, where that is not the index's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<IndexConfig>,
+    /// Whether it is made of the generation that answers and its deltas, and not of the dataset.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fold: bool,
 }
 
 /// A generation of an index is built and lies in its bucket.
@@ -61,6 +64,12 @@ pub struct GenerationBuilt {
     pub changed: u64,
     /// How long it took.
     pub build_ms: u64,
+    /// Position of the snapshot whose rows it has, when it is older than what was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_seq: Option<Seq>,
+    /// Position of the last delta that it has, when it was made of a generation and its deltas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded_through: Option<Seq>,
 }
 
 /// A generation could not be built.

@@ -122,7 +122,7 @@ impl CatalogState {
         let last = deleted.max(self.policy_seq(source));
         let live = index.live_generation();
         index.config_to_build() == &index.spec.config
-            && live.is_some_and(|live| live.source_seq < last)
+            && live.is_some_and(|live| live.oldest_source() < last)
     }
 
     /// Lets a generation answer if it reaches what its index must; else its trial is kept as failed.
