@@ -3,6 +3,7 @@
 //! daemon; nothing reads it from anywhere else, and there is no global one.
 
 mod auth;
+mod embedding;
 mod layers;
 mod limits;
 mod size;
@@ -19,6 +20,7 @@ use lakehouse_journal::model::bucket::BucketSpec;
 use serde::{Deserialize, Serialize};
 
 pub use auth::{AuthConfig, IssuerConfig, RoleRule};
+pub use embedding::{EmbeddingConfig, ProviderConfig, loopback_of};
 pub use layers::{DEFAULT_FILE, Sources};
 pub use limits::{LimitsConfig, RoleLimits};
 pub use size::{BadSize, ByteSize};
@@ -27,8 +29,6 @@ pub use size::{BadSize, ByteSize};
 pub const DEFAULT_DATA_DIR: &str = "lakehouse-data";
 /// The port that the daemon listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 3100;
-/// The embedder that is part of the binary.
-pub const IN_PROCESS_EMBEDDER: &str = "static-minilm-128";
 
 /// Everything that can be set, each section with its defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -181,39 +181,6 @@ pub struct IngestConfig {
     pub body_limit: ByteSize,
 }
 
-/// Who turns text into vectors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EmbeddingConfig {
-    /// The provider of an index that names none.
-    pub default: String,
-    /// An Ollama server.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ollama: Option<OllamaConfig>,
-    /// A server with the `OpenAI` interface.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub openai: Option<OpenaiConfig>,
-}
-
-/// An Ollama server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OllamaConfig {
-    /// Its address.
-    pub url: String,
-}
-
-/// A server with the `OpenAI` interface.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OpenaiConfig {
-    /// Its address.
-    pub url: String,
-    /// Handle of its key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
-}
-
 /// Where secrets are, beside the environment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -316,16 +283,6 @@ impl Default for IngestConfig {
     fn default() -> Self {
         Self {
             body_limit: ByteSize::gib(64),
-        }
-    }
-}
-
-impl Default for EmbeddingConfig {
-    fn default() -> Self {
-        Self {
-            default: IN_PROCESS_EMBEDDER.to_owned(),
-            ollama: None,
-            openai: None,
         }
     }
 }
@@ -464,13 +421,5 @@ pub enum ConfigError {
         key: String,
         /// What is wrong with it.
         reason: String,
-    },
-    /// The value is a good one that this version does not carry out.
-    #[error("`{key}`: this version of lakehouse does not have {what} yet; remove the setting")]
-    NotYet {
-        /// The key, with dots.
-        key: String,
-        /// What is not there.
-        what: &'static str,
     },
 }

@@ -15,7 +15,7 @@ use actix_web::{App, HttpServer, middleware::from_fn, web};
 use anyhow::Context;
 use lakehouse_actors::{
     Caller, Journal, Lake, Parts, Trigger,
-    ports::{BucketStore, Clock, DeletionLedger, IndexBuilder, KeyHash, Readers},
+    ports::{BucketStore, Clock, DeletionLedger, IndexBuilder, IndexDeltas, KeyHash, Readers},
     start,
 };
 use lakehouse_journal::{
@@ -25,6 +25,7 @@ use lakehouse_journal::{
         access::{AccessCommand, Grants, Role},
         bucket::{BucketCommand, BucketSpec},
         catalog::{CatalogCommand, Dataset},
+        event::GenerationCorrupted,
         scheduler::SchedulerCommand,
     },
     record::Micros,
@@ -38,8 +39,9 @@ use crate::{
         audit::AuditLog,
         buckets::LakeBuckets,
         egress::EgressPolicy,
+        embedder::{Embedders, store::VectorStore},
         errors::BucketErrors,
-        indexes::LakeIndexes,
+        indexes::{Embedding, LakeIndexes},
         ingest::IngestLimits,
         issuer::Issuers,
         keyring::random_secret,
@@ -237,23 +239,20 @@ async fn serve(
     let query = Arc::new(query.with_redaction_key(redactions));
     let staging = config.data_dir.join("staging");
     let key_hash = row_keys::hasher(&config.data_dir)?;
-    let limits = IngestLimits {
-        body_bytes_max: config.ingest.body_limit.0,
-        ..IngestLimits::default()
-    };
     let tables = LakeTables::new(
         staging.clone(),
-        limits,
+        ingest_limits(&config),
         Arc::clone(&buckets),
         Arc::clone(&query),
     );
-    let indexes = Arc::new(LakeIndexes::new(
+    let indexes = LakeIndexes::new(
         staging,
         config.data_dir.join("cache"),
         Arc::clone(&buckets),
         Arc::clone(&query),
         Arc::clone(&key_hash),
-    ));
+    );
+    let indexes = Arc::new(indexes.with_embedding(embedding(&config, &secrets)?));
     query.serve_search(Arc::downgrade(&indexes) as _);
     let sidecar = LakeSidecar::new(
         config.data_dir.join("staging"),
@@ -273,6 +272,7 @@ async fn serve(
         ledger,
         key_hash: Arc::clone(&key_hash),
         builder: Arc::clone(&indexes) as Arc<dyn IndexBuilder>,
+        deltas: Arc::clone(&indexes) as Arc<dyn IndexDeltas>,
         buckets: Arc::clone(&store) as Arc<dyn BucketStore>,
         inspector: Arc::new(LakeInspector::new(Arc::clone(&buckets))),
         runtime: work,
@@ -290,8 +290,11 @@ async fn serve(
         ms = report.replay_ms,
         "replayed"
     );
-    rebuild_when_damaged(&indexes, lake.clone());
+    report_corruption(&lake, &indexes);
     settle(&lake, &config).await?;
+    indexes
+        .forget_vectors_of_dropped(&lake.catalog().state)
+        .context("vectors of a dropped dataset cannot be removed")?;
     let forgotten = settle_ledger(&lake, &query, &key_hash).await?;
     if forgotten > 0 {
         tracing::warn!(
@@ -326,22 +329,11 @@ async fn serve(
     Ok(())
 }
 
-/// Has an index built anew whose files turn out not to be what was built.
-fn rebuild_when_damaged(indexes: &LakeIndexes, lake: Lake) {
-    indexes.tell_of_damage(move |index| {
-        let index = index.to_owned();
-        let request = CatalogCommand::RequestGeneration {
-            index: index.clone(),
-            config: None,
-        };
-        let lake = lake.clone();
-        tokio::spawn(async move {
-            let asked = lake.ask_catalog(request, Caller::daemon("indexes")).await;
-            if let Err(error) = asked {
-                tracing::error!(index, %error, "a damaged index is not built anew");
-            }
-        });
-    });
+fn ingest_limits(config: &Config) -> IngestLimits {
+    IngestLimits {
+        body_bytes_max: config.ingest.body_limit.0,
+        ..IngestLimits::default()
+    }
 }
 
 /// The ledger of deletions, where one is configured.
@@ -354,12 +346,41 @@ fn open_ledger(config: &Config) -> anyhow::Result<Option<Arc<dyn DeletionLedger>
     Ok(Some(Arc::new(ledger)))
 }
 
+/// Who makes vectors, and where those that were paid for are kept.
+fn embedding(config: &Config, secrets: &Arc<dyn SecretsProvider>) -> anyhow::Result<Embedding> {
+    let embedders = Embedders::new(config, secrets).context("the embedders cannot be used")?;
+    let kept = VectorStore::open(&config.data_dir)
+        .context("the secret of the kept vectors cannot be used")?;
+    Ok(Embedding {
+        embedders: Arc::new(embedders),
+        kept: Some(Arc::new(kept)),
+    })
+}
+
 fn query_config(config: &Config) -> QueryConfig {
     QueryConfig {
         memory_limit_bytes: config.query.memory_limit.as_usize(),
         timeout: Duration::from_secs(config.query.timeout_s),
         ..QueryConfig::new(config.data_dir.join("tmp").join("spill"))
     }
+}
+
+/// A generation that is not what was built is noted, and built anew.
+fn report_corruption(lake: &Lake, indexes: &LakeIndexes) {
+    let (lake, runtime) = (lake.clone(), tokio::runtime::Handle::current());
+    indexes.tell_corruption(Box::new(move |index, generation, reason| {
+        let report = CatalogCommand::ReportCorruption(GenerationCorrupted {
+            index: index.to_owned(),
+            generation,
+            reason: reason.to_owned(),
+        });
+        let lake = lake.clone();
+        runtime.spawn(async move {
+            if let Err(error) = lake.ask_catalog(report, Caller::daemon("indexes")).await {
+                tracing::error!(%error, "a corrupt generation is not noted");
+            }
+        });
+    }));
 }
 
 /// Brings what the configuration says into the journal: the start, the buckets, the admin token.

@@ -147,6 +147,8 @@ impl ErasureDuty {
             let files = self.scrub(name, progress).await?;
             let generations = self.rebuild(name, through).await?;
             let evals = self.retire_evals(name).await?;
+            let snapshot = self.lake.catalog();
+            let kept = self.builder.sweep_vectors(snapshot, name, through).await?;
             let (objects, failed) = self.delete_objects().await?;
             if let Some((_, error)) = failed.into_iter().find(|(b, _)| self.lies_in(name, b)) {
                 return Err(error.into());
@@ -161,6 +163,7 @@ impl ErasureDuty {
                 ("evals_dropped".to_owned(), evals),
                 ("objects_deleted".to_owned(), objects),
                 ("leftovers_deleted".to_owned(), orphans),
+                ("vector_files_swept".to_owned(), kept),
             ]);
             let confirm = CatalogCommand::ConfirmErasure {
                 dataset: name.to_owned(),
@@ -342,7 +345,7 @@ impl ErasureDuty {
             };
             if index.building.is_none() {
                 let current = index.live_generation();
-                if current.is_none_or(|live| live.source_seq >= through) {
+                if current.is_none_or(|live| live.oldest_source() >= through) {
                     return Ok(());
                 }
                 if let (true, Some((_, error))) = (asked, &index.failed) {

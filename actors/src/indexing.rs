@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use lakehouse_journal::model::{
     Aggregate, ErrorKind, Event, Work,
-    catalog::{CatalogCommand, CommitGeneration, FailGeneration},
+    catalog::{CatalogCommand, CommitGeneration, FailGeneration, Obstacle},
     event::CatalogEvent,
 };
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use crate::{
     error::{LakeError, PortError},
     lake::Lake,
     owner::{Caller, Committed},
-    ports::{BucketStore, IndexBuilder},
+    ports::{BucketStore, BuildTask, IndexBuilder},
     worker::Duty,
 };
 
@@ -85,7 +85,7 @@ impl Duty for IndexingDuty {
         let outcome = loop {
             attempt += 1;
             match self.build(&index, generation, &job).await {
-                Err(error) if passes(&error) && attempt < ATTEMPTS_MAX => {
+                Err(error) if passes(&error) && !was_patient(&error) && attempt < ATTEMPTS_MAX => {
                     tracing::warn!(index, attempt, %error, "build failed, trying again");
                     tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
                 }
@@ -100,6 +100,10 @@ impl Duty for IndexingDuty {
                 generation,
                 job: job.clone(),
                 error: error.to_string(),
+                obstacle: Some(Obstacle {
+                    code: error.code(),
+                    passes: passes(&error),
+                }),
             }),
         };
         let failure = match &command {
@@ -156,18 +160,20 @@ impl IndexingDuty {
             return Ok(None);
         };
         let progress = Arc::clone(&self.lake.jobs().open(job, "index_build", index).progress);
-        progress.total.store(dataset.row_count(), Ordering::Relaxed);
+        let rows = match found.live_generation().filter(|_| found.folding) {
+            Some(live) => live.vectors + live.delta_rows(),
+            None => dataset.row_count(),
+        };
+        progress.total.store(rows, Ordering::Relaxed);
         progress.done.store(0, Ordering::Relaxed);
         let started = self.lake.now();
-        let built = self
-            .builder
-            .build(
-                Arc::clone(&snapshot),
-                Arc::clone(found),
-                generation,
-                progress,
-            )
-            .await?;
+        let task = BuildTask {
+            index: Arc::clone(found),
+            snapshot: Arc::clone(&snapshot),
+            generation,
+            job: job.to_owned(),
+        };
+        let built = self.builder.build(task, progress).await?;
         // What was set while it was built counts.
         let now = self.lake.catalog();
         let trial = if now.state.quality.slos.contains_key(index) {
@@ -185,12 +191,15 @@ impl IndexingDuty {
             generation,
             job: job.to_owned(),
             source_seq: snapshot.seq,
+            rows_seq: built.rows_seq,
+            folded_through: built.folded_through,
             prefix: built.prefix,
             files: built.files,
             vectors: built.vectors,
             skipped: built.skipped,
             reused: built.reused,
             changed: built.changed,
+            making: Some(Box::new(built.making)),
             build_ms: u64::try_from((self.lake.now() - started) / 1000).unwrap_or(0),
         }))
     }
@@ -206,6 +215,11 @@ fn refusal(committed: &Committed) -> Option<String> {
         Event::Catalog(CatalogEvent::GenerationFailed(failed)) => Some(failed.error.clone()),
         _ => None,
     })
+}
+
+/// A provider of vectors was asked again and again already; whoever wanted the build asks for another.
+fn was_patient(error: &LakeError) -> bool {
+    error.code().starts_with("embedder_")
 }
 
 fn passes(error: &LakeError) -> bool {

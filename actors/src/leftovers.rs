@@ -78,7 +78,9 @@ fn is_known(
         }
         let name = rest.split('/').next().unwrap_or_default();
         return state.indexes.get(name).is_some_and(|index| {
-            index.building.is_some() || index.generations.iter().any(|built| below(&built.prefix))
+            index.building.is_some()
+                || index.generations.iter().any(|built| below(&built.prefix))
+                || index.has_delta(key)
         });
     }
     files.is_none_or(|files| files.contains(key))

@@ -4,6 +4,7 @@
 mod background;
 mod compaction;
 mod deletion;
+mod deltas;
 mod erasure;
 mod error;
 mod gate;
@@ -35,6 +36,7 @@ mod writer;
 
 pub use compaction::Compacted;
 pub use deletion::Tombstoned;
+pub use deltas::{DeltaStore, IndexChange};
 pub use erasure::Erased;
 pub use error::{LakeError, PortError};
 pub use housekeeping::{Chore, SNAPSHOT_EVENTS};

@@ -1,6 +1,8 @@
 //! What actors need from outside, as roles. `src/engines` implements them on real libraries,
 //! `testing` with fakes; both pass the same contract suites.
 
+mod embedding;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -16,8 +18,8 @@ use lakehouse_journal::{
         Fold,
         bucket::BucketSpec,
         catalog::{
-            CatalogState, DataFile, Dataset, DeletionVector, EmbeddingSpec, EvalSet, FileDigest,
-            FileEntry, Index, IndexSpec, Proposal, SchemaDoc, Trial,
+            CatalogState, DataFile, Dataset, DeletionVector, DeltaFile, EmbeddingSpec, EvalSet,
+            FileDigest, FileEntry, Index, IndexSpec, Making, Proposal, SchemaDoc, Trial,
         },
         event::{DeletedRows, FileRepair},
     },
@@ -26,6 +28,7 @@ use lakehouse_journal::{
 
 use serde::{Deserialize, Serialize};
 
+pub use self::embedding::{EmbedLimits, Embedded, Embedder, TextVector};
 use crate::error::PortError;
 
 /// Tells the time; nothing else in this ring does.
@@ -253,6 +256,19 @@ pub trait Readers: Send + Sync {
     fn forget(&self, bucket: &str, key: &str);
 }
 
+/// A generation that is to be built.
+#[derive(Debug, Clone)]
+pub struct BuildTask {
+    /// The catalog as it is now.
+    pub snapshot: Arc<Fold<CatalogState>>,
+    /// The index in it. While it is `folding`, the rows are those of the generation that answers.
+    pub index: Arc<Index>,
+    /// The generation's number.
+    pub generation: u64,
+    /// The job: the same when a build that was broken off is taken up again.
+    pub job: String,
+}
+
 /// A generation that is built and durable in its bucket.
 #[derive(Debug, Clone)]
 pub struct BuiltGeneration {
@@ -268,6 +284,12 @@ pub struct BuiltGeneration {
     pub reused: u64,
     /// Rows that the generation before had with another text.
     pub changed: u64,
+    /// Who made its vectors, and what that took.
+    pub making: Making,
+    /// Position of the snapshot whose rows it has, when it is older than the task's.
+    pub rows_seq: Option<Seq>,
+    /// Position of the last delta that was folded in, when it is made of a generation.
+    pub folded_through: Option<Seq>,
 }
 
 /// Builds a generation of an index from a snapshot of the dataset or view that it is over.
@@ -279,16 +301,31 @@ pub trait IndexBuilder: Send + Sync {
     /// When rows cannot be read or embedded, or the bucket refuses.
     async fn build(
         &self,
-        catalog: Arc<Fold<CatalogState>>,
-        index: Arc<Index>,
-        generation: u64,
+        task: BuildTask,
         progress: Arc<Progress>,
     ) -> Result<BuiltGeneration, PortError>;
     /// The index that says what a dataset's own embedding asks for.
     ///
     /// # Errors
-    /// When nobody here can make it.
-    fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError>;
+    /// When nobody here can make it, or a provider that must be asked does not answer.
+    async fn index_of(
+        &self,
+        dataset: &Dataset,
+        wanted: &EmbeddingSpec,
+    ) -> Result<IndexSpec, PortError>;
+    /// Whether the generation that answers has vectors as they would be made today.
+    fn is_made_as_today(&self, index: &Index) -> bool;
+    /// Removes kept vectors of texts that no visible row of the dataset has: true of all deletions up to
+    /// `through`. Returns how many files were looked at.
+    ///
+    /// # Errors
+    /// When rows cannot be read or files not be written.
+    async fn sweep_vectors(
+        &self,
+        catalog: Arc<Fold<CatalogState>>,
+        dataset: &str,
+        through: Seq,
+    ) -> Result<u64, PortError>;
     /// Measures a generation that is built and not yet committed, by an evaluation set or, without
     /// one, by queries drawn from its own rows.
     ///
@@ -304,6 +341,63 @@ pub trait IndexBuilder: Send + Sync {
     /// Closes what is open of generations that the catalog does not keep any more, once what is
     /// measured on their rows has ended.
     async fn release(&self, catalog: &CatalogState);
+}
+
+/// What became of an index's rows since it was last current.
+#[derive(Debug, Clone, Default)]
+pub struct DeltaRows {
+    /// Keys of new and changed rows.
+    pub keys: Vec<String>,
+    /// Their texts, one a key; empty when vectors stand for no text.
+    pub texts: Vec<String>,
+    /// Their vectors, `[keys, dimensions]`, row-major.
+    pub vectors: Vec<f32>,
+    /// Keys of rows that left, or whose text has no vector any more.
+    pub removed: Vec<String>,
+}
+
+impl DeltaRows {
+    /// Whether nothing became of them.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// What an index lacks of a snapshot's rows.
+#[derive(Debug, Clone, Default)]
+pub struct IndexChanges {
+    /// The difference. Keys of deleted rows are not in it: they are hidden without.
+    pub rows: DeltaRows,
+    /// Rows that the index has as they are.
+    pub unchanged: u64,
+    /// New and changed rows that have no vector.
+    pub skipped: u64,
+    /// Rows that were deleted since the index was last told of any: hidden without, and counted.
+    pub deleted: u64,
+    /// What the vectors took; nothing when nobody made any.
+    pub making: Option<Making>,
+}
+
+/// Finds what an index lacks, and writes what rides on it. See `Lake::commit_index_delta`.
+#[async_trait]
+pub trait IndexDeltas: Send + Sync {
+    /// What the generation that answers, with its deltas, lacks of the rows of this snapshot; only
+    /// new and changed texts are embedded. `None` when that is more than `most` rows.
+    ///
+    /// # Errors
+    /// `Conflict` while nothing answers; what reading and embedding say.
+    async fn changes(
+        &self,
+        catalog: &Fold<CatalogState>,
+        index: &Index,
+        most: u64,
+    ) -> Result<Option<IndexChanges>, PortError>;
+    /// Writes a delta of the index into its bucket; durable when it returns, and an orphan until it
+    /// is committed. A key in `keys` and `removed` is refused, as is one that comes twice.
+    ///
+    /// # Errors
+    /// `Invalid` for a vector that the index does not take; when the bucket refuses.
+    async fn write_delta(&self, index: &Index, rows: DeltaRows) -> Result<DeltaFile, PortError>;
 }
 
 /// An object as a listing shows it.

@@ -1,17 +1,17 @@
-//! The refresh worker: brings the indexes of a dataset up to date by building a new generation of each
-//! that is behind, beside the one that answers; one run at a time for each dataset, a few datasets beside
-//! each other. Searches go on meanwhile; the catalog swaps. It keeps nothing: a run that was lost is due
-//! again out of the catalog's state.
+//! The refresh worker: brings the indexes of a dataset up to its rows. What they lack rides on the
+//! generation that answers; only where that is much, or nothing answers, a generation is built beside it
+//! and the catalog swaps. One run at a time for each dataset, a few datasets beside each other. It keeps
+//! nothing: a run that was lost is due again out of the catalog's state.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lakehouse_journal::{
     model::{
-        ErrorKind, Event, Work,
+        ErrorKind, Event, Fold, ModelError, Work,
         catalog::{
             CatalogCommand, CatalogState, CompleteRefresh, Dataset, DefineIndex, FailRefresh,
-            Generation, Index, RefreshCause, RefreshCounts, RefreshPolicy,
+            Generation, Index, Making, OtherModel, RefreshCause, RefreshCounts, RefreshPolicy,
         },
         event::{CatalogEvent, RefreshCompleted},
     },
@@ -20,10 +20,11 @@ use lakehouse_journal::{
 use tokio::sync::oneshot;
 
 use crate::{
+    deltas::{DeltaStore, IndexChange},
     error::{LakeError, PortError},
     lake::Lake,
     owner::{Caller, Committed},
-    ports::IndexBuilder,
+    ports::{BucketStore, IndexBuilder, IndexChanges, IndexDeltas},
     worker::{Claim, Duty},
 };
 
@@ -31,6 +32,8 @@ use crate::{
 pub(crate) const REFRESHES_MAX: usize = 4;
 /// Between two looks at whether a generation is there, or the dataset free.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often a difference is taken anew after another generation began to answer meanwhile.
+const ATTEMPTS: usize = 8;
 /// How long commits must rest before a refresh by policy begins.
 const SETTLED_AFTER: Micros = 250_000;
 /// After this it begins although commits go on.
@@ -52,6 +55,8 @@ type Answer = Result<Refreshed, LakeError>;
 /// A dataset to refresh.
 pub(crate) struct RefreshTask {
     pub dataset: String,
+    /// Why, when somebody asked for more than is due.
+    pub cause: Option<RefreshCause>,
     /// Who asked, with the way back.
     pub asked: Option<(Caller, oneshot::Sender<Answer>)>,
     pub claim: Claim,
@@ -61,6 +66,8 @@ pub(crate) struct RefreshTask {
 pub(crate) struct RefreshDuty {
     pub lake: Lake,
     pub builder: Arc<dyn IndexBuilder>,
+    pub deltas: Arc<dyn IndexDeltas>,
+    pub store: Arc<dyn BucketStore>,
 }
 
 #[async_trait]
@@ -74,7 +81,9 @@ impl Duty for RefreshDuty {
         let (caller, reply) = task.asked.unzip();
         let asked = caller.is_some();
         let caller = caller.unwrap_or_else(|| Caller::daemon("refresh"));
-        let result = self.run_once(&task.dataset, caller, asked).await;
+        let result = self
+            .run_once(&task.dataset, task.cause, caller, asked)
+            .await;
         match &result {
             Ok(done) => job.done(serde_json::to_value(&done.counts).ok()),
             Err(error) => {
@@ -92,12 +101,19 @@ impl Duty for RefreshDuty {
 
 impl RefreshDuty {
     /// Refreshes, and notes in the journal how it ended.
-    async fn run_once(&self, name: &str, caller: Caller, asked: bool) -> Answer {
+    async fn run_once(
+        &self,
+        name: &str,
+        cause: Option<RefreshCause>,
+        caller: Caller,
+        asked: bool,
+    ) -> Answer {
         let due = self.lake.catalog().state.dataset(name)?.refresh_due.clone();
         let began = self.lake.now();
-        let cause = due.as_ref().map_or(RefreshCause::OnAppend, |due| due.cause);
+        let cause = cause.or(due.as_ref().map(|due| due.cause));
+        let cause = cause.unwrap_or(RefreshCause::OnAppend);
         let run = due.map(|due| due.run);
-        let outcome = self.refresh(name).await;
+        let outcome = self.refresh(name, cause).await;
         let elapsed_ms = u64::try_from((self.lake.now() - began) / 1_000).unwrap_or(0);
         match outcome {
             Ok((counts, source_seq)) => {
@@ -131,43 +147,149 @@ impl RefreshDuty {
     }
 
     /// Brings every index to the rows of one snapshot, and says which.
-    async fn refresh(&self, name: &str) -> Result<(RefreshCounts, Seq), LakeError> {
+    async fn refresh(
+        &self,
+        name: &str,
+        cause: RefreshCause,
+    ) -> Result<(RefreshCounts, Seq), LakeError> {
         self.serve_embedding(name).await?;
-        let snapshot = self.lake.catalog();
-        let dataset = snapshot.state.dataset(name)?;
-        let mut counts = RefreshCounts {
-            rows: dataset.row_count(),
-            ..RefreshCounts::default()
-        };
-        let behind: Vec<String> = snapshot
-            .state
-            .indexes_over(name)
-            .filter(|index| is_behind(&snapshot.state, dataset, index))
-            .map(|index| index.name.clone())
-            .collect();
-        for index in snapshot.state.indexes_over(name) {
-            let before = index.live_generation().map_or(0, |live| live.vectors);
-            if behind.contains(&index.name) {
-                let command = CatalogCommand::RequestGeneration {
-                    index: index.name.clone(),
-                    config: None,
-                };
-                let caller = Caller::daemon("refresh");
-                self.lake.ask_catalog(command, caller).await?;
-                let built = self.built(&index.name).await?;
-                counts.embedded += built.vectors - built.reused;
-                counts.unchanged += built.reused;
-                counts.skipped += built.skipped;
-                counts.removed += before.saturating_sub(built.reused + built.changed);
-            } else {
-                counts.unchanged += before;
-            }
-            let model = format!("{}/{}", index.spec.provider, index.spec.model);
-            if !counts.models.contains(&model) {
-                counts.models.push(model);
+        let (mut done, mut anew) = (RefreshCounts::default(), BTreeSet::new());
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.told(name, cause, &mut done, &mut anew).await {
+                // Something else rides or answers by now.
+                Err(LakeError::Refused(ModelError::Stale { .. })) if attempt < ATTEMPTS => {}
+                told => return told,
             }
         }
+    }
+
+    /// Takes the difference of every index that is behind and was not built anew already, and lets all of
+    /// them ride in one commit.
+    async fn told(
+        &self,
+        name: &str,
+        cause: RefreshCause,
+        done: &mut RefreshCounts,
+        anew: &mut BTreeSet<String>,
+    ) -> Result<(RefreshCounts, Seq), LakeError> {
+        let snapshot = self.lake.catalog();
+        let dataset = snapshot.state.dataset(name)?;
+        done.rows = dataset.row_count();
+        let mut changes = Vec::new();
+        let mut counts = RefreshCounts::default();
+        for index in snapshot.state.indexes_over(name) {
+            let model = format!("{}/{}", index.spec.provider, index.spec.model);
+            if !done.models.contains(&model) {
+                done.models.push(model);
+            }
+            if anew.contains(&index.name) {
+                continue;
+            }
+            // What was refused may be taken by now.
+            let retried = cause == RefreshCause::Retry;
+            let anew_for_retry = retried && refused(index.live_generation()) > 0;
+            if let Some(live) = up_to_date(&snapshot.state, dataset, index)
+                && !retried
+                && self.builder.is_made_as_today(index)
+            {
+                counts.unchanged += held(live).min(done.rows);
+                counts.refused += refused(Some(live));
+                continue;
+            }
+            let found = if anew_for_retry {
+                None
+            } else {
+                self.changes(&snapshot, index).await?
+            };
+            let Some((live, found)) = found else {
+                let built = self.built_anew(&index.name, snapshot.seq).await?;
+                must_be_whole(&index.name, &built)?;
+                add_making(done, built.making.as_ref());
+                let before = index.live_generation().map_or(0, held);
+                done.embedded += built.vectors - built.reused;
+                done.unchanged += built.reused;
+                done.skipped += built.skipped;
+                done.removed += before.saturating_sub(built.reused + built.changed);
+                anew.insert(index.name.clone());
+                continue;
+            };
+            counts.embedded += found.rows.keys.len() as u64;
+            counts.unchanged += found.unchanged;
+            counts.removed += found.rows.removed.len() as u64 + found.deleted;
+            counts.skipped += found.skipped;
+            add_making(&mut counts, found.making.as_ref());
+            changes.push(IndexChange {
+                index: index.name.clone(),
+                generation: live.generation,
+                rows: found.rows,
+            });
+        }
+        if !changes.is_empty() {
+            let store = DeltaStore {
+                deltas: self.deltas.as_ref(),
+                objects: self.store.as_ref(),
+            };
+            let caller = Caller::daemon("refresh");
+            let told = self
+                .lake
+                .commit_index_delta(store, name, snapshot.seq, changes, caller);
+            told.await?;
+        }
+        let counts = RefreshCounts {
+            embedded: done.embedded + counts.embedded,
+            removed: done.removed + counts.removed,
+            skipped: done.skipped + counts.skipped,
+            unchanged: done.unchanged + counts.unchanged,
+            refused: done.refused + counts.refused,
+            texts_sent: done.texts_sent + counts.texts_sent,
+            provider_calls: done.provider_calls + counts.provider_calls,
+            tokens: match (done.tokens, counts.tokens) {
+                (None, None) => None,
+                (one, other) => Some(one.unwrap_or(0) + other.unwrap_or(0)),
+            },
+            ..done.clone()
+        };
         Ok((counts, snapshot.seq))
+    }
+
+    /// What an index lacks, and the generation that lacks it; `None` when it is to be built anew.
+    async fn changes<'a>(
+        &self,
+        snapshot: &Fold<CatalogState>,
+        index: &'a Index,
+    ) -> Result<Option<(&'a Generation, IndexChanges)>, LakeError> {
+        let Some(live) = index.live_generation() else {
+            return Ok(None);
+        };
+        let made_otherwise = live.left_out() > 0 || !self.builder.is_made_as_today(index);
+        if made_otherwise
+            || index.corrupt.is_some()
+            || shows_otherwise(&snapshot.state, index, live)
+        {
+            return Ok(None);
+        }
+        let most = live.delta_rows_max();
+        let found = self.deltas.changes(snapshot, index, most).await?;
+        Ok(found.map(|found| (live, found)))
+    }
+
+    /// Builds an index anew, from a snapshot that is no older than `through`.
+    async fn built_anew(&self, name: &str, through: Seq) -> Result<Generation, LakeError> {
+        loop {
+            let command = CatalogCommand::RequestGeneration {
+                index: name.to_owned(),
+                config: None,
+            };
+            let caller = Caller::daemon("refresh");
+            self.lake.ask_catalog(command, caller).await?;
+            let built = self.built(name).await?;
+            // One that was under way already began with older rows.
+            if built.embedded_through() >= through {
+                return Ok(built);
+            }
+        }
     }
 
     /// Waits until the build that is due has ended.
@@ -177,10 +299,7 @@ impl RefreshDuty {
             let index = snapshot.state.index(name)?;
             if index.building.is_none() {
                 if let Some((_, error)) = &index.failed {
-                    let text = format!("index `{name}` could not be built: {error}");
-                    return Err(
-                        PortError::new(ErrorKind::Unprocessable, "build_failed", text).into(),
-                    );
+                    return Err(build_failed(index, error).into());
                 }
                 if let Some(live) = index.live_generation() {
                     return Ok(live.clone());
@@ -191,7 +310,8 @@ impl RefreshDuty {
     }
 
     /// Sees to it that an index says what the dataset's own embedding asks for: its name is the
-    /// dataset's unless another one does so already.
+    /// dataset's unless another one does so already. One of that name by another model is made anew
+    /// beside the generation that answers.
     async fn serve_embedding(&self, name: &str) -> Result<(), LakeError> {
         let snapshot = self.lake.catalog();
         let dataset = snapshot.state.dataset(name)?;
@@ -202,29 +322,104 @@ impl RefreshDuty {
         if over.any(|index| index.spec.embeds(wanted)) {
             return Ok(());
         }
-        let define = CatalogCommand::DefineIndex(DefineIndex {
-            slo: None,
-            index: name.to_owned(),
-            spec: self.builder.index_of(dataset, wanted)?,
+        // As after a restart: what was asked for before is being built.
+        let under_way =
+            snapshot.state.indexes.get(name).is_some_and(|index| {
+                index.building.is_some() && index.spec_to_build().embeds(wanted)
+            });
+        if under_way {
+            return Ok(must_be_whole(name, &self.built(name).await?)?);
+        }
+        let spec = self.builder.index_of(dataset, wanted).await?;
+        let index = name.to_owned();
+        let differs_in_model = snapshot.state.indexes.get(name).is_some_and(|index| {
+            let known = &index.spec;
+            known.source == spec.source && known.key == spec.key && known.text == spec.text
         });
-        self.lake
-            .ask_catalog(define, Caller::daemon("refresh"))
-            .await?;
-        self.built(name).await.map(|_| ())
+        let command = if differs_in_model {
+            let model = OtherModel {
+                provider: spec.provider,
+                model: spec.model,
+                dimensions: spec.dimensions,
+            };
+            CatalogCommand::RemakeIndex { index, model }
+        } else {
+            let slo = None;
+            CatalogCommand::DefineIndex(DefineIndex { slo, index, spec })
+        };
+        let caller = Caller::daemon("refresh");
+        self.lake.ask_catalog(command, caller).await?;
+        let built = self.built(name).await?;
+        Ok(must_be_whole(name, &built)?)
     }
 }
 
-/// Whether an index does not say what the rows of its dataset say, as it may be shown.
-fn is_behind(state: &CatalogState, dataset: &Dataset, index: &Index) -> bool {
-    let changed = [
-        dataset.rows_seq,
-        dataset.last_tombstone_seq(),
-        state.policy_seq(&index.spec.source),
-    ];
-    let newest = changed.into_iter().max().unwrap_or(0);
-    index
-        .live_generation()
-        .is_none_or(|live| live.source_seq < newest)
+/// Rows of a generation that a provider refused.
+fn refused(generation: Option<&Generation>) -> u64 {
+    let making = generation.and_then(|built| built.making.as_ref());
+    making.map_or(0, |making| making.refused)
+}
+
+/// Adds what vectors took.
+fn add_making(counts: &mut RefreshCounts, making: Option<&Making>) {
+    let Some(making) = making else {
+        return;
+    };
+    counts.refused += making.refused;
+    counts.texts_sent += making.texts_sent;
+    counts.provider_calls += making.provider_calls;
+    if let Some(tokens) = making.tokens {
+        *counts.tokens.get_or_insert(0) += tokens;
+    }
+}
+
+/// Refuses a generation that came without rows whose vectors nobody made: deleted rows are out of it, but
+/// it is no refresh.
+fn must_be_whole(name: &str, built: &Generation) -> Result<(), PortError> {
+    let left_out = built.left_out();
+    if left_out == 0 {
+        return Ok(());
+    }
+    let text = format!("{left_out} rows of index `{name}` have no vector yet: nobody makes them");
+    let (kind, code) = (ErrorKind::Unavailable, "embedder_unavailable");
+    Err(PortError::new(kind, code, text))
+}
+
+/// Why an index could not be built, so that whoever asked knows whether another try may help.
+fn build_failed(index: &Index, error: &str) -> PortError {
+    let text = format!("index `{}` could not be built: {error}", index.name);
+    match &index.obstacle {
+        Some(obstacle) if obstacle.passes => {
+            PortError::new(ErrorKind::Unavailable, &obstacle.code, text)
+        }
+        Some(obstacle) if obstacle.code.split('_').next() == Some("embedder") => {
+            PortError::new(ErrorKind::Unprocessable, &obstacle.code, text)
+        }
+        _ => PortError::new(ErrorKind::Unprocessable, "build_failed", text),
+    }
+}
+
+/// Rows that a generation holds with its deltas, replaced ones too.
+fn held(live: &Generation) -> u64 {
+    let ridden = live.deltas.iter().map(|delta| delta.file.rows);
+    live.vectors + ridden.sum::<u64>()
+}
+
+/// The generation of an index that says what the rows of its dataset say, as it may be shown. Deleted
+/// rows are hidden without.
+fn up_to_date<'a>(
+    state: &CatalogState,
+    dataset: &Dataset,
+    index: &'a Index,
+) -> Option<&'a Generation> {
+    let live = index.live_generation()?;
+    let current = live.embedded_through() >= dataset.rows_seq && live.left_out() == 0;
+    (current && index.corrupt.is_none() && !shows_otherwise(state, index, live)).then_some(live)
+}
+
+/// Whether what is shown of a view has changed since anything in a generation was read through it.
+fn shows_otherwise(state: &CatalogState, index: &Index, live: &Generation) -> bool {
+    state.policy_seq(&index.spec.source) > live.oldest_source()
 }
 
 /// What a decision says that a refresh did.
@@ -278,6 +473,7 @@ impl Lake {
         let (reply, answer) = oneshot::channel();
         let task = RefreshTask {
             dataset: dataset.to_owned(),
+            cause: Some(cause),
             asked: Some((caller, reply)),
             claim,
         };
@@ -330,6 +526,7 @@ impl Lake {
         if let Some(claim) = self.inner.claims.claim(work, self.now()) {
             let task = RefreshTask {
                 dataset: dataset.to_owned(),
+                cause: None,
                 asked: None,
                 claim,
             };

@@ -10,7 +10,7 @@ use lakehouse_journal::{
     model::{
         ErrorKind,
         bucket::{BucketCommand, BucketSpec, BucketState},
-        catalog::CatalogState,
+        catalog::{CatalogState, Delta},
         event::{ObjectsRescued, RescueCopiesDropped},
     },
     record::Micros,
@@ -171,7 +171,16 @@ fn live_in(catalog: &CatalogState, bucket: &str, state: &BucketState) -> BTreeMa
         .values()
         .filter(|index| index.spec.bucket == bucket)
     {
-        let dataset = catalog.datasets.get(&index.spec.source);
+        let dataset = catalog.dataset_under(&index.spec.source);
+        for Delta { file, .. } in index.deltas() {
+            let object = Live {
+                bytes: file.bytes,
+                blake3: file.blake3.clone(),
+                dataset: dataset.map(|dataset| dataset.id.clone()),
+                since: dataset.map(|dataset| dataset.updated_at),
+            };
+            live.insert(file.key.clone(), object);
+        }
         for built in &index.generations {
             for file in &built.files {
                 let object = Live {

@@ -33,8 +33,8 @@ use crate::{
     owner::{Owner, OwnerParts, Published},
     places::PlacesDuty,
     ports::{
-        BucketStore, Clock, Compactor, DeletionLedger, FileInspector, IndexBuilder, KeyHash,
-        Readers, RowLookup, Sidecar,
+        BucketStore, Clock, Compactor, DeletionLedger, FileInspector, IndexBuilder, IndexDeltas,
+        KeyHash, Readers, RowLookup, Sidecar,
     },
     refresh::{REFRESHES_MAX, RefreshDuty},
     rescue::RescueDuty,
@@ -68,6 +68,8 @@ pub struct Parts {
     pub key_hash: KeyHash,
     /// Builds indexes.
     pub builder: Arc<dyn IndexBuilder>,
+    /// Finds what indexes lack.
+    pub deltas: Arc<dyn IndexDeltas>,
     /// The buckets' objects.
     pub buckets: Arc<dyn BucketStore>,
     /// Reads what files say of themselves.
@@ -219,6 +221,8 @@ fn start_workers(starter: &Starter<'_>, lake: &Lake, state: (LakeState, Seq)) ->
             RefreshDuty {
                 lake: lake.clone(),
                 builder: Arc::clone(&parts.builder),
+                deltas: Arc::clone(&parts.deltas),
+                store: Arc::clone(&parts.buckets),
             },
             REFRESHES_MAX,
             256,

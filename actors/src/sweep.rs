@@ -87,8 +87,10 @@ impl HousekeepingDuty {
             .filter(|index| index.spec.bucket == bucket)
             .flat_map(|index| {
                 let built = index.generations.iter().map(|built| built.prefix.clone());
+                let deltas = index.deltas().map(|delta| delta.file.key.clone());
                 let building = index.building.iter();
-                built.chain(building.map(|_| format!("vectors/{}", index.name)))
+                let building = building.map(|_| format!("vectors/{}", index.name));
+                built.chain(deltas).chain(building)
             });
         let doomed = snapshot
             .state

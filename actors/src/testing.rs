@@ -29,15 +29,17 @@ use parking_lot::Mutex;
 use crate::{
     Caller, IngestRequest, Ingested, Journal, Lake, LakeError, Parts, PortError, StartReport,
     ports::{
-        BucketStore, Clock, Compactor, FileInspector, IndexBuilder, Inspected, KeyTest, ObjectCopy,
-        ObjectInfo, Progress, Readers, ResolvedRows, Rewritten, RowLookup, RowMap, Sidecar,
-        StageFn, StageOptions, StagedTable,
+        BucketStore, Clock, Compactor, FileInspector, IndexBuilder, IndexDeltas, Inspected,
+        KeyTest, ObjectCopy, ObjectInfo, Progress, Readers, ResolvedRows, Rewritten, RowLookup,
+        RowMap, Sidecar, StageFn, StageOptions, StagedTable,
     },
 };
 
 mod builder;
+mod deltas;
 
 pub use builder::FakeBuilder;
+pub use deltas::FakeDeltas;
 
 /// A clock that stands still until it is told to go on.
 #[derive(Debug, Default)]
@@ -398,6 +400,8 @@ pub struct TestLake {
     pub disk: TestDisk,
     /// The index builder.
     pub builder: Arc<FakeBuilder>,
+    /// The writer of deltas.
+    pub deltas: Arc<FakeDeltas>,
     /// How the start went.
     pub report: StartReport,
 }
@@ -421,6 +425,7 @@ impl TestLake {
         clock.advance(Duration::from_hours(500_000));
         *disk.tables.clock.lock() = Some(Arc::clone(&clock));
         let builder = Arc::new(FakeBuilder::default());
+        let deltas = Arc::new(FakeDeltas::default());
         let log = Box::new(MemoryLog::open(disk.journal.clone()));
         let config = CommitterConfig {
             retry_interval: Duration::from_millis(20),
@@ -442,6 +447,7 @@ impl TestLake {
                 )
             }),
             builder: Arc::clone(&builder) as Arc<dyn IndexBuilder>,
+            deltas: Arc::clone(&deltas) as Arc<dyn IndexDeltas>,
             buckets: Arc::clone(&disk.buckets) as Arc<dyn BucketStore>,
             inspector: Arc::new(FakeInspector),
             runtime: tokio::runtime::Handle::current(),
@@ -458,6 +464,7 @@ impl TestLake {
             clock,
             disk,
             builder,
+            deltas,
             report,
         }
     }
@@ -534,6 +541,7 @@ pub fn index_spec(dataset: &str) -> IndexSpec {
         source: dataset.to_owned(),
         key: "id".into(),
         text: TextSpec::Columns(vec!["id".to_owned()]),
+        vector_column: None,
         provider: "in-process".to_owned(),
         model: "fake".to_owned(),
         dimensions: 4,

@@ -1,5 +1,6 @@
 //! The actors together, over a journal in memory: supervision, batches, idempotency, pending work.
 
+mod deltas;
 mod erasure;
 mod quality;
 mod refresh;

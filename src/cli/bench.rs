@@ -41,7 +41,7 @@ enum What {
     Deletes,
     /// Rows out of `PostgreSQL`
     Postgres,
-    /// Texts a second of the default embedder
+    /// Texts a second of the embedders in the process
     Refresh,
     /// Searches of an agent through a view beside the same filter
     Search,

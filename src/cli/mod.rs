@@ -11,6 +11,7 @@ mod erasure;
 mod ingest;
 mod journal;
 mod mcp;
+mod model;
 mod search;
 mod serve;
 mod sql;
@@ -49,6 +50,8 @@ enum Verb {
     Journal(journal::JournalArgs),
     /// Show where a deleted row still is, and check the receipt that it is nowhere
     Erasure(erasure::ErasureArgs),
+    /// Install models that run in the daemon's process
+    Model(model::ModelArgs),
     /// Make, list and revoke tokens
     Token(token::TokenArgs),
     /// Speak the Model Context Protocol on standard input and output, for an agent
@@ -119,6 +122,7 @@ fn run(verb: Verb) -> Result<(), CliError> {
         Verb::Search(args) => block_on(args.run()),
         Verb::Journal(args) => args.run(),
         Verb::Erasure(args) => args.run(),
+        Verb::Model(args) => args.run(),
         Verb::Token(args) => block_on(args.run()),
         Verb::Mcp(args) => block_on(args.run()),
         Verb::Bench(args) => args.run(),
@@ -164,6 +168,7 @@ mod tests {
             "token create --name n --role analyst --view v --expires-at 2027-01-01T00:00:00Z",
             "token list",
             "token revoke t1",
+            "model install minilm some.whl --data-dir d",
             "mcp --on-behalf-of ada",
             "bench vectors",
             "bench refresh --anything 5",

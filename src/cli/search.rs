@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{CliError, Connection, client::items, output};
@@ -25,9 +25,39 @@ pub(super) struct SearchArgs {
     /// Columns of the source to show instead of the text, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
     columns: Vec<String>,
+    /// How rows are found: by meaning, by words, or by both
+    #[arg(long, value_enum, default_value_t = Mode::Vector)]
+    mode: Mode,
+    /// Candidates looked at on the way; more find better and take longer
+    #[arg(long, value_name = "CANDIDATES")]
+    ef_search: Option<u32>,
+    /// Compare every row: slower, and surely the nearest
+    #[arg(long)]
+    exact: bool,
+    /// Search the rows as they were, at a position of the journal or a time
+    #[arg(long, value_name = "SEQ|TIME")]
+    as_of: Option<String>,
     /// Print the answer of POST /vectors/search
     #[arg(long)]
     json: bool,
+}
+
+/// How rows are found.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Mode {
+    Vector,
+    Text,
+    Hybrid,
+}
+
+impl Mode {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Vector => "vector",
+            Self::Text => "text",
+            Self::Hybrid => "hybrid",
+        }
+    }
 }
 
 impl SearchArgs {
@@ -39,6 +69,18 @@ impl SearchArgs {
         }
         if !self.columns.is_empty() {
             body["columns"] = json!(self.columns);
+        }
+        body["mode"] = json!(self.mode.as_str());
+        if let Some(ef_search) = self.ef_search {
+            body["ef_search"] = json!(ef_search);
+        }
+        if self.exact {
+            body["exact"] = json!(true);
+        }
+        if let Some(as_of) = &self.as_of {
+            body["as_of"] = as_of
+                .parse::<u64>()
+                .map_or_else(|_| json!(as_of), |seq| json!(seq));
         }
         let answer = client.post(&["vectors", "search"], &body).await?;
         let mut out = std::io::stdout().lock();

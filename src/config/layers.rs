@@ -132,6 +132,8 @@ fn checked(variable: &str, keys: &[String], table: Table) -> Result<Table, Confi
     let parsed: Result<Config, _> = table.clone().try_into();
     match parsed {
         Ok(_) => Ok(table),
+        // What is missing may be in another layer: that is seen when all are together.
+        Err(e) if e.message().starts_with("missing field") => Ok(table),
         Err(e) => Err(ConfigError::Malformed {
             origin: format!("environment variable `{variable}` (`{}`)", keys.join(".")),
             reason: one_line(&e),

@@ -85,6 +85,21 @@ fn the_environment_takes_lists_and_words_without_quotes() {
 }
 
 #[test]
+fn variables_of_one_section_need_not_be_whole_each() {
+    let environment = [
+        ("LAKEHOUSE__EMBEDDING__OLLAMA__ATTEMPTS", "2"),
+        ("LAKEHOUSE__EMBEDDING__OLLAMA__URL", "http://127.0.0.1:1"),
+    ];
+    let config = load("", &environment).expect("together they are a server");
+    assert_eq!(
+        config.embedding.ollama.map(|server| server.attempts),
+        Some(2)
+    );
+    let missing = message("", &environment[..1]);
+    assert!(missing.contains("missing field `url`"), "{missing}");
+}
+
+#[test]
 fn agents_keep_the_limits_that_a_section_of_theirs_leaves_out_and_others_have_none() {
     let file = "[limits.agent]\nrows = 5\n[limits.analyst]\nrows = 6";
     let config = load(file, &[]).expect("the section is valid");
@@ -145,21 +160,36 @@ fn a_value_of_another_type_says_where_and_what_was_expected() {
 }
 
 #[test]
-fn what_this_version_does_not_carry_out_is_refused_not_ignored() {
-    for (file, key) in [
-        (
-            "[embedding.ollama]\nurl = \"http://127.0.0.1:11434\"".to_owned(),
-            "embedding.ollama",
-        ),
-        (
-            "[embedding.openai]\nurl = \"https://h/v1\"".to_owned(),
-            "embedding.openai",
-        ),
+fn a_server_that_makes_vectors_is_described_by_its_address_alone() {
+    let file = "[embedding]\ndefault = \"ollama/nomic-embed-text\"\n\
+                [embedding.ollama]\nurl = \"http://127.0.0.1:11434\"\n\
+                [embedding.openai]\nurl = \"https://h/v1\"\nsecret = \"key\"\ntimeout_s = 5";
+    let config = load(file, &[]).expect("it is valid");
+    let ollama = config.embedding.ollama.expect("it is set");
+    assert_eq!(
+        (ollama.batch_texts, ollama.concurrency, ollama.attempts),
+        (64, 1, 6)
+    );
+    let openai = config.embedding.openai.expect("it is set");
+    assert_eq!(openai.secret.as_deref(), Some("key"));
+    assert_eq!(openai.timeout_s, 5);
+    assert!(openai.is_external() && !ollama.is_external());
+}
+
+#[test]
+fn a_server_that_is_not_on_loopback_is_external_unless_told_otherwise() {
+    for (url, more, external) in [
+        ("http://127.0.0.1:1", "", false),
+        ("http://[::1]:1", "", false),
+        ("http://localhost:1", "", false),
+        ("http://localhost.example:1", "", true),
+        ("http://10.0.0.9:1", "", true),
+        ("http://10.0.0.9:1", "external = false", false),
+        ("http://127.0.0.1:1", "external = true", true),
     ] {
-        match load(&file, &[]) {
-            Err(ConfigError::NotYet { key: named, .. }) => assert_eq!(named, key),
-            other => panic!("{file}: {other:?}"),
-        }
+        let file = format!("[embedding.ollama]\nurl = \"{url}\"\n{more}");
+        let ollama = load(&file, &[]).expect("it is valid").embedding.ollama;
+        assert_eq!(ollama.expect("it is set").is_external(), external, "{file}");
     }
 }
 
@@ -201,6 +231,18 @@ fn a_value_that_makes_no_sense_is_refused_with_its_key() {
         (
             "[embedding]\ndefault = \"other\"".to_owned(),
             "embedding.default",
+        ),
+        (
+            "[embedding]\ndefault = \"ollama/nomic-embed-text\"".to_owned(),
+            "embedding.default",
+        ),
+        (
+            "[embedding.ollama]\nurl = \"nowhere\"".to_owned(),
+            "embedding.ollama.url",
+        ),
+        (
+            "[embedding.openai]\nurl = \"https://h/v1\"\nbatch_texts = 0".to_owned(),
+            "embedding.openai.batch_texts",
         ),
         (
             "[egress]\nallow = [\"db.internal\"]".to_owned(),

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use lakehouse_journal::model::error::check_name;
 
-use super::{Backend, BucketConfig, ByteSize, Config, ConfigError, IN_PROCESS_EMBEDDER};
+use super::{Backend, BucketConfig, ByteSize, Config, ConfigError};
 
 /// Less than this and no query with a join or a sort can run.
 const QUERY_MEMORY_MIN: ByteSize = ByteSize::mib(64);
@@ -15,8 +15,7 @@ impl Config {
     /// Checks what types cannot say.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] for a value that makes no sense, [`ConfigError::NotYet`] for one
-    /// that a later version will carry out. Both name the key.
+    /// [`ConfigError::Invalid`] for a value that makes no sense; it names the key.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_storage()?;
         if self.query.memory_limit < QUERY_MEMORY_MIN {
@@ -86,23 +85,6 @@ impl Config {
         }
         if !buckets.any(|other| other.name == *rescue) {
             return invalid(&key, format!("no bucket is named `{rescue}`"));
-        }
-        Ok(())
-    }
-
-    fn validate_embedding(&self) -> Result<(), ConfigError> {
-        if self.embedding.ollama.is_some() {
-            return not_yet("embedding.ollama", "the Ollama embedder");
-        }
-        if self.embedding.openai.is_some() {
-            return not_yet("embedding.openai", "the OpenAI embedder");
-        }
-        if self.embedding.default != IN_PROCESS_EMBEDDER {
-            let reason = format!(
-                "unknown provider `{}`; this version has `{IN_PROCESS_EMBEDDER}`",
-                self.embedding.default
-            );
-            return invalid("embedding.default", reason);
         }
         Ok(())
     }
@@ -192,12 +174,5 @@ fn invalid(key: &str, reason: impl Into<String>) -> Result<(), ConfigError> {
     Err(ConfigError::Invalid {
         key: key.to_owned(),
         reason: reason.into(),
-    })
-}
-
-fn not_yet(key: &str, what: &'static str) -> Result<(), ConfigError> {
-    Err(ConfigError::NotYet {
-        key: key.to_owned(),
-        what,
     })
 }

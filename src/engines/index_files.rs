@@ -10,7 +10,7 @@ use std::{
 use lakehouse_actors::PortError;
 use lakehouse_journal::model::{
     ErrorKind,
-    catalog::{CatalogState, FileDigest},
+    catalog::{CatalogState, FileDigest, Index},
 };
 
 use super::{
@@ -36,8 +36,8 @@ impl IndexFiles {
         }
     }
 
-    /// The directory that holds the files of a generation. Their hashes are the opener's to check when
-    /// they lie in a local bucket; what was fetched is checked here.
+    /// The directory that holds the files of a generation, or the one of a delta. Their hashes are the
+    /// opener's to check when they lie in a local bucket; what was fetched is checked here.
     ///
     /// # Errors
     /// `Unavailable` when neither the bucket nor its rescue bucket gives them; `Corrupt` when what they
@@ -124,8 +124,14 @@ impl IndexFiles {
                     let known = generation.strip_prefix(&bucket).ok().and_then(Path::to_str);
                     let is_kept = known.is_some_and(|prefix| {
                         let mut indexes = state.indexes.values();
+                        let below = |key: &str| {
+                            let rest = key.strip_prefix(prefix);
+                            rest.is_some_and(|rest| rest.starts_with('/'))
+                        };
                         indexes.any(|index| {
                             index.generations.iter().any(|built| built.prefix == prefix)
+                                || is_being_built(index, prefix)
+                                || index.deltas().any(|delta| below(&delta.file.key))
                         })
                     });
                     if !is_kept && let Err(error) = std::fs::remove_dir_all(&generation) {
@@ -135,6 +141,14 @@ impl IndexFiles {
             }
         }
     }
+}
+
+/// Whether a folder is of the build that is due: it is opened before an event points at it.
+pub(super) fn is_being_built(index: &Index, prefix: &str) -> bool {
+    index.building.as_ref().is_some_and(|(generation, _)| {
+        let folder = format!("vectors/{}/{generation}-", index.name);
+        prefix.starts_with(&folder)
+    })
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {

@@ -141,11 +141,11 @@ async fn search(
     arguments: JsonObject,
 ) -> (Told, Result<Value, Problem>) {
     // A model gives a text; a vector of its own making is a way to read others' texts out of an index.
-    if arguments.contains_key("vector") {
-        return (
-            plain("search"),
-            Err(Problem::invalid("`vector` is not taken here")),
-        );
+    for field in ["vector", "queries"] {
+        if arguments.contains_key(field) {
+            let text = format!("`{field}` is not taken here");
+            return (plain("search"), Err(Problem::invalid(text)));
+        }
     }
     let arguments = Value::Object(arguments);
     let mut told = ask::begun(edge, may, "search", &arguments.to_string());

@@ -154,7 +154,8 @@ pub async fn patch(
         let catalog = edge.lake.catalog();
         let spec = edge
             .indexes
-            .index_of(catalog.state.dataset(&name)?, embedding)?;
+            .index_of(catalog.state.dataset(&name)?, embedding)
+            .await?;
         edge.lake.known_bucket(&spec.bucket)?;
     }
     let command = CatalogCommand::PatchDataset(PatchDataset {

@@ -155,6 +155,7 @@ impl<'a> Row<'a> {
         let (generations, in_generations) = self.in_generations(edge, catalog).await;
         let (evals, in_evals) = self.in_evals(catalog);
         let (leftovers, in_leftovers) = self.leftovers(edge).await?;
+        let (vectors, in_vectors) = self.in_kept_vectors(edge)?;
         let data = &edge.config.data_dir;
         let (staged, in_staging) = self.in_directory(&data.join("staging"));
         let (spilled, in_spill) = self.in_directory(&data.join("tmp").join("spill"));
@@ -211,9 +212,9 @@ impl<'a> Row<'a> {
             place("lance_versions", PlaceState::Absent, 0, none),
             place(
                 "embedding_cache",
-                PlaceState::Absent,
-                0,
-                "vectors are kept in index generations only",
+                in_vectors,
+                vectors,
+                "vectors that were paid for, under keyed hashes of their texts",
             ),
             place(
                 "evaluation_sets",
@@ -306,7 +307,7 @@ impl<'a> Row<'a> {
         let mut state = PlaceState::Absent;
         let mut checked = 0;
         for index in catalog.state.indexes_over(&self.dataset.name) {
-            checked += index.generations.len() as u64;
+            checked += (index.generations.len() + index.deltas().count()) as u64;
             let older = self
                 .tombstone
                 .is_some_and(|(seq, _)| index.generations_before(seq) > 0);
@@ -319,6 +320,17 @@ impl<'a> Row<'a> {
             state = worst(state, here);
         }
         (checked, state)
+    }
+
+    /// Files of kept vectors: those that were swept after the deletion hold nothing of the row.
+    fn in_kept_vectors(&self, edge: &Edge) -> Result<(u64, PlaceState), Problem> {
+        let through = self.tombstone.map_or(0, |(seq, _)| seq);
+        let (files, older) = edge.indexes.kept_vectors(&self.dataset.id, through)?;
+        let state = match (self.tombstone, older) {
+            (Some(_), true) => PlaceState::Hidden,
+            _ => PlaceState::Absent,
+        };
+        Ok((files, state))
     }
 
     /// A set that a deletion has touched may hold the row until it is gone.

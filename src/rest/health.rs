@@ -40,11 +40,24 @@ pub struct Metrics {
 
 /// Whether the daemon is well. Needs no token.
 #[utoipa::path(get, path = "/health", tag = "health", security(()),
-    responses((status = 200, description = "{status, version, journal: {seq, durable_seq}, uptime_s}")))]
+    responses((status = 200, description = "{status, version, journal: {seq, durable_seq}, embedders: [{provider, state}], uptime_s}")))]
 pub async fn health(edge: web::Data<Edge>) -> HttpResponse {
     let stats = edge.lake.journal().reader().stats();
+    let embedders = edge.indexes.embedders().health();
+    let is_down = embedders.iter().any(|provider| provider.down.is_some());
+    // What went wrong is for who has a token: `GET /vectors/stale` tells it.
+    let embedders: Vec<_> = embedders
+        .iter()
+        .map(|provider| {
+            let answers = provider.down.is_none();
+            let word = if answers { "up" } else { "down" };
+            json!({ "provider": provider.provider, "state": word })
+        })
+        .collect();
+    let degraded = edge.lake.degraded() || is_down;
     HttpResponse::Ok().json(json!({
-        "status": if edge.lake.degraded() { "degraded" } else { "ok" },
+        "status": if degraded { "degraded" } else { "ok" },
+        "embedders": embedders,
         "version": env!("CARGO_PKG_VERSION"),
         "journal": { "seq": stats.events, "durable_seq": stats.events },
         "uptime_s": edge.started.elapsed().as_secs(),

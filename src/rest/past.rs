@@ -102,9 +102,18 @@ fn index_then(now: &Index, then: Option<&Arc<Index>>) -> Option<Index> {
         .generations
         .iter()
         .any(|built| built.prefix == answered.prefix);
-    kept.then(|| Index {
-        live: Some(answered.generation),
-        ..now.clone()
+    kept.then(|| {
+        let mut index = Index {
+            live: Some(answered.generation),
+            ..now.clone()
+        };
+        for built in &mut index.generations {
+            if built.generation == answered.generation {
+                built.deltas.retain(|delta| answered.deltas.contains(delta));
+                built.rows_seq = answered.rows_seq;
+            }
+        }
+        index
     })
 }
 

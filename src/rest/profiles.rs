@@ -61,13 +61,13 @@ pub async fn save(
     let caller = may.caller(&body.bytes);
     let asked = body.value;
     if let Some(config) = &asked.hnsw_config {
+        if asked.backend != Backend::Hnsw {
+            return Err(Problem::invalid("`hnsw_config` is of the backend `hnsw`"));
+        }
         hnsw_config(config)?;
     }
     if let Some(bucket) = &asked.bucket {
         edge.lake.known_bucket(bucket)?;
-    }
-    if asked.backend != Backend::Hnsw {
-        return Err(Problem::unsupported("the backend `lance`"));
     }
     let access = edge.lake.access();
     let unknown = |tool: &&String| !access.state.tools.contains_key(*tool);
@@ -78,7 +78,7 @@ pub async fn save(
     let model = asked.model.unwrap_or_else(|| embedder.model.to_owned());
     if model != embedder.model {
         return Err(Problem::unsupported(
-            "an embedder other than `in-process`/`static-minilm-128`",
+            "a profile of a model other than `static-minilm-128`",
         ));
     }
     let profile = Profile {

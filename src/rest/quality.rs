@@ -273,14 +273,18 @@ fn measure(
 
 /// What is set in `over`, else in `base`.
 pub(super) fn merged(base: &IndexConfig, over: &IndexConfig) -> IndexConfig {
+    let text = |over: &Option<String>, base: &Option<String>| over.clone().or_else(|| base.clone());
     IndexConfig {
         connectivity: over.connectivity.or(base.connectivity),
         ef_construction: over.ef_construction.or(base.ef_construction),
         ef_search: over.ef_search.or(base.ef_search),
-        quantization: over
-            .quantization
-            .clone()
-            .or_else(|| base.quantization.clone()),
+        quantization: text(&over.quantization, &base.quantization),
+        metric: text(&over.metric, &base.metric),
+        kind: text(&over.kind, &base.kind),
+        partitions: over.partitions.or(base.partitions),
+        sub_vectors: over.sub_vectors.or(base.sub_vectors),
+        nprobes: over.nprobes.or(base.nprobes),
+        refine_factor: over.refine_factor.or(base.refine_factor),
     }
 }
 

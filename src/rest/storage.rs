@@ -98,6 +98,7 @@ fn held(edge: &Edge, bucket: &str) -> (u64, u64) {
     {
         let files = index.generations.iter().flat_map(|built| &built.files);
         files.for_each(|file| add(file.bytes));
+        index.deltas().for_each(|delta| add(delta.file.bytes));
     }
     if let Some(state) = edge.lake.bucket_state(bucket) {
         state.objects.values().for_each(|object| add(object.bytes));

@@ -1,41 +1,41 @@
 //! Vector indexes: defined, built as jobs, searched, refreshed, swapped.
 
 mod allowed;
+pub(crate) mod asked;
+mod define;
 mod refresh;
+mod row;
 pub(crate) mod search;
 mod swap;
 
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use lakehouse_journal::model::{
-    Event,
-    catalog::{
-        Backend, CatalogCommand, CatalogState, DefineIndex, Generation, Index, IndexConfig,
-        IndexSpec, TextSpec,
-    },
-    event::CatalogEvent,
+use lakehouse_journal::model::catalog::{
+    CatalogCommand, CatalogState, Generation, Index, IndexConfig,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     Edge,
-    auth::{Delete, May, Needs, ReadCatalog, ReadData, Write},
+    auth::{Delete, May, Needs, ReadCatalog, Write},
     body::{Body, query},
     catalog::{Page, page},
-    ingest::wanted_bucket,
     problem::Problem,
-    quality::{NewSlo, floor, merged, share, slo_of},
-    row_keys::{AskedKey, row_name},
+    quality::{floor, share},
     times,
 };
-use crate::engines::{embedder::StaticEmbedder, indexes::hnsw_config};
+use crate::engines::indexes::check_config;
 
 pub(super) use allowed::must_show_all;
-use allowed::{must_answer, sessions, sight};
-// The path of the OpenAPI document is the handler's own.
-pub use refresh::{__path_last_run, __path_refresh, __path_stale, last_run, refresh, stale};
+// The paths of the OpenAPI document are the handlers' own.
+pub use define::{__path_define, __path_define_lance, define, define_lance};
+pub use refresh::{
+    __path_failures, __path_last_run, __path_refresh, __path_retry, __path_stale, failures,
+    last_run, refresh, retry, stale,
+};
+pub use row::{__path_row, row};
 pub use search::{__path_search, search};
 pub use swap::{__path_promote, __path_rollback, promote, rollback};
 
@@ -46,6 +46,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub fn routes(config: &mut web::ServiceConfig) {
     config
         .route("/vectors/index", web::post().to(define))
+        .route("/vectors/lance/index", web::post().to(define_lance))
         .route("/vectors/indexes", web::get().to(list))
         .service(
             web::resource("/vectors/indexes/{name}")
@@ -65,119 +66,18 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .route(web::get().to(last_run))
                 .route(web::post().to(refresh)),
         )
+        .route(
+            "/vectors/refresh/{dataset}/failures",
+            web::get().to(failures),
+        )
+        .route("/vectors/refresh/{dataset}/retry", web::post().to(retry))
         .route("/vectors/stale", web::get().to(stale));
-}
-
-/// An index that is asked for.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewIndex {
-    name: String,
-    source: String,
-    key: AskedKey,
-    text: Option<TextSpec>,
-    vector_column: Option<String>,
-    provider: Option<String>,
-    model: Option<String>,
-    #[serde(default = "hnsw")]
-    backend: Backend,
-    #[serde(default)]
-    config: IndexConfig,
-    bucket: Option<String>,
-    slo: Option<NewSlo>,
-}
-
-fn hnsw() -> Backend {
-    Backend::Hnsw
 }
 
 #[derive(Debug, Deserialize)]
 struct Wait {
     #[serde(default)]
     wait: bool,
-}
-
-/// Defines an index; building it is a job. What is not asked for of its tuning and bucket is that of the
-/// active profile.
-#[utoipa::path(post, path = "/vectors/index", tag = "vectors", params(("wait" = Option<bool>, Query)),
-    responses((status = 202, description = "{index, job, journal_seq}; 200 with `wait`"),
-        (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
-pub async fn define(
-    edge: web::Data<Edge>,
-    may: May<Write>,
-    request: HttpRequest,
-    body: Body<NewIndex>,
-) -> Result<HttpResponse, Problem> {
-    let asked: Wait = query(&request)?;
-    let caller = may.caller(&body.bytes);
-    let bucket = wanted_bucket(&request)?;
-    let slo = body.value.slo.as_ref().map(slo_of).transpose()?.flatten();
-    let define = DefineIndex {
-        slo,
-        index: body.value.name.clone(),
-        spec: spec_of(&edge, body.value, bucket)?,
-    };
-    let name = define.index.clone();
-    let committed = edge
-        .lake
-        .ask_catalog(CatalogCommand::DefineIndex(define), caller)
-        .await?;
-    let job = committed.events.iter().find_map(|event| match event {
-        Event::Catalog(CatalogEvent::IndexDefined(event)) => Some(event.job.clone()),
-        _ => None,
-    });
-    let mut answer = json!({ "index": name, "job": job, "journal_seq": committed.seq });
-    if !asked.wait {
-        return Ok(HttpResponse::Accepted().json(answer));
-    }
-    built(&edge, &name).await?;
-    let catalog = edge.lake.catalog();
-    answer["built"] = view(&edge, &catalog.state, &may, catalog.state.index(&name)?);
-    Ok(HttpResponse::Ok().json(answer))
-}
-
-fn spec_of(edge: &Edge, asked: NewIndex, bucket: Option<String>) -> Result<IndexSpec, Problem> {
-    let embedder = StaticEmbedder::built_in().identity();
-    if asked.vector_column.is_some() {
-        return Err(Problem::unsupported("`vector_column`"));
-    }
-    if asked.backend != Backend::Hnsw {
-        return Err(Problem::unsupported("the backend `lance`"));
-    }
-    let provider = asked
-        .provider
-        .unwrap_or_else(|| embedder.provider.to_owned());
-    let model = asked.model.unwrap_or_else(|| embedder.model.to_owned());
-    if provider != embedder.provider || model != embedder.model {
-        return Err(Problem::unsupported(
-            "an embedder other than `in-process`/`static-minilm-128`",
-        ));
-    }
-    let text = asked
-        .text
-        .ok_or_else(|| Problem::invalid("`text` says what is embedded"))?;
-    let catalog = edge.lake.catalog();
-    let profile = catalog.state.active_profile();
-    let tuning = profile.and_then(|profile| profile.hnsw_config.clone());
-    let config = merged(&tuning.unwrap_or_default(), &asked.config);
-    hnsw_config(&config)?;
-    let bucket = asked
-        .bucket
-        .or(bucket)
-        .or_else(|| profile?.bucket.clone())
-        .unwrap_or_else(|| edge.lake.primary().to_owned());
-    edge.lake.known_bucket(&bucket)?;
-    Ok(IndexSpec {
-        source: asked.source,
-        key: asked.key.try_into()?,
-        text,
-        provider,
-        model,
-        dimensions: u32::try_from(embedder.dimensions).expect("few dimensions"),
-        backend: asked.backend,
-        config,
-        bucket,
-    })
 }
 
 /// Waits until no build of the index is due.
@@ -274,7 +174,9 @@ pub async fn build_generation(
     let caller = may.caller(&body.bytes);
     let config = body.value.config;
     if let Some(config) = &config {
-        hnsw_config(config)?;
+        let catalog = edge.lake.catalog();
+        let spec = &catalog.state.index(&name)?.spec;
+        check_config(spec.backend, config, spec.dimensions as usize)?;
     }
     let command = CatalogCommand::RequestGeneration {
         index: name.to_string(),
@@ -294,37 +196,6 @@ pub async fn build_generation(
     let catalog = edge.lake.catalog();
     answer["built"] = view(&edge, &catalog.state, &may, catalog.state.index(&name)?);
     Ok(HttpResponse::Ok().json(answer))
-}
-
-/// The vector and text of one row.
-#[utoipa::path(get, path = "/vectors/indexes/{name}/rows/{key}", tag = "vectors",
-    params(("name" = String, Path), ("key" = String, Path)),
-    responses((status = 200, description = "{key, vector, text}"), (status = 404, body = Problem)))]
-pub async fn row(
-    edge: web::Data<Edge>,
-    may: May<ReadData>,
-    path: web::Path<(String, String)>,
-) -> Result<HttpResponse, Problem> {
-    let (name, key) = path.into_inner();
-    // Its files stay until the row is read.
-    let _pinned = edge.query.pin(edge.lake.catalog().seq);
-    let catalog = edge.lake.catalog();
-    let index = catalog.state.index(&name)?;
-    let way = must_answer(&edge, &catalog.state, index, &may.reader())?;
-    let key = match catalog.state.dataset_under(&index.spec.source) {
-        Some(dataset) => row_name(dataset, &key)?,
-        None => key,
-    };
-    let session = sessions(&edge, &may, &catalog, &way);
-    let sight = sight(&way, &session);
-    let found = edge.indexes.visible_slot(&catalog, index, &key, &sight);
-    let found = found.await?;
-    let (open, slot) = found.ok_or_else(|| Problem::not_found("row", &key))?;
-    Ok(HttpResponse::Ok().json(json!({
-        "key": key,
-        "vector": open.index.vector_of(slot),
-        "text": open.index.text_of(slot),
-    })))
 }
 
 /// An index as the contract shows it; what its generations reach is for readers of its rows.
@@ -348,6 +219,11 @@ fn view<P: Needs>(edge: &Edge, state: &CatalogState, may: &May<P>, index: &Index
                 "config": index.config_of(built),
                 "vectors": built.vectors,
                 "skipped": built.skipped,
+                "made_by": built.making.as_ref().map(|making| &making.model),
+                "refused": built.making.as_ref().map_or(0, |making| making.refused),
+                "left_out": built.left_out(),
+                "deltas": built.deltas.len(),
+                "delta_rows": built.delta_rows(),
                 "bytes": size(&built.files),
                 "build_ms": built.build_ms,
                 "built_at": times::text(built.built_at),
@@ -361,6 +237,7 @@ fn view<P: Needs>(edge: &Edge, state: &CatalogState, may: &May<P>, index: &Index
         "source": spec.source,
         "key": spec.key,
         "text": spec.text,
+        "vector_column": spec.vector_column,
         "provider": spec.provider,
         "model": spec.model,
         "dimensions": spec.dimensions,
@@ -369,10 +246,14 @@ fn view<P: Needs>(edge: &Edge, state: &CatalogState, may: &May<P>, index: &Index
         "slo": floor(state, &index.name),
         "bucket": spec.bucket,
         "vectors": live.map_or(0, |live| live.vectors),
-        "bytes": live.map_or(0, |live| size(&live.files)),
+        "bytes": live.map_or(0, |live| size(&live.files) + delta_bytes(live)),
         "generation": index.live,
         "generations": generations,
         "building": index.building.as_ref().map(|(generation, job)| json!({ "generation": generation, "job": job })),
-        "error": index.failed.as_ref().map(|(_, error)| error),
+        "error": index.failed.as_ref().map(|(_, error)| error).or(index.corrupt.as_ref()),
     })
+}
+
+fn delta_bytes(live: &Generation) -> u64 {
+    live.deltas.iter().map(|delta| delta.file.bytes).sum()
 }

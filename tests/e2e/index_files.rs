@@ -36,6 +36,11 @@ async fn indexed() -> Daemon {
     daemon
 }
 
+/// Asks by words too, whose files are opened when they are first needed.
+fn asked_by_words() -> Value {
+    json!({ "index": "kb", "query": "horse music winter garden", "k": 20, "mode": "hybrid" })
+}
+
 fn asked(exact: bool) -> Value {
     json!({ "index": "kb", "query": "horse music in the winter garden", "k": 20, "exact": exact })
 }
@@ -90,7 +95,7 @@ async fn a_build_that_is_killed_at_any_moment_leaves_the_last_whole_generation_a
     assert_eq!(verified["ok"], true, "{verified}");
 }
 
-/// The files of a generation in its bucket.
+/// The files of a generation in its bucket that searches load: not its rows as other engines read them.
 fn index_files(site: &Site, generation: u64) -> Vec<PathBuf> {
     let all = files(&site.data_dir().join("buckets/primary/vectors/kb"));
     let folder = format!("{generation}-");
@@ -98,7 +103,9 @@ fn index_files(site: &Site, generation: u64) -> Vec<PathBuf> {
         let mut parts = path.components();
         parts.any(|part| part.as_os_str().to_string_lossy().starts_with(&folder))
     };
-    let mut all: Vec<PathBuf> = all.into_iter().filter(is_of_it).collect();
+    let is_loaded = |path: &PathBuf| !path.ends_with("vectors.parquet");
+    let all = all.into_iter().filter(is_of_it).filter(is_loaded);
+    let mut all: Vec<PathBuf> = all.collect();
     all.sort();
     all
 }
@@ -126,15 +133,11 @@ async fn a_flipped_byte_in_an_index_file_is_never_loaded_and_the_index_is_built_
         std::fs::write(damaged, bytes).unwrap();
         daemon = Daemon::start_at(site);
         let api = daemon.admin();
-        let refused = api.post("/vectors/search", &asked(true)).await;
+        let refused = api.post("/vectors/search", &asked_by_words()).await;
         assert!(!refused.is_ok(), "round {round}: {damaged:?} was loaded");
-        assert!(
-            refused.text().contains("index_corrupt"),
-            "{}",
-            refused.text()
-        );
+        refused.problem_code(503, "index_rebuilding");
         until("the index is built anew", || async {
-            let answer = api.post("/vectors/search", &asked(true)).await;
+            let answer = api.post("/vectors/search", &asked_by_words()).await;
             answer.is_ok().then_some(())
         })
         .await;

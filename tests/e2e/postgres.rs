@@ -2,7 +2,7 @@
 
 #[path = "../../src/engines/postgres/testing.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
-mod server;
+pub mod server;
 
 use serde_json::{Value, json};
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use futures::StreamExt as _;
-use lakehouse::engines::indexes::{SearchQuery, SearchRequest, Sight};
+use lakehouse::engines::indexes::{SearchMode, SearchQuery, SearchRequest, Sight};
 use lakehouse::query::{QueryError, SessionTables};
 use lakehouse_actors::{Caller, Chore, LakeError};
 use lakehouse_journal::model::ErrorKind;
@@ -217,6 +217,7 @@ impl Race {
         let index = &catalog.state.indexes["idx"];
         let request = SearchRequest {
             query: SearchQuery::Text("a letter about the garden"),
+            mode: SearchMode::Vector,
             k: 10,
             filter: None,
             ef_search: None,
@@ -230,7 +231,7 @@ impl Race {
         };
         match self.wired.indexes.search(catalog, index, &request).await {
             Ok(found) => {
-                assert_eq!(found.found.hits.len(), 10);
+                assert_eq!(found.hits.len(), 10);
                 self.seen.searches.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) if error.code == "index_not_ready" => {}
@@ -408,6 +409,7 @@ async fn prepared(dir: &Path, hold: Duration) -> Race {
             source: "keyed".to_owned(),
             key: "id".into(),
             text: TextSpec::Template("{body}".to_owned()),
+            vector_column: None,
             provider: "in-process".to_owned(),
             model: "static-minilm-128".to_owned(),
             dimensions: 128,

@@ -48,13 +48,17 @@ fn safe(filter: &str) -> Value {
     })
 }
 
-async fn index(admin: &Api, name: &str, source: &str) -> Value {
-    let body = json!({ "name": name, "source": source, "key": "id", "text": ["skill"], "backend": "hnsw" });
+async fn index(admin: &Api, name: &str, source: &str, backend: &str) -> Value {
+    let body = json!({ "name": name, "source": source, "key": "id", "text": ["skill"], "backend": backend });
     admin.post("/vectors/index?wait=true", &body).await.ok()
 }
 
 /// A lake with a view, an index over its dataset and one over the view.
 async fn lake(hidden: &str) -> (Daemon, Api, Api) {
+    lake_on("hnsw", hidden).await
+}
+
+async fn lake_on(backend: &str, hidden: &str) -> (Daemon, Api, Api) {
     let daemon = Daemon::start();
     let admin = daemon.admin();
     admin.create("people", &people(300, hidden)).await;
@@ -62,8 +66,8 @@ async fn lake(hidden: &str) -> (Daemon, Api, Api) {
         .post("/catalog/views", &safe("status <> 'blocked'"))
         .await
         .ok();
-    index(&admin, "kb", "people").await;
-    index(&admin, "kb_safe", "people_safe").await;
+    index(&admin, "kb", "people", backend).await;
+    index(&admin, "kb_safe", "people_safe", backend).await;
     let body = json!({ "name": "e", "source": "people", "key": "id", "text": ["email"], "backend": "hnsw" });
     let _ = admin.post("/vectors/index?wait=true", &body).await;
     let bot = agent(&daemon, &admin).await;
@@ -118,6 +122,63 @@ async fn an_agent_finds_rows_of_its_view_and_no_others() {
     // The admin finds what the agent does not.
     let asked = json!({ "index": "kb", "query": "car mechanic", "k": 50 });
     assert!(hits(&admin, &asked).await.iter().any(is_blocked));
+}
+
+#[tokio::test]
+async fn on_either_engine_and_from_deltas_an_agent_finds_rows_of_its_view_and_no_others() {
+    for backend in ["hnsw", "lance"] {
+        let (_daemon, admin, bot) = lake_on(backend, CANARY).await;
+        // One comes to be seen, one comes and is not, one is seen no more and says other things.
+        let newer = format!(
+            "id,name,email,status,skill,rank\n300,Anna,a@x.org,open,repairs cars,1\n\
+             301,Anna,a@x.org,blocked,car mechanic {CANARY},1\n0,Anna,a@x.org,blocked,car mechanic {CANARY},1\n"
+        );
+        let upsert = admin.ingest("dataset=people&mode=upsert", "text/csv", newer);
+        upsert.await.ok();
+        admin.post("/vectors/refresh/people", &json!({})).await.ok();
+        for name in ["kb", "kb_safe"] {
+            let shown = admin.get(&format!("/vectors/indexes/{name}")).await.ok();
+            assert_eq!(shown["generations"][0]["deltas"], 1, "{shown}");
+            let ask = json!({ "index": name, "query": "car mechanic", "k": 300 });
+            let found = bot.post("/vectors/search", &ask).await;
+            assert!(!found.text().contains(CANARY), "{}", found.text());
+            let found = found.ok();
+            let rows = found["hits"].as_array().unwrap();
+            assert_eq!(rows.len(), 200, "{backend} {name}");
+            assert!(!rows.iter().any(|hit| is_blocked(hit) || hit["key"] == "0"));
+            assert!(rows.iter().any(|hit| hit["key"] == "300"));
+            // The same in a row of questions.
+            let many = json!({ "index": name, "k": 300, "queries": ["car mechanic", { "query": "bread" }] });
+            let many = bot.post("/vectors/search", &many).await;
+            assert!(!many.text().contains(CANARY), "{}", many.text());
+            let many = many.ok();
+            assert_eq!(many["results"][0]["hits"], found["hits"]);
+            assert_eq!(many["results"][1]["hits"].as_array().unwrap().len(), 200);
+            let vectors =
+                json!({ "index": name, "queries": ["bread", { "vector": vec![0.5_f32; 128] }] });
+            bot.post("/vectors/search", &vectors)
+                .await
+                .problem_code(403, "vector_denied");
+            // How rare a word is would tell of the hidden rows.
+            for mode in ["text", "hybrid"] {
+                let words = json!({ "index": name, "query": CANARY, "mode": mode });
+                bot.post("/vectors/search", &words)
+                    .await
+                    .problem_code(403, "words_denied");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_questions_in_one_count_as_many() {
+    let (daemon, admin, _bot) = lake("").await;
+    let token = json!({ "name": "slow", "role": "agent", "views": ["people_safe"],
+        "limits": { "requests_per_s": 5 } });
+    let issued = admin.post("/auth/tokens", &token).await.ok();
+    let slow = daemon.client(Some(&secret_of(&issued)));
+    let many = |queries: usize| json!({ "index": "kb", "k": 1, "queries": vec!["bread"; queries] });
+    slow.post("/vectors/search", &many(50)).await.problem(429);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ const TOPICS: [(&str, &str); 6] = [
 const COPIES: usize = 20;
 
 /// 120 short texts over six topics; the ids of a topic are consecutive.
-fn notes() -> String {
+pub fn notes() -> String {
     let mut csv = String::from("id,topic,body\n");
     for (t, (topic, text)) in TOPICS.iter().enumerate() {
         for copy in 0..COPIES {
@@ -34,7 +34,7 @@ fn notes() -> String {
     csv
 }
 
-fn definition(name: &str) -> Value {
+pub fn definition(name: &str) -> Value {
     json!({ "name": name, "source": "notes", "key": "id", "text": "{body}", "backend": "hnsw" })
 }
 
@@ -48,7 +48,7 @@ async fn indexed() -> (Daemon, Api) {
     (daemon, api)
 }
 
-async fn search(api: &Api, body: Value) -> Value {
+pub async fn search(api: &Api, body: Value) -> Value {
     let answer = api.post("/vectors/search", &body).await.ok();
     assert!(answer["elapsed_us"].is_number(), "{answer}");
     assert!(answer["generation"].is_number(), "{answer}");
@@ -59,7 +59,7 @@ async fn search(api: &Api, body: Value) -> Value {
     answer
 }
 
-fn keys(answer: &Value) -> Vec<String> {
+pub fn keys(answer: &Value) -> Vec<String> {
     let hits = answer["hits"].as_array().unwrap().iter();
     hits.map(|hit| hit["key"].as_str().expect("a key is text").to_owned())
         .collect()

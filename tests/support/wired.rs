@@ -17,7 +17,7 @@ use lakehouse::engines::secrets::SecretsInOrder;
 use lakehouse::engines::sidecar::LakeSidecar;
 use lakehouse::engines::tables::{FileSource, LakeTables};
 use lakehouse::query::{QueryConfig, QueryEngine};
-use lakehouse_actors::ports::{BucketStore, Clock, IndexBuilder, Readers};
+use lakehouse_actors::ports::{BucketStore, Clock, IndexBuilder, IndexDeltas, Readers};
 use lakehouse_actors::{Caller, IngestRequest, Ingested, Journal, Lake, LakeError, Parts, start};
 use lakehouse_journal::log::{CommitterConfig, LogConfig, RealIo, SledLog};
 use lakehouse_journal::model::bucket::{BucketCommand, BucketSpec};
@@ -114,6 +114,7 @@ impl Wired {
             ledger: None,
             key_hash,
             builder: Arc::clone(&indexes) as Arc<dyn IndexBuilder>,
+            deltas: Arc::clone(&indexes) as Arc<dyn IndexDeltas>,
             buckets: store as Arc<dyn BucketStore>,
             inspector,
             runtime: work.handle().clone(),

@@ -9,15 +9,23 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lakehouse_journal::model::{
-    Fold,
-    catalog::{CatalogState, Dataset, EmbeddingSpec, EvalSet, FileDigest, Index, IndexSpec, Trial},
+use lakehouse_journal::{
+    model::{
+        ErrorKind, Fold,
+        catalog::{
+            CatalogState, Dataset, EmbeddingSpec, EvalSet, FileDigest, Index, IndexSpec, Making,
+            ModelIdentity, Trial,
+        },
+    },
+    record::Seq,
 };
+
+use parking_lot::Mutex;
 
 use super::index_spec;
 use crate::{
     PortError,
-    ports::{BuiltGeneration, IndexBuilder, Progress},
+    ports::{BuildTask, BuiltGeneration, IndexBuilder, Progress},
 };
 
 /// Builds nothing, slowly enough to be killed.
@@ -29,35 +37,63 @@ pub struct FakeBuilder {
     pub built: AtomicU64,
     /// What a check finds: true rows of a million.
     pub recall_ppm: AtomicU32,
+    /// While set, a build fails as it does when the provider of vectors is down.
+    pub provider_down: AtomicBool,
+    /// Rows of each build whose text is refused.
+    pub refused: AtomicU64,
+    /// Rows of each build that nobody makes vectors of.
+    pub left_out: AtomicU64,
+    /// While set, generations are of a model that is another one today.
+    pub made_otherwise: AtomicBool,
+    /// Sweeps of kept vectors: the positions that they are true of.
+    pub swept: Mutex<Vec<Seq>>,
 }
 
 #[async_trait]
 impl IndexBuilder for FakeBuilder {
-    async fn build(
-        &self,
-        catalog: Arc<Fold<CatalogState>>,
-        index: Arc<Index>,
-        generation: u64,
-        _: Arc<Progress>,
-    ) -> Result<BuiltGeneration, PortError> {
+    async fn build(&self, task: BuildTask, _: Arc<Progress>) -> Result<BuiltGeneration, PortError> {
         while self.stalled.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        if self.provider_down.load(Ordering::SeqCst) {
+            let (kind, code) = (ErrorKind::Unavailable, "embedder_unavailable");
+            return Err(PortError::new(kind, code, "the provider does not answer"));
+        }
         self.built.fetch_add(1, Ordering::SeqCst);
+        let refused = self.refused.load(Ordering::SeqCst);
+        let spec = task.index.spec_to_build();
+        let dataset = task.snapshot.state.dataset_under(&task.index.spec.source);
+        let rows = dataset.map_or(0, |dataset| dataset.row_count());
         Ok(BuiltGeneration {
-            prefix: format!("vectors/{}/{generation}", index.name),
+            prefix: format!("vectors/{}/{}", task.index.name, task.generation),
             files: Vec::<FileDigest>::new(),
-            vectors: catalog
-                .state
-                .dataset_under(&index.spec.source)
-                .map_or(0, |dataset| dataset.row_count()),
-            skipped: 0,
+            vectors: rows.saturating_sub(refused),
+            skipped: refused,
             reused: 0,
             changed: 0,
+            making: Making {
+                model: ModelIdentity {
+                    provider: spec.provider,
+                    model: spec.model.clone(),
+                    version: spec.model,
+                    dimensions: spec.dimensions,
+                },
+                refused,
+                left_out: self.left_out.load(Ordering::SeqCst),
+                texts_sent: rows,
+                provider_calls: 1,
+                tokens: None,
+            },
+            rows_seq: None,
+            folded_through: None,
         })
     }
 
-    fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError> {
+    async fn index_of(
+        &self,
+        dataset: &Dataset,
+        wanted: &EmbeddingSpec,
+    ) -> Result<IndexSpec, PortError> {
         Ok(IndexSpec {
             key: wanted.key.clone(),
             text: wanted.text.clone(),
@@ -88,4 +124,18 @@ impl IndexBuilder for FakeBuilder {
     }
 
     async fn release(&self, _: &CatalogState) {}
+
+    fn is_made_as_today(&self, _: &Index) -> bool {
+        !self.made_otherwise.load(Ordering::SeqCst)
+    }
+
+    async fn sweep_vectors(
+        &self,
+        _: Arc<Fold<CatalogState>>,
+        _: &str,
+        through: Seq,
+    ) -> Result<u64, PortError> {
+        self.swept.lock().push(through);
+        Ok(1)
+    }
 }

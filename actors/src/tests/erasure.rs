@@ -14,7 +14,7 @@ use crate::{
     testing::{TestDisk, TestLake, caller, index_spec},
 };
 
-async fn delete(lake: &TestLake, keys: &[&str]) -> crate::Tombstoned {
+pub(super) async fn delete(lake: &TestLake, keys: &[&str]) -> crate::Tombstoned {
     let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
     lake.lake
         .tombstone("people", &keys, "asked".to_owned(), None, caller())
@@ -186,6 +186,8 @@ async fn an_index_that_held_the_row_is_built_anew_and_its_files_go() {
     delete(&lake, &["b"]).await;
     lake.lake.erase("people").await.expect("erased");
     assert!(live(2));
+    let through = lake.lake.catalog().state.datasets["people"].last_tombstone_seq();
+    assert_eq!(*lake.builder.swept.lock(), [through], "kept vectors too");
     assert_eq!(lake.lake.catalog().state.indexes["kb"].generations.len(), 1);
     assert!(!lies_somewhere(&lake, "b"));
 }

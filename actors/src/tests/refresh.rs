@@ -70,11 +70,11 @@ fn is_fresh(world: &TestLake, dataset: &str) -> bool {
 fn has(world: &TestLake, index: &str, rows: u64) -> bool {
     let catalog = world.lake.catalog();
     let live = catalog.state.indexes[index].live_generation();
-    live.is_some_and(|live| live.vectors == rows)
+    live.is_some_and(|live| live.vectors + live.delta_rows() == rows)
 }
 
 #[actix::test]
-async fn a_call_builds_anew_what_is_behind_and_nothing_else() {
+async fn a_call_embeds_what_is_new_and_nothing_else() {
     let world = world();
     indexed(&world, "d").await;
     let first = world.lake.refresh("d", RefreshCause::Call, caller()).await;
@@ -91,7 +91,7 @@ async fn a_call_builds_anew_what_is_behind_and_nothing_else() {
     deleted.await.expect("deleted");
     let done = world.lake.refresh("d", RefreshCause::Call, caller()).await;
     let counts = done.expect("refreshed").counts;
-    assert_eq!((counts.embedded, counts.unchanged), (2, 0));
+    assert_eq!((counts.embedded, counts.unchanged), (1, 1));
     assert_eq!(counts.rows, 2);
     assert!(is_fresh(&world, "d"));
     let catalog = world.lake.catalog();
@@ -174,12 +174,11 @@ async fn a_refresh_that_was_killed_is_due_after_the_restart() {
     let world = TestLake::start(disk.clone());
     indexed(&world, "d").await;
     append(&world, "d", &["c"]).await;
-    world.builder.stalled.store(true, Ordering::SeqCst);
+    world.deltas.stalled.store(true, Ordering::SeqCst);
     let lake = world.lake.clone();
     tokio::spawn(async move { lake.refresh("d", RefreshCause::Call, caller()).await });
     until("under way", || {
-        let catalog = world.lake.catalog();
-        catalog.state.indexes["d_idx"].building.is_some()
+        world.deltas.asked.load(Ordering::SeqCst) == 1
     })
     .await;
     drop(world);
@@ -192,21 +191,21 @@ async fn a_second_call_waits_for_the_first_and_finds_nothing_to_do() {
     let world = world();
     indexed(&world, "d").await;
     append(&world, "d", &["c"]).await;
-    world.builder.stalled.store(true, Ordering::SeqCst);
+    world.deltas.stalled.store(true, Ordering::SeqCst);
     let call = || {
         let lake = world.lake.clone();
         tokio::spawn(async move { lake.refresh("d", RefreshCause::Call, caller()).await })
     };
     let calls = [call(), call()];
     tokio::time::sleep(Duration::from_millis(50)).await;
-    world.builder.stalled.store(false, Ordering::SeqCst);
+    world.deltas.stalled.store(false, Ordering::SeqCst);
     let mut embedded = Vec::new();
     for call in calls {
         let done = call.await.expect("no panic").expect("refreshed");
         embedded.push(done.counts.embedded);
     }
     embedded.sort_unstable();
-    assert_eq!(embedded, [0, 3]);
+    assert_eq!(embedded, [0, 1]);
 }
 
 #[actix::test]
@@ -217,16 +216,17 @@ async fn an_embedding_that_is_set_becomes_an_index_of_the_datasets_name() {
         .await
         .expect("taken in");
     let spec = index_spec("d");
+    let wanted = EmbeddingSpec {
+        text: spec.text,
+        key: spec.key,
+        provider: spec.provider,
+        model: spec.model,
+        bucket: None,
+        backend: None,
+    };
     let patch = CatalogCommand::PatchDataset(PatchDataset {
         dataset: "d".to_owned(),
-        embedding: Some(EmbeddingSpec {
-            text: spec.text,
-            key: spec.key,
-            provider: spec.provider,
-            model: spec.model,
-            bucket: None,
-            backend: None,
-        }),
+        embedding: Some(wanted.clone()),
         embedding_refresh_policy: Some(RefreshPolicy::OnAppend),
         ..PatchDataset::default()
     });
@@ -236,6 +236,24 @@ async fn an_embedding_that_is_set_becomes_an_index_of_the_datasets_name() {
         let catalog = world.lake.catalog();
         let index = catalog.state.indexes.get("d");
         index.is_some_and(|index| index.live == Some(1))
+    })
+    .await;
+    until("fresh", || is_fresh(&world, "d")).await;
+    // Another model builds a generation beside, and swaps.
+    let patch = CatalogCommand::PatchDataset(PatchDataset {
+        dataset: "d".to_owned(),
+        embedding: Some(EmbeddingSpec {
+            model: "another".to_owned(),
+            ..wanted
+        }),
+        ..PatchDataset::default()
+    });
+    world.lake.ask_catalog(patch, caller()).await.expect("set");
+    world.clock.advance(CALM);
+    until("swapped", || {
+        let catalog = world.lake.catalog();
+        let index = &catalog.state.indexes["d"];
+        index.live == Some(2) && index.spec.model == "another"
     })
     .await;
     until("fresh", || is_fresh(&world, "d")).await;
@@ -277,4 +295,84 @@ async fn each_run_stands_in_the_journal() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[actix::test]
+async fn a_provider_that_is_down_leaves_the_dataset_stale_and_loses_no_schedule() {
+    let world = world();
+    indexed(&world, "d").await;
+    world.deltas.too_large.store(true, Ordering::SeqCst);
+    append(&world, "d", &["c"]).await;
+    world.builder.provider_down.store(true, Ordering::SeqCst);
+    let refused = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(refused.expect_err("down").code(), "embedder_unavailable");
+    let catalog = world.lake.catalog();
+    let obstacle = catalog.state.indexes["d_idx"].obstacle.clone();
+    assert!(obstacle.expect("noted").passes);
+    assert!(!is_fresh(&world, "d"));
+    let due = world
+        .lake
+        .request_refresh("d", RefreshCause::Schedule, caller());
+    due.await.expect("due");
+    // It rests after a failure.
+    world.clock.advance(Duration::from_mins(2));
+    until("tried", || {
+        let catalog = world.lake.catalog();
+        let last = catalog.state.datasets["d"].last_refresh.clone();
+        last.is_some_and(|last| last.cause == RefreshCause::Schedule)
+    })
+    .await;
+    world.builder.provider_down.store(false, Ordering::SeqCst);
+    world.clock.advance(Duration::from_mins(2));
+    until("embedded", || has(&world, "d_idx", 3)).await;
+    until("fresh", || is_fresh(&world, "d")).await;
+    let catalog = world.lake.catalog();
+    assert_eq!(catalog.state.indexes["d_idx"].obstacle, None);
+}
+
+#[actix::test]
+async fn a_generation_that_came_without_some_rows_is_behind_and_no_refresh() {
+    let world = world();
+    indexed(&world, "d").await;
+    world.deltas.too_large.store(true, Ordering::SeqCst);
+    append(&world, "d", &["c"]).await;
+    world.builder.left_out.store(1, Ordering::SeqCst);
+    let refused = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(
+        refused.expect_err("a row is missing").code(),
+        "embedder_unavailable"
+    );
+    let catalog = world.lake.catalog();
+    assert_eq!(catalog.state.indexes["d_idx"].live, Some(2), "it answers");
+    assert!(!is_fresh(&world, "d"));
+    world.builder.left_out.store(0, Ordering::SeqCst);
+    let done = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(done.expect("refreshed").counts.rows, 3);
+    assert!(is_fresh(&world, "d"));
+}
+
+#[actix::test]
+async fn a_retry_builds_anew_where_rows_were_refused_and_a_call_does_not() {
+    let world = world();
+    world.builder.refused.store(1, Ordering::SeqCst);
+    indexed(&world, "d").await;
+    world.builder.refused.store(0, Ordering::SeqCst);
+    let counts = |done: crate::Refreshed| (done.counts.refused, done.counts.texts_sent);
+    let called = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(counts(called.expect("refreshed")), (1, 0), "set aside");
+    let retried = world.lake.refresh("d", RefreshCause::Retry, caller()).await;
+    assert_eq!(counts(retried.expect("refreshed")), (0, 2));
+    let again = world.lake.refresh("d", RefreshCause::Retry, caller()).await;
+    assert_eq!(counts(again.expect("refreshed")), (0, 0), "nothing is left");
+}
+
+#[actix::test]
+async fn vectors_of_a_model_that_is_another_one_today_are_made_anew() {
+    let world = world();
+    indexed(&world, "d").await;
+    let called = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(called.expect("refreshed").counts.embedded, 0);
+    world.builder.made_otherwise.store(true, Ordering::SeqCst);
+    let called = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+    assert_eq!(called.expect("refreshed").counts.embedded, 2);
 }

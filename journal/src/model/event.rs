@@ -4,6 +4,7 @@
 //! new schema version with an upcaster in `upcast`. No variant is ever removed or reused.
 
 mod daemon;
+mod delta;
 mod indexes;
 mod policy;
 mod quality;
@@ -14,6 +15,8 @@ mod tools;
 
 use std::collections::BTreeMap;
 
+pub(super) use delta::is_false;
+pub use delta::{GenerationCorrupted, IndexDelta, IndexDeltaCommitted};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -164,7 +167,9 @@ events! {
         GenerationRequested = 1,
         GenerationBuilt = 1,
         GenerationFailed = 1,
+        GenerationCorrupted = 1,
         IndexPromoted = 1,
+        IndexDeltaCommitted = 1,
         GenerationsRetired = 1,
         IndexDropped = 1,
         RefreshRequested = 1,

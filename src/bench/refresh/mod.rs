@@ -1,9 +1,12 @@
-//! `lakehouse bench refresh`: how fast the default embedder makes vectors, one thread and all cores.
+//! `lakehouse bench refresh`: how fast the embedders in the process make vectors, one thread and all cores.
 //! The texts are the glosses of the packed knowledge base, as the demo embeds them; nothing is stored.
 
 mod embedder;
+mod local;
 
 pub(super) use embedder::glosses;
+
+use std::path::PathBuf;
 
 use clap::Parser;
 use serde_json::{Value, json};
@@ -20,6 +23,9 @@ struct Options {
     /// Repetitions of everything
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: u32,
+    /// The local model's wheel, or a directory that holds it; without, it is left out
+    #[arg(long, value_name = "FILE|DIR")]
+    minilm: Option<PathBuf>,
 }
 
 /// Runs the benchmark that `words` describe and returns its figures.
@@ -34,5 +40,9 @@ pub fn run(words: &[String]) -> Result<Value, BenchError> {
         json!({ "texts": options.texts, "repeat": options.repeat }),
     );
     embedder::measure(options.texts, options.repeat, &mut report)?;
+    if let Some(source) = &options.minilm {
+        let models = tempfile::tempdir()?;
+        local::measure(source, models.path(), options.repeat, &mut report)?;
+    }
     report.finish()
 }

@@ -30,6 +30,13 @@ pub struct CacheStats {
     pub evictions: u64,
 }
 
+/// What is not in the cache.
+pub struct Missing {
+    key: blake3::Hash,
+    /// How often everything had been forgotten when it was looked for.
+    clears: u64,
+}
+
 /// An embedding cache.
 pub struct EmbeddingCache {
     inner: Mutex<Inner>,
@@ -41,6 +48,7 @@ struct Inner {
     /// Which was used when, the longest ago first.
     order: BTreeMap<u64, blake3::Hash>,
     stamp: u64,
+    clears: u64,
     stats: CacheStats,
 }
 
@@ -60,25 +68,28 @@ impl EmbeddingCache {
         }
     }
 
-    /// The vector of a text by a model; `embed` is called when it is not here. A text without a
-    /// vector is not remembered.
-    pub fn get(
-        &self,
-        model: &str,
-        text: &str,
-        embed: impl FnOnce() -> Option<Vec<f32>>,
-    ) -> Option<Arc<[f32]>> {
+    /// The vector of a text by a model.
+    ///
+    /// # Errors
+    /// What the vector is to be kept under, when it is not here.
+    pub fn find(&self, model: &str, text: &str) -> Result<Arc<[f32]>, Missing> {
         let key = blake3::Hasher::new()
             .update(model.as_bytes())
             .update(&[0])
             .update(text.as_bytes())
             .finalize();
-        if let Some(vector) = self.inner.lock().find(&key) {
-            return Some(vector);
+        let mut inner = self.inner.lock();
+        let clears = inner.clears;
+        inner.find(&key).ok_or(Missing { key, clears })
+    }
+
+    /// Keeps a vector, unless everything was forgotten since it was looked for: it may be of a row that
+    /// is erased.
+    pub fn keep(&self, missing: &Missing, vector: Arc<[f32]>) {
+        let mut inner = self.inner.lock();
+        if inner.clears == missing.clears {
+            inner.keep(missing.key, vector);
         }
-        let vector: Arc<[f32]> = embed()?.into();
-        self.inner.lock().keep(key, Arc::clone(&vector));
-        Some(vector)
     }
 
     /// Forgets every vector; the counts of hits, misses and evictions stay.
@@ -86,6 +97,7 @@ impl EmbeddingCache {
         let mut inner = self.inner.lock();
         inner.vectors.clear();
         inner.order.clear();
+        inner.clears += 1;
         inner.stats.entries = 0;
         inner.stats.bytes = 0;
     }
@@ -142,13 +154,16 @@ mod tests {
     use super::*;
 
     fn ask(cache: &EmbeddingCache, text: &str) -> bool {
-        let mut embedded = false;
-        let vector = cache.get("m", text, || {
-            embedded = true;
-            Some(vec![1.0; 32])
-        });
-        assert_eq!(vector.unwrap().len(), 32);
-        embedded
+        match cache.find("m", text) {
+            Ok(vector) => {
+                assert_eq!(vector.len(), 32);
+                false
+            }
+            Err(missing) => {
+                cache.keep(&missing, vec![1.0; 32].into());
+                true
+            }
+        }
     }
 
     #[test]
@@ -156,12 +171,23 @@ mod tests {
         let cache = EmbeddingCache::new(1 << 20);
         assert!(ask(&cache, "a"));
         assert!(!ask(&cache, "a"));
-        assert!(cache.get("other", "a", || None).is_none());
+        assert!(cache.find("other", "a").is_err());
         cache.clear();
         assert_eq!((cache.stats().entries, cache.stats().bytes), (0, 0));
         assert!(ask(&cache, "a"));
         let stats = cache.stats();
         assert_eq!((stats.hits, stats.misses, stats.entries), (1, 3, 1));
+    }
+
+    #[test]
+    fn a_vector_that_was_under_way_when_all_was_forgotten_is_not_kept() {
+        let cache = EmbeddingCache::new(1 << 20);
+        let Err(missing) = cache.find("m", "a") else {
+            panic!("it is empty")
+        };
+        cache.clear();
+        cache.keep(&missing, vec![1.0; 32].into());
+        assert!(cache.find("m", "a").is_err());
     }
 
     #[test]

@@ -4,8 +4,15 @@
 //! few steps after them are single IEEE operations in a fixed order.
 //! English, small: it knows what words mean, not what a sentence says.
 
+pub mod batches;
 pub mod cache;
 mod categories;
+mod in_process;
+pub mod minilm;
+mod registry;
+pub mod remote;
+pub mod standin;
+pub mod store;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
@@ -13,6 +20,8 @@ mod words;
 
 use std::sync::LazyLock;
 
+pub use in_process::InProcess;
+pub use registry::{EmbedderName, Embedders, IN_PROCESS, LOCAL};
 use vocabulary::{TokenId, Vocabulary};
 
 /// How many numbers a vector has.

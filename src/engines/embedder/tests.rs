@@ -168,3 +168,24 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn the_port_gives_the_bits_of_the_embedder_whatever_the_batch() {
+    use lakehouse_actors::ports::{Embedder as _, TextVector};
+
+    let texts: Vec<String> = (0..1_000)
+        .map(|n| format!("letter {n} of the harbour {}", n % 7))
+        .chain(["\u{1F9FF}".to_owned()])
+        .collect();
+    let port = super::InProcess::new();
+    let many = port.embed(&texts).await.unwrap();
+    assert_eq!(many.calls, 0, "nobody is called");
+    for (text, made) in texts.iter().zip(&many.vectors) {
+        let alone = StaticEmbedder::built_in().embed(text);
+        match (made, alone) {
+            (TextVector::Vector(made), Some(alone)) => assert_eq!(made[..], alone[..]),
+            (TextVector::Refused { code, .. }, None) => assert_eq!(code, "text_without_vector"),
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+}

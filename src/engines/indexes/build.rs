@@ -1,43 +1,54 @@
-//! Builds a generation: reads the visible rows, embeds them on every core, links the graph, and puts
-//! the files into the bucket. The indexing worker calls it; the catalog decides what it is worth.
+//! Builds a generation: reads the rows of its source or, for a fold, those that answer already, feeds a
+//! builder with them and puts the files into the bucket. The indexing worker calls it; the catalog
+//! decides what it is worth.
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
-use arrow::{
-    array::{Array, ArrayRef, AsArray},
-    compute::cast,
-    datatypes::DataType,
-    record_batch::RecordBatch,
-};
 use async_trait::async_trait;
 use futures::StreamExt;
 use lakehouse_actors::{
     PortError,
-    ports::{BuiltGeneration, IndexBuilder, Progress},
+    ports::{BuildTask, BuiltGeneration, IndexBuilder, Progress},
 };
 use lakehouse_journal::{
     model::{
         ErrorKind, Fold,
         catalog::{
-            Backend, CatalogState, Dataset, EmbeddingSpec, EvalSet, FileDigest, Index, IndexConfig,
-            IndexSpec, TextSpec, Trial,
+            Backend, CatalogState, Dataset, EmbeddingSpec, EvalSet, FileDigest, Generation, Index,
+            IndexConfig, IndexSpec, Making, Trial,
         },
     },
     record::Seq,
 };
 
-use super::{LakeIndexes, OpenGeneration, hnsw_config, of_vector, quoted};
-use crate::engines::{
-    buckets::{of_bucket, of_store},
-    embedder::{DIMENSIONS, StaticEmbedder},
-    tables::of_query,
-    usearch::HnswBuilder,
-    vectors::{self, BuildOptions, Chunk},
+use super::{
+    LakeIndexes, Live,
+    builder::{Builder, BuiltFile},
+    config::check_config,
+    held::{Kept, kept, none_kept},
+    internal,
+    making::{Counts, making_of, must_be_public},
+    of_vector,
+    source::{Rows, rows_query},
 };
-use crate::query::{SessionTables, row_key::names};
+use crate::{
+    engines::{
+        buckets::{of_bucket, of_store},
+        embedder::EmbedderName,
+        tables::of_query,
+        vectors::{self, BuildOptions},
+    },
+    query::SessionTables,
+};
+
+/// Rows of a fold that are read at a time.
+const FOLDED_ROWS: usize = 4_096;
 
 #[async_trait]
 impl IndexBuilder for LakeIndexes {
@@ -54,39 +65,40 @@ impl IndexBuilder for LakeIndexes {
     }
 
     async fn release(&self, catalog: &CatalogState) {
+        if let Err(error) = self.forget_vectors_of_dropped(catalog) {
+            tracing::warn!(%error, "kept vectors of a dropped dataset stay until the next start");
+        }
         // A trial's graph holds the rows that were there when it began.
         drop(self.turn().await);
         self.forget_dropped(catalog);
         self.forget_queries();
     }
 
-    fn index_of(&self, dataset: &Dataset, wanted: &EmbeddingSpec) -> Result<IndexSpec, PortError> {
-        let refuse = |what: &str| {
-            let text = format!("{what} is not available in this version");
-            Err(PortError::new(
-                ErrorKind::Unprocessable,
-                "unsupported",
-                text,
-            ))
+    async fn index_of(
+        &self,
+        dataset: &Dataset,
+        wanted: &EmbeddingSpec,
+    ) -> Result<IndexSpec, PortError> {
+        let name = EmbedderName {
+            provider: wanted.provider.clone(),
+            model: wanted.model.clone(),
         };
-        let embedder = StaticEmbedder::built_in().identity();
-        if wanted.provider != embedder.provider || wanted.model != embedder.model {
-            return refuse("an embedder other than `in-process`/`static-minilm-128`");
+        let embedder = self.embedding.embedders.find(&name).await?;
+        if embedder.limits().external {
+            must_be_public(&name.provider, dataset, &wanted.text)?;
         }
-        if wanted
-            .backend
-            .is_some_and(|backend| backend != Backend::Hnsw)
-        {
-            return refuse("the backend `lance`");
-        }
+        let dimensions = embedder.identity().dimensions;
+        let backend = wanted.backend.unwrap_or(Backend::Hnsw);
+        check_config(backend, &IndexConfig::default(), dimensions as usize)?;
         Ok(IndexSpec {
             source: dataset.name.clone(),
             key: wanted.key.clone(),
             text: wanted.text.clone(),
             provider: wanted.provider.clone(),
             model: wanted.model.clone(),
-            dimensions: u32::try_from(embedder.dimensions).expect("few dimensions"),
-            backend: Backend::Hnsw,
+            vector_column: None,
+            dimensions,
+            backend,
             config: IndexConfig::default(),
             bucket: wanted
                 .bucket
@@ -95,301 +107,300 @@ impl IndexBuilder for LakeIndexes {
         })
     }
 
-    async fn build(
+    fn is_made_as_today(&self, index: &Index) -> bool {
+        self.is_of_today(index)
+    }
+
+    async fn sweep_vectors(
         &self,
         catalog: Arc<Fold<CatalogState>>,
-        index: Arc<Index>,
-        generation: u64,
+        dataset: &str,
+        through: Seq,
+    ) -> Result<u64, PortError> {
+        self.sweep(&catalog, dataset, through).await
+    }
+
+    async fn build(
+        &self,
+        task: BuildTask,
         progress: Arc<Progress>,
     ) -> Result<BuiltGeneration, PortError> {
-        if index.spec.backend != Backend::Hnsw {
-            let text = "this version builds `hnsw` indexes only";
-            return Err(PortError::new(
-                ErrorKind::Unprocessable,
-                "unsupported",
-                text,
-            ));
-        }
         let work = tempfile::Builder::new()
             .prefix("index-")
             .tempdir_in(&self.staging)
-            .map_err(|error| PortError::internal(error.to_string()))?;
-        let dir = work.path().join("generation");
-        let config = hnsw_config(index.config_to_build())?;
-        let dimensions = index.spec.dimensions as usize;
-        let options = BuildOptions::default();
-        let mut builder = HnswBuilder::new(&dir, dimensions, config, options)
-            .map_err(|error| of_vector(&error))?;
-        let template = index.spec.text.clone();
-        let key_columns = index.spec.key.columns().len();
-        let sql = text_query(&index, &index.spec.source)?;
-        // An erasure neither waits for a build nor ends it: it asks for another one.
-        let tables = SessionTables::all(Arc::new(catalog.state.clone()), Seq::MAX);
-        let mut rows = self.rows(tables, &sql).await?;
-        let before = self.before(&index).await;
-        let mut counts = Counts::default();
-        while let Some(batch) = rows.next().await {
-            let batch = batch.map_err(|error| of_query(&error))?;
-            let count = batch.num_rows() as u64;
-            let template = template.clone();
-            let before = before.clone();
-            let added = tokio::task::spawn_blocking(move || {
-                let before = before.as_deref();
-                let added = add_batch(&mut builder, &batch, key_columns, &template, before)?;
-                Ok::<_, PortError>((builder, added))
-            });
-            let (returned, added) = added
-                .await
-                .map_err(|error| PortError::internal(error.to_string()))??;
-            builder = returned;
-            counts.add(added);
-            progress.done.fetch_add(count, Ordering::Relaxed);
-            if progress.is_cancelled() {
-                return Err(PortError::new(
-                    ErrorKind::Timeout,
-                    "cancelled",
-                    "the build was cancelled",
-                ));
-            }
-        }
-        let built = tokio::task::spawn_blocking(move || builder.finish())
-            .await
-            .map_err(|error| PortError::internal(error.to_string()))?
-            .map_err(|error| of_vector(&error))?;
+            .map_err(|error| internal(&error))?;
+        let (meter, options) = Meter::new(progress);
+        let config = task.index.config_to_build();
+        let spec = task.index.spec_to_build();
+        let builder = Builder::new(work.path(), &spec, config, options)?;
+        let fed = if task.index.folding {
+            self.fold(&task, builder, &meter).await?
+        } else {
+            self.read(&task, &spec, builder, &meter).await?
+        };
+        let (files, built) = fed.builder.finish().await?;
         let unique = uuid::Uuid::new_v4().simple().to_string();
-        let prefix = format!("vectors/{}/{generation}-{}", index.name, &unique[..12]);
-        self.publish(&index.spec.bucket, &prefix, &dir, &built.files)
-            .await?;
-        Ok(BuiltGeneration {
+        let prefix = format!(
+            "vectors/{}/{}-{}",
+            task.index.name,
+            task.generation,
+            &unique[..12]
+        );
+        let files = self.publish_built(&task, &prefix, files).await?;
+        meter.is_done();
+        let built = BuiltGeneration {
             prefix,
+            files,
             vectors: built.stats.vectors,
-            skipped: counts.skipped,
-            reused: counts.reused,
-            changed: counts.changed,
-            files: built
-                .files
-                .into_iter()
-                .map(|file| FileDigest {
-                    name: file.name,
-                    bytes: file.bytes,
-                    blake3: file.blake3,
-                })
-                .collect(),
-        })
+            skipped: fed.skipped,
+            reused: fed.reused,
+            changed: fed.changed,
+            making: fed.making,
+            rows_seq: fed.rows_seq,
+            folded_through: fed.folded_through,
+        };
+        self.open_early(&task, &built).await;
+        Ok(built)
     }
 }
 
+/// A builder that has all rows.
+struct Fed {
+    builder: Builder,
+    skipped: u64,
+    /// Rows whose vector what answers had already.
+    reused: u64,
+    /// Rows that what answers had with another text.
+    changed: u64,
+    /// Who made the vectors, and what that took.
+    making: Making,
+    rows_seq: Option<u64>,
+    folded_through: Option<u64>,
+}
+
 impl LakeIndexes {
-    /// The generation whose vectors may be taken over; without one that can be opened, there is none.
-    async fn before(&self, index: &Index) -> Option<Arc<OpenGeneration>> {
+    /// Feeds the rows of the source. One that answers already with the same text keeps its vector, bit
+    /// for bit; the others are embedded.
+    async fn read(
+        &self,
+        task: &BuildTask,
+        spec: &IndexSpec,
+        mut builder: Builder,
+        meter: &Meter,
+    ) -> Result<Fed, PortError> {
+        let sql = rows_query(&task.index, &task.index.spec.source)?;
+        // An erasure neither waits for a build nor ends it: it asks for another one.
+        let state = Arc::new(task.snapshot.state.clone());
+        let tables = SessionTables::all(state, Seq::MAX);
+        let mut batches = self.rows(tables, &sql).await?;
+        let before = self.before(&task.index).await;
+        let mut maker = self.maker(&task.snapshot.state, &task.index, spec).await?;
+        let mut counts = Counts::default();
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|error| of_query(&error))?;
+            let count = batch.num_rows() as u64;
+            let kept = match &before {
+                Some(before) if maker.takes_over() => kept(&task.index, before, &batch).await?,
+                Some(before) => none_kept(&task.index, before, &batch).await?,
+                None => Kept::default(),
+            };
+            let (rows, added) = maker
+                .rows(&task.index, batch, kept, &meter.progress)
+                .await?;
+            counts.add(added);
+            builder = builder.add(rows).await?;
+            meter.advance(count)?;
+        }
+        Ok(Fed {
+            builder,
+            skipped: counts.skipped,
+            reused: counts.reused,
+            changed: counts.changed,
+            making: maker.making(),
+            rows_seq: None,
+            folded_through: None,
+        })
+    }
+
+    /// What answers, whose vectors may be taken over; without one that can be opened, there is none.
+    async fn before(&self, index: &Index) -> Option<Arc<Live>> {
         index.live?;
+        if index.spec.vector_column.is_some() {
+            // Nothing is embedded.
+            return None;
+        }
         let live = self.live(index).await;
         let live = live.inspect_err(|error| {
             tracing::warn!(index = index.name, %error, "every row is embedded again");
         });
-        live.ok().map(|(_, open)| open)
+        live.ok()
     }
 
-    pub(super) async fn publish(
+    /// Feeds the rows that answer, those that are hidden left out: nothing is embedded again.
+    async fn fold(
+        &self,
+        task: &BuildTask,
+        mut builder: Builder,
+        meter: &Meter,
+    ) -> Result<Fed, PortError> {
+        let index = &task.index;
+        let live = self.live(index).await?;
+        let shown = self.there(&task.snapshot, index, &live).await?;
+        let slots: Vec<u64> = shown.to_set(live.rows()).iter().map(u64::from).collect();
+        let with_text = !index.spec.text.is_none();
+        for part in slots.chunks(FOLDED_ROWS) {
+            let stored = live.stored(part).await;
+            let stored = stored.map_err(|error| of_vector(&error))?;
+            let mut rows = Rows {
+                texts: with_text.then(Vec::new),
+                ..Rows::default()
+            };
+            for row in stored {
+                rows.keys.push(row.key);
+                rows.vectors.extend(row.vector);
+                if let Some(texts) = &mut rows.texts {
+                    texts.push(row.text.unwrap_or_default());
+                }
+            }
+            builder = builder.add(rows).await?;
+            meter.advance(part.len() as u64)?;
+        }
+        let generation = index.live_generation();
+        let deltas = generation.map_or(&[][..], |live| &live.deltas);
+        Ok(Fed {
+            builder,
+            skipped: generation.map_or(0, |live| live.skipped),
+            reused: slots.len() as u64,
+            changed: 0,
+            making: making_of(index),
+            rows_seq: Some(live.rows_seq),
+            folded_through: Some(deltas.iter().map(|delta| delta.seq).max().unwrap_or(0)),
+        })
+    }
+
+    async fn publish_built(
+        &self,
+        task: &BuildTask,
+        prefix: &str,
+        files: Vec<BuiltFile>,
+    ) -> Result<Vec<FileDigest>, PortError> {
+        let bucket = &task.index.spec.bucket;
+        let mut published = Vec::with_capacity(files.len());
+        for (path, file) in files {
+            self.publish_file(bucket, prefix, &path, &file).await?;
+            published.push(FileDigest {
+                name: file.name,
+                bytes: file.bytes,
+                blake3: file.blake3,
+            });
+        }
+        Ok(published)
+    }
+
+    /// Puts a file into a folder of a bucket, under its name.
+    pub(super) async fn publish_file(
         &self,
         bucket: &str,
         prefix: &str,
-        dir: &Path,
-        files: &[vectors::FileDigest],
+        path: &Path,
+        file: &vectors::FileDigest,
     ) -> Result<(), PortError> {
         let opened = self
             .buckets
             .get(bucket)
             .map_err(|error| of_bucket(bucket, &error))?;
-        for file in files {
-            let key = format!("{prefix}/{}", file.name);
-            let put = opened.put_file(dir.join(&file.name), &key).await;
-            put.map_err(|error| of_store(bucket, &error))?;
+        let key = format!("{prefix}/{}", file.name);
+        let put = opened.put_file(path.to_owned(), &key).await;
+        put.map(|_| ()).map_err(|error| of_store(bucket, &error))
+    }
+
+    /// Opens what was built before it answers, so that no search waits for it.
+    async fn open_early(&self, task: &BuildTask, built: &BuiltGeneration) {
+        let generation = Generation {
+            generation: task.generation,
+            job: task.job.clone(),
+            source_seq: task.snapshot.seq,
+            config: None,
+            prefix: built.prefix.clone(),
+            files: built.files.clone(),
+            vectors: built.vectors,
+            skipped: built.skipped,
+            reused: built.reused,
+            changed: built.changed,
+            making: Some(built.making.clone()),
+            build_ms: 0,
+            built_at: 0,
+            rows_seq: built.rows_seq,
+            deltas: Vec::new(),
+        };
+        if let Err(error) = self.base(&task.index, &generation).await {
+            tracing::warn!(index = task.index.name, %error, "a new generation is not open yet");
+        }
+    }
+}
+
+/// Reading is half of a build, linking the other. Dropped, it stops what still links for a build that
+/// nobody waits for.
+struct Meter {
+    progress: Arc<Progress>,
+    rows: u64,
+    read: AtomicU64,
+    linked: AtomicU64,
+    stop: Arc<AtomicBool>,
+}
+
+impl Meter {
+    fn new(progress: Arc<Progress>) -> (Arc<Self>, BuildOptions) {
+        let options = BuildOptions::default();
+        let meter = Arc::new(Self {
+            rows: progress.total.load(Ordering::Relaxed),
+            progress,
+            read: AtomicU64::new(0),
+            linked: AtomicU64::new(0),
+            stop: Arc::clone(&options.cancel),
+        });
+        let told = Arc::downgrade(&meter);
+        let options = BuildOptions {
+            progress: Some(Arc::new(move |done: u64, total: u64| {
+                if let Some(meter) = told.upgrade() {
+                    let share = (done * meter.rows).checked_div(total);
+                    meter
+                        .linked
+                        .fetch_max(share.unwrap_or(0), Ordering::Relaxed);
+                    meter.show();
+                }
+            })),
+            ..options
+        };
+        (meter, options)
+    }
+
+    fn show(&self) {
+        let done = self.read.load(Ordering::Relaxed) + self.linked.load(Ordering::Relaxed);
+        self.progress.done.store(done / 2, Ordering::Relaxed);
+        if self.progress.is_cancelled() {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts rows that were read.
+    fn advance(&self, rows: u64) -> Result<(), PortError> {
+        self.read.fetch_add(rows, Ordering::Relaxed);
+        self.show();
+        if self.progress.is_cancelled() {
+            let text = "the build was cancelled";
+            return Err(PortError::new(ErrorKind::Timeout, "cancelled", text));
         }
         Ok(())
     }
-}
 
-/// Key columns of every row of a dataset or view as they are, then its text columns as text.
-pub(super) fn text_query(index: &Index, source: &str) -> Result<String, PortError> {
-    let columns = index
-        .spec
-        .text
-        .columns()
-        .map_err(|reason| PortError::new(ErrorKind::Unprocessable, "impossible", reason))?;
-    let key = index.spec.key.columns();
-    let mut selected: Vec<String> = key.iter().map(|column| quoted(column)).collect();
-    let is_named: Vec<String> = selected
-        .iter()
-        .map(|key| format!("{key} IS NOT NULL"))
-        .collect();
-    for (number, column) in columns.iter().enumerate() {
-        selected.push(format!(
-            "CAST({} AS VARCHAR) AS text_{number}",
-            quoted(column)
-        ));
-    }
-    Ok(format!(
-        "SELECT {} FROM {} WHERE {}",
-        selected.join(", "),
-        quoted(source),
-        is_named.join(" AND ")
-    ))
-}
-
-/// What became of rows.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Counts {
-    skipped: u64,
-    reused: u64,
-    changed: u64,
-}
-
-impl Counts {
-    fn add(&mut self, more: Self) {
-        self.skipped += more.skipped;
-        self.reused += more.reused;
-        self.changed += more.changed;
+    fn is_done(&self) {
+        self.progress.done.store(self.rows, Ordering::Relaxed);
     }
 }
 
-/// Adds a batch, whose first columns are the key: a row that `before` has with the same text keeps its
-/// vector, bit for bit; the others are embedded.
-fn add_batch(
-    builder: &mut HnswBuilder,
-    batch: &RecordBatch,
-    key_columns: usize,
-    template: &TextSpec,
-    before: Option<&OpenGeneration>,
-) -> Result<Counts, PortError> {
-    let keys = names(&batch.columns()[..key_columns])
-        .map_err(|error| PortError::internal(error.to_string()))?;
-    let texts = texts_of(batch, key_columns, template)?;
-    let mut counts = Counts::default();
-    let mut kept: Vec<Option<&[f32]>> = Vec::with_capacity(texts.len());
-    for (row, text) in texts.iter().enumerate() {
-        let slot = before.and_then(|before| before.index.slot_of(keys.value(row)));
-        let same = before.zip(slot).filter(|(before, slot)| {
-            let known = before.index.text_of(*slot);
-            known.is_some_and(|known| known == text)
-        });
-        let vector = same.and_then(|(before, slot)| before.index.vector_of(slot));
-        counts.reused += u64::from(vector.is_some());
-        counts.changed += u64::from(slot.is_some() && vector.is_none());
-        kept.push(vector);
-    }
-    let new = texts.iter().zip(&kept).filter(|(_, kept)| kept.is_none());
-    let new: Vec<String> = new.map(|(text, _)| text.clone()).collect();
-    let mut embedded = embed_all(&new).into_iter();
-    let mut chunk_keys = Vec::with_capacity(texts.len());
-    let mut chunk_texts = Vec::with_capacity(texts.len());
-    let mut numbers = Vec::new();
-    for ((row, text), kept) in texts.into_iter().enumerate().zip(kept) {
-        let made = match kept {
-            Some(_) => None,
-            None => embedded.next().flatten(),
-        };
-        let Some(vector) = kept.or(made.as_ref().map(<[f32; DIMENSIONS]>::as_slice)) else {
-            continue;
-        };
-        chunk_keys.push(keys.value(row).to_owned());
-        chunk_texts.push(text);
-        numbers.extend_from_slice(vector);
-    }
-    counts.skipped = (batch.num_rows() - chunk_keys.len()) as u64;
-    builder
-        .add_chunk(Chunk {
-            keys: &chunk_keys,
-            texts: Some(&chunk_texts),
-            vectors: &numbers,
-        })
-        .map_err(|error| of_vector(&error))?;
-    Ok(counts)
-}
-
-/// The texts of a batch's rows, whose first columns are the key.
-pub(super) fn texts_of(
-    batch: &RecordBatch,
-    key_columns: usize,
-    template: &TextSpec,
-) -> Result<Vec<String>, PortError> {
-    let parts = (key_columns..batch.num_columns())
-        .map(|column| text_column(batch, column))
-        .collect::<Result<Vec<_>, _>>()?;
-    let text = |row: usize| {
-        let values = parts.iter().map(|part| {
-            let part = part.as_string::<i32>();
-            if part.is_null(row) {
-                ""
-            } else {
-                part.value(row)
-            }
-        });
-        render(template, values)
-    };
-    Ok((0..batch.num_rows()).map(text).collect())
-}
-
-/// The vectors of many texts, on every core.
-fn embed_all(texts: &[String]) -> Vec<Option<[f32; DIMENSIONS]>> {
-    let embedder = StaticEmbedder::built_in();
-    let part = texts.len().div_ceil(vectors::processors()).max(256);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = texts
-            .chunks(part)
-            .map(|texts| {
-                scope.spawn(move || {
-                    texts
-                        .iter()
-                        .map(|text| embedder.embed(text))
-                        .collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().expect("embedding takes any text"))
-            .collect()
-    })
-}
-
-/// The text of a row out of its template and the values of the template's columns.
-fn render<'a>(template: &TextSpec, mut values: impl Iterator<Item = &'a str>) -> String {
-    match template {
-        TextSpec::Columns(_) => values.collect::<Vec<_>>().join(" "),
-        TextSpec::Template(template) => {
-            let mut text = String::new();
-            let mut rest = template.as_str();
-            while let Some((before, after)) = rest.split_once('{') {
-                text.push_str(before);
-                text.push_str(values.next().unwrap_or_default());
-                rest = after.split_once('}').map_or("", |(_, rest)| rest);
-            }
-            text.push_str(rest);
-            text
-        }
-    }
-}
-
-fn text_column(batch: &RecordBatch, column: usize) -> Result<ArrayRef, PortError> {
-    cast(batch.column(column), &DataType::Utf8)
-        .map_err(|error| PortError::internal(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_template_takes_its_columns_in_order() {
-        let template = TextSpec::Template("{title}. {body}!".to_owned());
-        assert_eq!(render(&template, ["A", "b"].into_iter()), "A. b!");
-        let columns = TextSpec::Columns(vec!["title".to_owned(), "body".to_owned()]);
-        assert_eq!(render(&columns, ["A", "b"].into_iter()), "A b");
-    }
-
-    #[test]
-    fn an_identifier_cannot_end_its_quotes() {
-        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }

@@ -8,11 +8,54 @@ use serde::{Deserialize, Serialize};
 
 use crate::engines::{
     usearch::HnswIndex,
-    vectors::{VectorError, Visible, exact::norm},
+    vectors::{Found, VectorError, Visible, exact::norm},
 };
 
 /// How far a query is moved off the row that it is drawn from, as a part of the row's length.
 const MOVED: f32 = 0.3;
+
+/// Rows that queries are drawn from and that their true answers are found among. Never waits.
+pub trait Measurable {
+    /// How many slots there are.
+    fn rows(&self) -> u64;
+    /// The key of a slot.
+    fn key_of(&self, slot: u64) -> Option<&str>;
+    /// The vector of a slot, as it came.
+    fn vector_of(&self, slot: u64) -> Option<&[f32]>;
+    /// The `k` visible rows nearest to `query`, by comparing it with every one of them.
+    ///
+    /// # Errors
+    /// `Dimensions` and the like for a query that does not fit.
+    fn nearest_exact(
+        &self,
+        query: &[f32],
+        k: usize,
+        visible: Visible<'_>,
+    ) -> Result<Found, VectorError>;
+}
+
+impl Measurable for HnswIndex {
+    fn rows(&self) -> u64 {
+        self.len()
+    }
+
+    fn key_of(&self, slot: u64) -> Option<&str> {
+        self.key_of(slot)
+    }
+
+    fn vector_of(&self, slot: u64) -> Option<&[f32]> {
+        self.vector_of(slot)
+    }
+
+    fn nearest_exact(
+        &self,
+        query: &[f32],
+        k: usize,
+        visible: Visible<'_>,
+    ) -> Result<Found, VectorError> {
+        self.search_exact(query, k, visible)
+    }
+}
 
 /// Queries and their answers, as they are stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,14 +92,14 @@ impl Queries {
     /// # Errors
     /// `Config` when there is no visible row to draw from.
     pub fn draw(
-        index: &HnswIndex,
+        index: &impl Measurable,
         visible: Visible,
         count: usize,
         k: usize,
         seed: u64,
     ) -> Result<(Self, u64), VectorError> {
         let mut random = Random(seed);
-        let rows = index.len();
+        let rows = index.rows();
         let mut queries = Self {
             k,
             vectors: Vec::new(),
@@ -93,13 +136,17 @@ impl Queries {
     ///
     /// # Errors
     /// `Dimensions` when the generation is of another model.
-    pub fn find_truth(&mut self, index: &HnswIndex, visible: Visible) -> Result<u64, VectorError> {
+    pub fn find_truth(
+        &mut self,
+        index: &impl Measurable,
+        visible: Visible,
+    ) -> Result<u64, VectorError> {
         let mut times = Vec::with_capacity(self.vectors.len());
         self.truth.clear();
         self.farthest.clear();
         for query in &self.vectors {
             let clock = Instant::now();
-            let found = index.search_exact(query, self.k, visible)?;
+            let found = index.nearest_exact(query, self.k, visible)?;
             times.push(nanos(clock));
             let farthest = found.hits.last().map(|hit| hit.distance);
             self.farthest.push(farthest.unwrap_or(f32::MIN));

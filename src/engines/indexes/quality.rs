@@ -9,22 +9,23 @@ use lakehouse_actors::PortError;
 use lakehouse_journal::model::{
     ErrorKind, Fold,
     catalog::{
-        CatalogState, Dataset, EvalSet, EvalSpec, FileDigest, Generation, Index, IndexConfig,
+        Backend, CatalogState, EvalSet, EvalSpec, FileDigest, Generation, Index, IndexConfig,
         Trial, row_mark,
     },
 };
 
 use super::{
-    LakeIndexes, OpenGeneration, Shown, Sight, dataset_of, hnsw_config,
-    measure::{Measured, Queries},
+    LakeIndexes, Live, Shown,
+    config::{described, hnsw_config},
+    live::MeasuredLive,
+    measure::{Measurable, Measured, Queries},
     of_vector,
+    open::{apart, digest},
+    visible::dataset_of,
 };
-use crate::{
-    engines::{
-        usearch::{HnswBuilder, HnswIndex},
-        vectors::{self, BuildOptions, Chunk, HnswConfig, Quantization, Visible, files},
-    },
-    query::SessionTables,
+use crate::engines::{
+    usearch::{HnswBuilder, HnswIndex},
+    vectors::{self, BuildOptions, Chunk, HnswConfig, Visible, files},
 };
 
 const EVAL_FILE: &str = "eval.json";
@@ -51,7 +52,7 @@ pub struct Draw {
 pub struct Workbench {
     index: String,
     eval: String,
-    open: Arc<OpenGeneration>,
+    live: Arc<Live>,
     shown: Shown,
     queries: Queries,
     brute_force_p50_ns: u64,
@@ -67,18 +68,41 @@ pub struct TrialGraph {
     _dir: tempfile::TempDir,
 }
 
-impl Shown {
-    fn visible(&self) -> Visible<'_> {
-        match self {
-            Self::All => Visible::All,
-            Self::Except(hidden) => Visible::Except(hidden),
-            Self::Only(only) => Visible::Only(only),
+fn impossible(text: impl Into<String>) -> PortError {
+    PortError::new(ErrorKind::Unprocessable, "impossible", text)
+}
+
+/// What is measured is a graph, and its rows are at hand without waiting.
+///
+/// # Errors
+/// `Unprocessable` for an index on Lance.
+pub fn must_be_graph(index: &Index) -> Result<(), PortError> {
+    has_graph(index.spec.backend, &index.name)
+}
+
+/// As [`must_be_graph`], for one that is not defined yet.
+///
+/// # Errors
+/// `Unprocessable` for an index on Lance.
+pub fn has_graph(backend: Backend, index: &str) -> Result<(), PortError> {
+    match backend {
+        Backend::Hnsw => Ok(()),
+        Backend::Lance => {
+            let text = format!(
+                "index `{index}` is on `lance`: sets, trials, floors and tuning are of `hnsw` indexes"
+            );
+            Err(PortError::new(
+                ErrorKind::Unprocessable,
+                "unsupported",
+                text,
+            ))
         }
     }
 }
 
-fn impossible(text: impl Into<String>) -> PortError {
-    PortError::new(ErrorKind::Unprocessable, "impossible", text)
+fn measured(live: &Live) -> Result<MeasuredLive<'_>, PortError> {
+    let rows = live.measurable();
+    rows.ok_or_else(|| PortError::internal("rows without a graph are not measured"))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -102,13 +126,14 @@ impl LakeIndexes {
         index: &Index,
         draw: Draw,
     ) -> Result<EvalSpec, PortError> {
-        let (generation, open) = self.live(index).await?;
-        let dataset = dataset_of(&catalog.state, index)?;
-        let shown = self.not_deleted(catalog, index, dataset, &open).await?;
-        let source = dataset.name.clone();
+        must_be_graph(index)?;
+        let live = self.live(index).await?;
+        let generation = live.generation;
+        let shown = self.there(catalog, index, &live).await?;
+        let source = dataset_of(&catalog.state, index)?.name.clone();
         let (queries, brute_force_p50_ns) = blocking(move || {
             Queries::draw(
-                &open.index,
+                &measured(&live)?,
                 shown.visible(),
                 draw.queries,
                 draw.k,
@@ -153,31 +178,14 @@ impl LakeIndexes {
         let json = serde_json::to_vec(queries).map_err(|error| internal(&error))?;
         files::write_new(work.path(), EVAL_FILE, &json).map_err(|error| of_vector(&error))?;
         let digest = files::seal(work.path(), EVAL_FILE).map_err(|error| of_vector(&error))?;
-        let digests = [digest];
-        self.publish(&index.spec.bucket, prefix, work.path(), &digests)
+        let path = work.path().join(EVAL_FILE);
+        self.publish_file(&index.spec.bucket, prefix, &path, &digest)
             .await?;
-        let [digest] = digests;
         Ok(vec![FileDigest {
             name: digest.name,
             bytes: digest.bytes,
             blake3: digest.blake3,
         }])
-    }
-
-    /// The rows that were not deleted since, whoever sees them.
-    async fn not_deleted(
-        &self,
-        catalog: &Fold<CatalogState>,
-        index: &Index,
-        dataset: &Dataset,
-        open: &OpenGeneration,
-    ) -> Result<Shown, PortError> {
-        let session = || {
-            let state = Arc::new(catalog.state.clone());
-            self.query.session(SessionTables::all(state, catalog.seq))
-        };
-        let whole = Sight::of_all(&index.spec.source, &session);
-        self.shown(catalog, index, dataset, open, &whole).await
     }
 
     fn work_dir(&self, prefix: &str) -> Result<tempfile::TempDir, PortError> {
@@ -197,8 +205,7 @@ impl LakeIndexes {
             let text = format!("evaluation set `{}` has no file", eval.name);
             PortError::new(ErrorKind::Corrupt, "index_corrupt", text)
         })?;
-        let open =
-            files::open_verified(&dir, &expected(file)).map_err(|error| of_vector(&error))?;
+        let open = files::open_verified(&dir, &digest(file)).map_err(|error| of_vector(&error))?;
         let json = files::read_all(&open, EVAL_FILE).map_err(|error| of_vector(&error))?;
         serde_json::from_slice(&json)
             .map_err(|error| PortError::new(ErrorKind::Corrupt, "index_corrupt", error.to_string()))
@@ -215,6 +222,7 @@ impl LakeIndexes {
         index: &Index,
         eval: &EvalSet,
     ) -> Result<Workbench, PortError> {
+        must_be_graph(index)?;
         if eval.spec.index != index.name {
             let text = format!(
                 "evaluation set `{}` is of index `{}`",
@@ -230,28 +238,34 @@ impl LakeIndexes {
                 text,
             ));
         }
-        let (generation, open) = self.live(index).await?;
+        let live = self.live(index).await?;
         let dataset = dataset_of(&catalog.state, index)?;
-        let shown = self.not_deleted(catalog, index, dataset, &open).await?;
+        let shown = self.there(catalog, index, &live).await?;
+        let same_generation = live.generation == eval.spec.generation;
         let queries = self.queries_of(eval).await?;
         let mut workbench = Workbench {
             index: index.name.clone(),
             eval: eval.name.clone(),
-            open,
+            live,
             shown,
             queries,
             brute_force_p50_ns: eval.spec.brute_force_p50_ns,
             staging: self.staging.clone(),
         };
         let drawn = eval.spec.source_seq;
-        let same_rows = dataset.rows_seq <= drawn && dataset.last_tombstone_seq() <= drawn;
-        if generation == eval.spec.generation && same_rows {
+        let generation = index.live_generation();
+        let ridden = generation.map_or(&[][..], |live| &live.deltas);
+        let same_rows = dataset.rows_seq <= drawn
+            && dataset.last_tombstone_seq() <= drawn
+            && ridden.iter().all(|delta| delta.seq <= drawn);
+        if same_generation && same_rows {
             return Ok(workbench);
         }
         blocking(move || {
+            let rows = measured(&workbench.live)?;
             let found = workbench
                 .queries
-                .find_truth(&workbench.open.index, workbench.shown.visible());
+                .find_truth(&rows, workbench.shown.visible());
             workbench.brute_force_p50_ns = found.map_err(|error| of_vector(&error))?;
             Ok(workbench)
         })
@@ -282,10 +296,11 @@ impl LakeIndexes {
         kept: &[FileDigest],
         eval: Option<EvalSet>,
     ) -> Result<Trial, PortError> {
+        must_be_graph(index)?;
         let turn = self.turn().await;
         let bucket = &index.spec.bucket;
         let dir = self.files.of_generation(bucket, prefix, kept).await?;
-        let expected: Vec<vectors::FileDigest> = kept.iter().map(expected).collect();
+        let (_, expected) = apart(kept);
         let drawn = match &eval {
             Some(eval) => Some(self.queries_of(eval).await?),
             None => None,
@@ -318,34 +333,32 @@ impl LakeIndexes {
     }
 }
 
-fn expected(file: &FileDigest) -> vectors::FileDigest {
-    vectors::FileDigest {
-        name: file.name.clone(),
-        bytes: file.bytes,
-        blake3: file.blake3.clone(),
-    }
-}
-
 impl Workbench {
     /// Builds a graph of a configuration over the visible rows. Blocks for as long as that takes.
     ///
     /// # Errors
     /// `Unprocessable` for a configuration out of range; when the disk refuses.
     pub fn build(&self, config: &IndexConfig) -> Result<TrialGraph, PortError> {
-        let config = hnsw_config(config)?;
+        let asked = config;
+        let mut config = hnsw_config(asked)?;
+        if asked.metric.is_some() && config.metric != self.live.metric() {
+            // The true rows are those of the index's own distance.
+            return Err(impossible("a trial has the distance of its index"));
+        }
+        config.metric = self.live.metric();
         let failed = |error: vectors::VectorError| of_vector(&error);
         let dir = tempfile::Builder::new()
             .prefix("trial-")
             .tempdir_in(&self.staging)
             .map_err(|error| PortError::internal(error.to_string()))?;
         let place = dir.path().join("generation");
-        let from = &self.open.index;
+        let from = measured(&self.live)?;
+        let dimensions = self.live.dimensions();
         let options = BuildOptions::default();
-        let mut builder =
-            HnswBuilder::new(&place, from.dimensions(), config, options).map_err(failed)?;
+        let mut builder = HnswBuilder::new(&place, dimensions, config, options).map_err(failed)?;
         let visible = self.shown.visible();
-        for first in (0..from.len()).step_by(usize::try_from(CHUNK_ROWS).unwrap_or(1)) {
-            let slots = first..(first + CHUNK_ROWS).min(from.len());
+        for first in (0..from.rows()).step_by(usize::try_from(CHUNK_ROWS).unwrap_or(1)) {
+            let slots = first..(first + CHUNK_ROWS).min(from.rows());
             let (mut keys, mut numbers) = (Vec::new(), Vec::new());
             for slot in slots.filter(|&slot| visible.allows(slot)) {
                 if let (Some(key), Some(vector)) = (from.key_of(slot), from.vector_of(slot)) {
@@ -405,23 +418,11 @@ fn trial_of(
     repeats: u32,
 ) -> Trial {
     let number = |value: usize| u32::try_from(value).ok();
-    let config = graph.config();
-    let quantization = match config.quantization {
-        Quantization::F32 => "f32",
-        Quantization::F16 => "f16",
-        Quantization::Bf16 => "bf16",
-        Quantization::I8 => "i8",
-    };
     Trial {
         id: uuid::Uuid::new_v4().to_string(),
         index: String::new(),
         eval: String::new(),
-        config: IndexConfig {
-            connectivity: number(config.connectivity),
-            ef_construction: number(config.expansion_add),
-            ef_search: number(ef),
-            quantization: Some(quantization.to_owned()),
-        },
+        config: described(graph.config(), ef),
         generation: None,
         k: number(queries.k).unwrap_or(u32::MAX),
         recall_ppm: measured.recall_ppm,

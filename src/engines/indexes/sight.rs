@@ -13,8 +13,10 @@ use lakehouse_journal::{
 use roaring::RoaringBitmap;
 
 use super::{
-    LakeIndexes, OpenGeneration, SearchQuery, SearchRequest, Shown,
-    build::{text_query, texts_of},
+    LakeIndexes, Live, SearchMode, SearchQuery, SearchRequest, Shown,
+    held::{Held, held},
+    internal, of_vector, quoted, quoted_columns,
+    source::rows_query,
 };
 use crate::{
     engines::tables::of_query,
@@ -63,26 +65,47 @@ impl<'a> Sight<'a> {
     }
 }
 
-/// Slots of the rows that are seen and have the text that they were built with: a row that is shown now may
-/// have been hidden when it had another.
-pub(super) async fn slots_as_built(
+/// Slots of the rows that are seen and that pass the filter.
+pub(super) async fn slots_where(
     index: &Index,
-    open: &OpenGeneration,
+    live: &Live,
     sight: &Sight<'_>,
+    filter: Option<&str>,
 ) -> Result<RoaringBitmap, PortError> {
-    let key_columns = index.spec.key.columns().len();
-    let mut rows = sight.rows(&text_query(index, sight.through)?).await?;
+    let mut sql = format!(
+        "SELECT {} FROM {}",
+        quoted_columns(index.spec.key.columns()),
+        quoted(sight.through)
+    );
+    if let Some(filter) = filter {
+        sql.push_str(" WHERE ");
+        sql.push_str(filter);
+    }
+    let mut rows = sight.rows(&sql).await?;
     let mut slots = RoaringBitmap::new();
     while let Some(batch) = rows.next().await {
         let batch = batch.map_err(|error| of_query(&error))?;
-        let keys = names(&batch.columns()[..key_columns])
-            .map_err(|error| PortError::internal(error.to_string()))?;
-        let texts = texts_of(&batch, key_columns, &index.spec.text)?;
-        for (key, text) in keys.iter().zip(&texts) {
-            let slot = key.and_then(|key| open.index.slot_of(key));
-            let same = |slot: &u64| open.index.text_of(*slot) == Some(text.as_str());
-            slots.extend(slot.filter(same).and_then(|slot| u32::try_from(slot).ok()));
-        }
+        let keys = names(batch.columns()).map_err(|error| internal(&error))?;
+        let slot_of = |key| u32::try_from(live.slot_of(key)?).ok();
+        slots.extend(keys.iter().flatten().filter_map(slot_of));
+    }
+    Ok(slots)
+}
+
+/// Slots of the rows that are seen and that the index has as they are: a row that is shown now may have
+/// been hidden when it was another.
+pub(super) async fn slots_as_held(
+    index: &Index,
+    live: &Live,
+    sight: &Sight<'_>,
+) -> Result<RoaringBitmap, PortError> {
+    let mut rows = sight.rows(&rows_query(index, sight.through)?).await?;
+    let mut slots = RoaringBitmap::new();
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(|error| of_query(&error))?;
+        let held = held(index, live, &batch).await?;
+        let held = held.into_iter().filter_map(Held::slot);
+        slots.extend(held.filter_map(|slot| u32::try_from(slot).ok()));
     }
     Ok(slots)
 }
@@ -104,6 +127,7 @@ impl SqlSearch for LakeIndexes {
         };
         let request = SearchRequest {
             query: SearchQuery::Text(text),
+            mode: SearchMode::Vector,
             k,
             filter: None,
             ef_search: None,
@@ -119,11 +143,16 @@ impl SqlSearch for LakeIndexes {
         catalog.state = sight.state.as_ref().clone();
         catalog.seq = sight.seq;
         let searched = self.search(&catalog, index, &request).await?;
-        let hits = searched.found.hits.iter().map(|hit| FoundRow {
-            key: hit.key.clone(),
+        let slots: Vec<u64> = searched.hits.iter().map(|hit| hit.slot).collect();
+        let texts = searched.live.texts(&slots).await;
+        let texts = texts.map_err(|error| of_vector(&error))?;
+        let hits = searched.hits.into_iter().zip(texts);
+        let hits = hits.map(|(hit, text)| FoundRow {
+            key: hit.key,
             score: hit.score,
-            distance: hit.distance,
-            text: searched.open.index.text_of(hit.slot).map(str::to_owned),
+            // A search by meaning looks at vectors only.
+            distance: hit.distance.unwrap_or_default(),
+            text,
         });
         Ok(hits.collect())
     }

@@ -29,13 +29,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::super::vectors::column::ColumnWriter;
 use super::super::vectors::files::{files_below, seal, sync_dirs_below, write_new};
 use super::super::vectors::keys::{ROWS_MAX, SeenKeys, key_hash};
 use super::super::vectors::{BuildOptions, Built, Chunk, IndexStats, Metric, VectorError};
+use super::index::strings;
 use super::progress::Stages;
 use super::{
-    DATASET, FORMAT, KEY, LanceConfig, LanceKind, MANIFEST_FILE, Manifest, VECTOR, engine, item,
-    schema,
+    DATASET, FORMAT, KEY, KEYS_FILE, LanceConfig, LanceKind, MANIFEST_FILE, Manifest, VECTOR,
+    engine, item, schema,
 };
 
 /// Where rows are kept that are written once more without those that were replaced.
@@ -144,12 +146,15 @@ impl LanceBuilder {
                 rows -= replaced.len();
                 dataset = retain(&dir, dataset, dimensions, &replaced).await?;
             }
+            write_keys(&dir, Some(&dataset)).await?;
             kind = config.kind_for(rows);
             let indexes = build_indexes(&mut dataset, dimensions, &config, kind, rows, &options);
             tokio::select! {
                 built = indexes => built?,
                 () = cancelled(&options) => return Err(VectorError::Cancelled),
             }
+        } else {
+            write_keys(&dir, None).await?;
         }
         options.report(rows, rows);
         let build_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -187,7 +192,7 @@ impl Writer {
     }
 }
 
-async fn write(uri: &str, stream: SendableRecordBatchStream) -> lance::Result<Dataset> {
+pub(super) async fn write(uri: &str, stream: SendableRecordBatchStream) -> lance::Result<Dataset> {
     let most = usize::try_from(ROWS_MAX).unwrap_or(usize::MAX);
     let params = WriteParams {
         max_rows_per_file: most,
@@ -263,6 +268,24 @@ async fn retain(
         .map_err(engine)?;
     std::fs::remove_dir_all(dir.join(STAGED)).map_err(VectorError::io(STAGED))?;
     Ok(dataset)
+}
+
+/// Writes the rows' keys in the order of the rows.
+async fn write_keys(dir: &Path, dataset: Option<&Dataset>) -> Result<(), VectorError> {
+    let mut keys = ColumnWriter::create(dir, KEYS_FILE)?;
+    let mut hashes = Vec::new();
+    if let Some(dataset) = dataset {
+        let mut scan = dataset.scan();
+        scan.project(&[KEY]).map_err(engine)?.scan_in_order(true);
+        let mut batches = scan.try_into_stream().await.map_err(engine)?;
+        while let Some(batch) = batches.try_next().await.map_err(engine)? {
+            for key in strings(&batch, KEY)?.iter().flatten() {
+                hashes.push(key_hash(key));
+                keys.push(Some(key))?;
+            }
+        }
+    }
+    keys.finish(Some(&hashes))
 }
 
 async fn build_indexes(

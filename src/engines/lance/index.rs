@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float32Type, UInt64Type};
-use datafusion::prelude::{col, lit};
 use lance::Dataset;
 use lance::dataset::ProjectionRequest;
 use lance::dataset::builder::DatasetBuilder;
@@ -14,11 +13,14 @@ use lance::dataset::scanner::RowAddrTreeMap;
 use lance::session::Session;
 use roaring::RoaringBitmap;
 
+use super::super::vectors::column::Column;
 use super::super::vectors::files::{files_below, open_verified, read_all};
-use super::super::vectors::{FileDigest, IndexStats, VectorError};
+use super::super::vectors::{FileDigest, IndexStats, StoredRow, VectorError};
 use super::builder::uri;
+use super::text::TEXTS;
 use super::{
-    DATASET, FORMAT, KEY, LanceConfig, LanceKind, MANIFEST_FILE, Manifest, TEXT, VECTOR, engine,
+    DATASET, FORMAT, KEY, KEYS_FILE, LanceConfig, LanceKind, MANIFEST_FILE, Manifest, TEXT, VECTOR,
+    engine,
 };
 
 /// What an index may keep of its partitions, and of its files' footers.
@@ -27,24 +29,12 @@ const METADATA_CACHE_BYTES: usize = 256 << 20;
 
 pub(super) const ROW_ID: &str = "_rowid";
 
-/// A row as it was given.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredRow {
-    /// Its number in the generation.
-    pub slot: u64,
-    /// Its key.
-    pub key: String,
-    /// What its vector stands for, if that was given.
-    pub text: Option<String>,
-    /// The vector.
-    pub vector: Vec<f32>,
-}
-
 /// One generation of a Lance index.
 pub struct LanceIndex {
     /// `None` when there are no rows.
     pub(super) dataset: Option<Arc<Dataset>>,
     pub(super) addresses: Addresses,
+    keys: Column,
     manifest: Manifest,
 }
 
@@ -56,10 +46,11 @@ impl LanceIndex {
     pub async fn open(dir: &Path, expected: &[FileDigest]) -> Result<Self, VectorError> {
         let (dir_owned, expected) = (dir.to_owned(), expected.to_vec());
         let verified = tokio::task::spawn_blocking(move || verify(&dir_owned, &expected));
-        let manifest = verified.await.map_err(engine)??;
+        let (manifest, keys) = verified.await.map_err(engine)??;
         let mut index = Self {
             dataset: None,
             addresses: Addresses::default(),
+            keys,
             manifest,
         };
         if index.manifest.vectors > 0 {
@@ -123,33 +114,29 @@ impl LanceIndex {
 
     /// Bytes that Lance keeps of the index in its caches.
     pub fn memory_bytes(&self) -> u64 {
-        match &self.dataset {
-            Some(dataset) => dataset.session().size_bytes(),
-            None => 0,
-        }
+        let cached = self
+            .dataset
+            .as_ref()
+            .map_or(0, |dataset| dataset.session().size_bytes());
+        cached + self.keys.bytes() as u64
     }
 
     /// The slot of a key.
-    ///
-    /// # Errors
-    /// `Engine`.
-    pub async fn slot_of(&self, key: &str) -> Result<Option<u64>, VectorError> {
-        let Some(dataset) = &self.dataset else {
-            return Ok(None);
-        };
-        let mut scan = dataset.scan();
-        scan.filter_expr(col(KEY).eq(lit(key))).with_row_id();
-        scan.empty_project().map_err(engine)?;
-        let found = scan.try_into_batch().await.map_err(engine)?;
-        Ok(row_ids(&found)?.first().map(|&id| self.addresses.slot(id)))
+    pub fn slot_of(&self, key: &str) -> Option<u64> {
+        self.keys.find(key)
     }
 
-    /// The row of a key, by the index over keys.
+    /// The key of a slot.
+    pub fn key_of(&self, slot: u64) -> Option<&str> {
+        self.keys.get(slot)
+    }
+
+    /// The row of a key.
     ///
     /// # Errors
     /// `Engine`.
     pub async fn find(&self, key: &str) -> Result<Option<StoredRow>, VectorError> {
-        match self.slot_of(key).await? {
+        match self.slot_of(key) {
             Some(slot) => Ok(self.rows(&[slot]).await?.pop()),
             None => Ok(None),
         }
@@ -238,32 +225,40 @@ pub(super) fn vectors(batch: &RecordBatch) -> Result<&[f32], VectorError> {
 }
 
 /// Checks every file, and that there is none besides: Lance takes the newest version that it finds.
-fn verify(dir: &Path, expected: &[FileDigest]) -> Result<Manifest, VectorError> {
+fn verify(dir: &Path, expected: &[FileDigest]) -> Result<(Manifest, Column), VectorError> {
     let there = files_below(dir)?;
     if let Some(name) = there
         .iter()
-        .find(|name| expected.iter().all(|file| file.name != **name))
+        // The texts beside the vectors are checked when they are opened.
+        .find(|name| !name.starts_with(TEXTS) && expected.iter().all(|file| file.name != **name))
     {
         return Err(VectorError::corrupt(name, "does not belong to the index"));
     }
-    let mut manifest = None;
+    let (mut manifest, mut keys) = (None, None);
     for digest in expected {
         let file = open_verified(dir, digest)?;
         if digest.name == MANIFEST_FILE {
             manifest = Some(read_all(&file, MANIFEST_FILE)?);
+        } else if digest.name == KEYS_FILE {
+            keys = Some(Column::open(KEYS_FILE, &file)?);
         }
     }
     let manifest =
         manifest.ok_or_else(|| VectorError::corrupt(MANIFEST_FILE, "has no known content"))?;
     let manifest: Manifest = serde_json::from_slice(&manifest)
         .map_err(|error| VectorError::corrupt(MANIFEST_FILE, format!("is no manifest: {error}")))?;
-    if manifest.format == FORMAT {
-        Ok(manifest)
-    } else {
-        Err(VectorError::corrupt(
+    if manifest.format != FORMAT {
+        return Err(VectorError::corrupt(
             MANIFEST_FILE,
             format!("is of format `{}`, not `{FORMAT}`", manifest.format),
-        ))
+        ));
+    }
+    let keys = keys.ok_or_else(|| VectorError::corrupt(KEYS_FILE, "has no known content"))?;
+    if keys.len() as u64 == manifest.vectors {
+        Ok((manifest, keys))
+    } else {
+        let reason = format!("does not hold {} rows", manifest.vectors);
+        Err(VectorError::corrupt(KEYS_FILE, reason))
     }
 }
 
@@ -276,7 +271,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    fn of(dataset: &Dataset) -> Result<Self, VectorError> {
+    pub(super) fn of(dataset: &Dataset) -> Result<Self, VectorError> {
         let mut addresses = Self::default();
         for fragment in dataset.fragments().iter() {
             let rows = fragment

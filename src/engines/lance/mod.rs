@@ -5,10 +5,12 @@
 
 mod builder;
 mod index;
+mod port;
 mod progress;
 mod search;
 #[cfg(test)]
 mod tests;
+pub mod text;
 
 use std::sync::Arc;
 
@@ -18,11 +20,13 @@ use serde::{Deserialize, Serialize};
 use super::vectors::{FileDigest, Metric, VectorError};
 
 pub use builder::LanceBuilder;
-pub use index::{LanceIndex, StoredRow};
+pub use index::LanceIndex;
 pub use search::LanceSearch;
 
 /// The dataset's directory. Not there when there are no rows.
 const DATASET: &str = "rows.lance";
+/// The rows' keys, and where to find a key: Lance's own index over keys is for other readers.
+const KEYS_FILE: &str = "rows.keys";
 /// What the generation is.
 const MANIFEST_FILE: &str = "manifest.json";
 const FORMAT: &str = "lakehouse.lance/1";

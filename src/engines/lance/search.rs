@@ -10,8 +10,8 @@ use roaring::RoaringBitmap;
 
 use super::super::vectors::exact::{Candidate, Measure, Nearest, norm};
 use super::super::vectors::{Found, Hit, SearchPath, VectorError, Visible, check_vector};
-use super::index::{LanceIndex, row_ids, strings, vectors};
-use super::{KEY, LanceKind, VECTOR, engine};
+use super::index::{LanceIndex, row_ids, vectors};
+use super::{LanceKind, VECTOR, engine};
 
 /// A tenth of the rows or fewer are taken one by one; more are read through.
 const TAKEN_SHARE: u64 = 10;
@@ -65,7 +65,7 @@ impl LanceIndex {
         let measure = Measure::new(self.config().metric, query);
         let mut nearest = Nearest::new(k);
         self.compare(&measure, &proposed, &mut nearest).await?;
-        self.found(nearest, SearchPath::Ann).await
+        Ok(self.found(nearest, SearchPath::Ann))
     }
 
     /// The `k` visible rows nearest to `query`, by comparing it with every one of them.
@@ -143,7 +143,7 @@ impl LanceIndex {
                     .await?;
             }
         }
-        self.found(nearest, SearchPath::Exact).await
+        Ok(self.found(nearest, SearchPath::Exact))
     }
 
     /// Compares the rows of some slots.
@@ -194,29 +194,17 @@ impl LanceIndex {
         Ok(())
     }
 
-    async fn found(&self, nearest: Nearest, path: SearchPath) -> Result<Found, VectorError> {
-        let nearest = nearest.into_sorted();
-        let slots: Vec<u64> = nearest.iter().map(|candidate| candidate.slot).collect();
-        let Some(batch) = self.take(&slots, &[KEY]).await? else {
-            return Ok(Found {
-                hits: Vec::new(),
-                path,
-            });
+    fn found(&self, nearest: Nearest, path: SearchPath) -> Found {
+        let hit = |Candidate { distance, slot }: Candidate| Hit {
+            slot,
+            key: self.key_of(slot).unwrap_or_default().to_owned(),
+            distance,
+            score: self.config().metric.score(distance),
         };
-        let keys = strings(&batch, KEY)?;
-        let hit = |(index, &Candidate { distance, slot }): (usize, &Candidate)| {
-            let score = self.config().metric.score(distance);
-            Hit {
-                slot,
-                key: keys.value(index).to_owned(),
-                distance,
-                score,
-            }
-        };
-        Ok(Found {
-            hits: nearest.iter().enumerate().map(hit).collect(),
+        Found {
+            hits: nearest.into_sorted().into_iter().map(hit).collect(),
             path,
-        })
+        }
     }
 }
 

@@ -11,24 +11,26 @@ use std::time::Instant;
 
 use roaring::RoaringBitmap;
 
+use super::super::vectors::at_rest::AtRestWriter;
+use super::super::vectors::column::{Column, ColumnWriter};
 use super::super::vectors::files::{seal, sync_dir, write_new};
 use super::super::vectors::keys::{SeenKeys, key_hash};
 use super::super::vectors::{
     BuildOptions, Built, Chunk, FileDigest, HnswConfig, IndexStats, VectorError,
 };
-use super::column::{Column, ColumnWriter};
 use super::graph::{self, Rounding};
 use super::matrix::{Matrix, MatrixWriter, Range};
 use super::{
-    FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, TWINS_FILE, VECTORS_FILE,
-    twins,
+    AT_REST_FILE, FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, TWINS_FILE,
+    VECTORS_FILE, twins,
 };
 
 /// Where the files are that are written anew without the rows that were replaced.
-const RETAINED: [(&str, &str); 3] = [
+const RETAINED: [(&str, &str); 4] = [
     ("rows.keys.live", KEYS_FILE),
     ("rows.texts.live", TEXTS_FILE),
     ("vectors.f32.live", VECTORS_FILE),
+    ("vectors.parquet.live", AT_REST_FILE),
 ];
 
 /// Takes rows and makes a generation of them.
@@ -61,7 +63,12 @@ impl HnswBuilder {
         }
         fs::create_dir_all(dir).map_err(VectorError::io("."))?;
         let duplicates = options.duplicates;
-        let rows = RowWriter::create(dir, &config, [KEYS_FILE, TEXTS_FILE, VECTORS_FILE])?;
+        let rows = RowWriter::create(
+            dir,
+            &config,
+            dimensions,
+            [KEYS_FILE, TEXTS_FILE, VECTORS_FILE, AT_REST_FILE],
+        )?;
         Ok(Self {
             dir: dir.to_owned(),
             dimensions,
@@ -148,11 +155,13 @@ impl HnswBuilder {
 
 /// The files of a generation of `rows` rows, without its manifest.
 pub(super) fn file_names(rows: usize) -> impl Iterator<Item = &'static str> {
-    [KEYS_FILE, TEXTS_FILE, VECTORS_FILE].into_iter().chain(
-        [TWINS_FILE, GRAPH_FILE]
-            .into_iter()
-            .filter(move |_| rows > 0),
-    )
+    [KEYS_FILE, TEXTS_FILE, VECTORS_FILE, AT_REST_FILE]
+        .into_iter()
+        .chain(
+            [TWINS_FILE, GRAPH_FILE]
+                .into_iter()
+                .filter(move |_| rows > 0),
+        )
 }
 
 fn publish(dir: &Path, manifest: Manifest) -> Result<Built, VectorError> {
@@ -192,7 +201,7 @@ fn retain(
     let keys = Column::open(KEYS_FILE, &open(dir, KEYS_FILE)?)?;
     let texts = Column::open(TEXTS_FILE, &open(dir, TEXTS_FILE)?)?;
     let matrix = Matrix::open(&open(dir, VECTORS_FILE)?, count, dimensions)?;
-    let mut live = RowWriter::create(dir, config, RETAINED.map(|(name, _)| name))?;
+    let mut live = RowWriter::create(dir, config, dimensions, RETAINED.map(|(name, _)| name))?;
     for row in (0..count)
         .filter(|&row| !replaced.contains(u32::try_from(row).expect("below the limit of rows")))
     {
@@ -210,11 +219,12 @@ fn open(dir: &Path, name: &str) -> Result<File, VectorError> {
     File::open(dir.join(name)).map_err(VectorError::io(name))
 }
 
-/// The three files that rows are written to.
+/// The files that rows are written to.
 struct RowWriter {
     keys: ColumnWriter,
     texts: ColumnWriter,
     vectors: MatrixWriter,
+    at_rest: AtRestWriter,
     hashes: Vec<u128>,
 }
 
@@ -222,12 +232,14 @@ impl RowWriter {
     fn create(
         dir: &Path,
         config: &HnswConfig,
-        [keys, texts, vectors]: [&'static str; 3],
+        dimensions: usize,
+        [keys, texts, vectors, at_rest]: [&'static str; 4],
     ) -> Result<Self, VectorError> {
         Ok(Self {
             keys: ColumnWriter::create(dir, keys)?,
             texts: ColumnWriter::create(dir, texts)?,
             vectors: MatrixWriter::create(dir, vectors, config)?,
+            at_rest: AtRestWriter::create(dir, at_rest, dimensions)?,
             hashes: Vec::new(),
         })
     }
@@ -242,12 +254,14 @@ impl RowWriter {
         self.hashes.push(hash);
         self.keys.push(Some(key))?;
         self.texts.push(text)?;
+        self.at_rest.push(key, text, Some(vector))?;
         self.vectors.push(vector)
     }
 
     fn finish(self) -> Result<Range, VectorError> {
         self.keys.finish(Some(&self.hashes))?;
         self.texts.finish(None)?;
+        self.at_rest.finish()?;
         self.vectors.finish()
     }
 }

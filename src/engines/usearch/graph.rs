@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
+use super::super::vectors::mapped::map;
 use super::super::vectors::{
     BuildOptions, HnswConfig, Metric, Quantization, VectorError, processors,
 };
 use super::GRAPH_FILE;
 use super::kernels::{Distances, Query};
-use super::mapped::map;
 use super::matrix::{Matrix, Range, graph_scale};
 use super::tape::Tape;
 use super::walk::{self, Scratch};

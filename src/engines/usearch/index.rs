@@ -3,15 +3,16 @@
 
 use std::path::Path;
 
-use super::super::vectors::files::{open_verified, read_all};
+use super::super::vectors::column::Column;
+use super::super::vectors::files::{open_verified, read_all, same_size};
 use super::super::vectors::{FileDigest, HnswConfig, IndexStats, VectorError};
 use super::builder::file_names;
-use super::column::Column;
 use super::graph::{Graph, Rounding};
 use super::matrix::Matrix;
 use super::twins::Twins;
 use super::{
-    FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, TWINS_FILE, VECTORS_FILE,
+    AT_REST_FILE, FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, TWINS_FILE,
+    VECTORS_FILE,
 };
 
 /// One generation of an HNSW index, mapped.
@@ -45,7 +46,8 @@ impl HnswIndex {
                 }
             };
         }
-        if let Some(name) = names.first() {
+        // Generations that were built before rows lay beside the graph for other engines have none.
+        if let Some(name) = names.iter().find(|name| **name != AT_REST_FILE) {
             return Err(VectorError::corrupt(name, "has no known content"));
         }
         Self::map(dir, expected, rows, manifest)
@@ -59,6 +61,9 @@ impl HnswIndex {
     ) -> Result<Self, VectorError> {
         let open = |name| open_verified(dir, digest_of(expected, name)?);
         let matrix = Matrix::open(&open(VECTORS_FILE)?, rows, manifest.dimensions)?;
+        if let Ok(at_rest) = digest_of(expected, AT_REST_FILE) {
+            same_size(dir, at_rest)?;
+        }
         let keys = Column::open(KEYS_FILE, &open(KEYS_FILE)?)?;
         let texts = Column::open(TEXTS_FILE, &open(TEXTS_FILE)?)?;
         for (name, column) in [(KEYS_FILE, &keys), (TEXTS_FILE, &texts)] {

@@ -9,9 +9,9 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use super::super::vectors::exact::norm;
+use super::super::vectors::mapped::{bytes, floats, map};
 use super::super::vectors::{HnswConfig, Metric, VectorError};
 use super::VECTORS_FILE;
-use super::mapped::{bytes, floats, map};
 
 /// Writes the matrix, and learns the range of its numbers.
 pub struct MatrixWriter {

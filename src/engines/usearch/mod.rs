@@ -4,12 +4,11 @@
 //! the vectors as they came, and a manifest. None of them is read before its hash was checked.
 
 mod builder;
-mod column;
 mod graph;
 mod index;
 mod kernels;
-mod mapped;
 mod matrix;
+mod port;
 mod search;
 mod tape;
 #[cfg(test)]
@@ -28,6 +27,8 @@ pub use index::HnswIndex;
 const GRAPH_FILE: &str = "index.usearch";
 /// The vectors as they came, then their lengths.
 const VECTORS_FILE: &str = "vectors.f32";
+/// The rows as other engines read them. No search reads it, so that it is checked by its size alone.
+const AT_REST_FILE: &str = "vectors.parquet";
 /// The rows' keys, and where to find a key.
 const KEYS_FILE: &str = "rows.keys";
 /// The rows' texts.

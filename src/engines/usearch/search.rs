@@ -2,13 +2,13 @@
 //! sooner. The graph only proposes; distances and order come from the vectors in full precision.
 
 use super::super::vectors::exact::{Candidate, Measure, Nearest, norm};
+use super::super::vectors::mapped::bytes;
 use super::super::vectors::{
     Found, Hit, Metric, Quantization, SearchPath, VectorError, Visible, check_vector, processors,
 };
 use super::graph::Proposal;
 use super::index::HnswIndex;
 use super::kernels::fetch;
-use super::mapped::bytes;
 use super::twins::Twins;
 
 /// Rows that a scan compares in the time in which a graph search looks at one candidate's links.

@@ -245,3 +245,21 @@ fn a_generation_is_not_built_over_another() {
         matches!(error, VectorError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
     );
 }
+
+#[test]
+fn a_generation_from_before_rows_lay_beside_it_for_other_engines_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = Rows::clustered(50, 8);
+    let built = build(
+        dir.path(),
+        &rows,
+        HnswConfig::default(),
+        BuildOptions::default(),
+    );
+    let mut files = built.unwrap().files;
+    std::fs::remove_file(dir.path().join(AT_REST_FILE)).unwrap();
+    let refused = HnswIndex::open(dir.path(), &files).err().unwrap();
+    assert!(refused.to_string().contains("is missing"), "{refused}");
+    files.retain(|file| file.name != AT_REST_FILE);
+    assert_eq!(HnswIndex::open(dir.path(), &files).unwrap().len(), 50);
+}

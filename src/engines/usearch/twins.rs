@@ -11,8 +11,8 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use super::super::vectors::VectorError;
+use super::super::vectors::mapped::{bytes, map};
 use super::TWINS_FILE;
-use super::mapped::{bytes, map};
 use super::matrix::Matrix;
 
 /// Chains the rows of `matrix` with equal vectors and writes them; gives the first row of each.

@@ -28,8 +28,10 @@ pub enum VectorError {
         dimensions: usize,
     },
     /// A vector is too long or too short.
-    #[error("vector has {found} dimensions, the index has {expected}")]
+    #[error("vector{} has {found} dimensions, the index has {expected}", of_key(.key.as_ref()))]
     Dimensions {
+        /// The row, when it is one.
+        key: Option<String>,
         /// Of the index.
         expected: usize,
         /// Of the vector.
@@ -123,6 +125,13 @@ impl VectorError {
             },
             Self::Zero { .. } => Self::Zero {
                 key: Some(row.to_owned()),
+            },
+            Self::Dimensions {
+                expected, found, ..
+            } => Self::Dimensions {
+                key: Some(row.to_owned()),
+                expected,
+                found,
             },
             other => other,
         }

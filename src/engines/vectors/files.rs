@@ -45,6 +45,25 @@ pub fn open_verified(dir: &Path, expected: &FileDigest) -> Result<File, VectorEr
     Ok(file)
 }
 
+/// Checks that a file is there and of its size, for one that nothing is read of.
+///
+/// # Errors
+/// `Corrupt` when it is missing or of another size.
+pub fn same_size(dir: &Path, expected: &FileDigest) -> Result<(), VectorError> {
+    let name = expected.name.as_str();
+    match std::fs::metadata(dir.join(name)) {
+        Ok(found) if found.len() == expected.bytes => Ok(()),
+        Ok(found) => {
+            let reason = format!("has {} bytes, {} were written", found.len(), expected.bytes);
+            Err(VectorError::corrupt(name, reason))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(VectorError::corrupt(name, "is missing"))
+        }
+        Err(error) => Err(VectorError::io(name)(error)),
+    }
+}
+
 /// Makes `name` below `dir` durable and measures it.
 ///
 /// # Errors

@@ -2,12 +2,16 @@
 //! `usearch` and `lance` build and answer in these terms; the indexing worker and search speak them.
 //! Nothing here opens a file or knows an engine.
 
+pub mod at_rest;
+pub mod column;
 #[cfg(test)]
 pub(crate) mod contract;
 mod error;
 pub mod exact;
 pub mod files;
 pub mod keys;
+pub mod mapped;
+mod port;
 #[cfg(test)]
 mod tests;
 pub mod tune;
@@ -21,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use error::VectorError;
 pub use lakehouse_journal::model::ErrorKind;
+pub use port::{StoredRow, VectorIndex};
 
 /// How far apart two vectors are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +157,7 @@ impl Chunk<'_> {
 pub fn check_vector(vector: &[f32], dimensions: usize, metric: Metric) -> Result<(), VectorError> {
     if vector.len() != dimensions {
         return Err(VectorError::Dimensions {
+            key: None,
             expected: dimensions,
             found: vector.len(),
         });

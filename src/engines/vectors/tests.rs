@@ -41,7 +41,8 @@ fn bad_vectors_are_refused_at_the_door_by_key() {
         check_vector(&[1.0], 2, Metric::Dot),
         Err(VectorError::Dimensions {
             expected: 2,
-            found: 1
+            found: 1,
+            ..
         })
     ));
 }

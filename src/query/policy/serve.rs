@@ -69,7 +69,7 @@ pub fn way(
     }
     let outdated = index
         .live_generation()
-        .is_some_and(|live| live.source_seq < state.policy_seq(source));
+        .is_some_and(|live| live.oldest_source() < state.policy_seq(source));
     Ok(Err(if outdated { NoWay::Outdated } else { refused }))
 }
 
@@ -106,7 +106,7 @@ fn served(
     let policy = state.policy_seq(source);
     if index
         .live_generation()
-        .is_some_and(|live| live.source_seq < policy)
+        .is_some_and(|live| live.oldest_source() < policy)
     {
         return Ok(Err(NoWay::Outdated));
     }
@@ -114,7 +114,8 @@ fn served(
         return Ok(Err(NoWay::Unknown));
     };
     let text = index.spec.text.columns().unwrap_or_default();
-    let seen = text.iter().chain(index.spec.key.columns()).all(|column| {
+    let held = text.iter().chain(index.spec.key.columns());
+    let seen = held.chain(&index.spec.vector_column).all(|column| {
         as_in_source(state, lens, source, column) && {
             // What is as it is in the dataset must still be so under the reader's ceiling.
             !embedded.shows_plain(column) || lens.shows_plain(column)

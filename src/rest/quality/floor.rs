@@ -6,11 +6,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::share;
-use crate::rest::{
-    Edge,
-    auth::{May, ReadCatalog, Write},
-    body::Body,
-    problem::Problem,
+use crate::{
+    engines::indexes::quality::must_be_graph,
+    rest::{
+        Edge,
+        auth::{May, ReadCatalog, Write},
+        body::Body,
+        problem::Problem,
+    },
 };
 
 /// What an index must reach.
@@ -24,7 +27,7 @@ pub struct NewSlo {
 /// Sets what a generation of an index must reach before it answers; an empty object takes it away.
 #[utoipa::path(put, path = "/vectors/indexes/{name}/slo", tag = "quality", params(("name" = String, Path)),
     responses((status = 200, description = "{index, slo: {min_recall, max_p99_us?}, journal_seq}"),
-        (status = 400, body = Problem), (status = 404, body = Problem)))]
+        (status = 400, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem)))]
 pub async fn set_slo(
     edge: web::Data<Edge>,
     may: May<Write>,
@@ -32,6 +35,9 @@ pub async fn set_slo(
     body: Body<NewSlo>,
 ) -> Result<HttpResponse, Problem> {
     let slo = slo_of(&body.value)?;
+    if slo.is_some() {
+        must_be_graph(edge.lake.catalog().state.index(&name)?)?;
+    }
     let index = name.to_string();
     let command = CatalogCommand::Quality(QualityCommand::SetSlo { index, slo });
     let committed = edge

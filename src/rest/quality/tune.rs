@@ -14,12 +14,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{NewSlo, answering, draw_eval, in_range, share, slo_of};
+use super::{NewSlo, answering, draw_eval, in_range, merged, share, slo_of};
 use crate::{
     engines::{
         indexes::{
             Turn,
-            quality::{Draw, TrialGraph, Workbench},
+            quality::{Draw, TrialGraph, Workbench, must_be_graph},
         },
         vectors::{
             Quantization,
@@ -83,7 +83,7 @@ impl Default for Budget {
 /// Searches configurations; the job's result is the best, and what became of it.
 #[utoipa::path(post, path = "/vectors/hnsw/tune", tag = "quality",
     responses((status = 202, description = "{index, job}; the job's result is {eval, best: {config, recall_at_k, p50_us}?, trials, promoted, error?}"),
-        (status = 404, body = Problem), (status = 409, body = Problem)))]
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub async fn tune(
     edge: web::Data<Edge>,
     may: May<Write>,
@@ -98,7 +98,8 @@ pub async fn tune(
     let target = target.ok_or_else(|| Problem::invalid("`min_recall` is needed"))?;
     in_range("budget.trials", asked.budget.trials, TRIALS_MAX)?;
     in_range("budget.seconds", asked.budget.seconds, SECONDS_MAX)?;
-    answering(&edge, &edge.lake.catalog().state, &may, &asked.index)?;
+    let catalog = edge.lake.catalog();
+    must_be_graph(answering(&edge, &catalog.state, &may, &asked.index)?)?;
     let mut caller = may.caller(&body.bytes);
     let id = match caller.idempotency.take() {
         None => uuid::Uuid::new_v4().to_string(),
@@ -171,6 +172,7 @@ async fn run(
         return Ok(result);
     };
     let config = config_of(best.shape, best.ef_search);
+    let config = merged(&edge.lake.catalog().state.index(name)?.spec.config, &config);
     result["best"] = json!({
         "config": config,
         "recall_at_k": share(best.outcome.recall_ppm),
@@ -321,6 +323,7 @@ fn config_of(shape: Shape, ef: usize) -> IndexConfig {
         ef_construction: number(shape.ef_construction),
         ef_search: number(ef),
         quantization: Some(quantization.to_owned()),
+        ..IndexConfig::default()
     }
 }
 

@@ -1,42 +1,112 @@
-//! Embeddings brought up to date by call, how the last run ended, and what is behind.
+//! Embeddings brought up to date by call, how the last run ended, what was refused, and what is behind.
 
 use actix_web::{HttpResponse, web};
-use lakehouse_journal::model::catalog::{CatalogState, Dataset, IngestMode, RefreshCause};
+use lakehouse_actors::{Caller, Refreshed};
+use lakehouse_journal::model::catalog::{
+    CatalogState, Dataset, Generation, IngestMode, RefreshCause,
+};
 use serde_json::{Value, json};
 
+use super::must_show_all;
 use crate::rest::{
     Edge,
-    auth::{May, ReadCatalog, Write},
+    auth::{May, ReadCatalog, ReadData, Write},
     problem::Problem,
     times,
 };
 
+/// Rows of one answer about refused ones.
+const FAILURES_MAX: usize = 1_000;
+
 /// Brings every index over a dataset up to date. Goes on when whoever asked hangs up.
 #[utoipa::path(post, path = "/vectors/refresh/{dataset}", tag = "vectors", params(("dataset" = String, Path)),
-    responses((status = 200, description = "{dataset, rows, embedded, unchanged, removed, skipped, provider_calls, models, elapsed_ms, journal_seq}"),
-        (status = 404, body = Problem), (status = 422, body = Problem)))]
+    responses((status = 200, description = "{dataset, rows, embedded, unchanged, removed, skipped, refused, texts_sent, provider_calls, tokens, models, elapsed_ms, journal_seq}"),
+        (status = 404, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub async fn refresh(
     edge: web::Data<Edge>,
     may: May<Write>,
     dataset: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
-    let (lake, name, caller) = (edge.lake.clone(), dataset.clone(), may.caller(&[]));
-    let task = tokio::spawn(async move { lake.refresh(&name, RefreshCause::Call, caller).await });
-    let done = task.await.map_err(|error| Problem::internal(&error))??;
+    let done = refreshed(&edge, &dataset, RefreshCause::Call, may.caller(&[])).await?;
+    Ok(HttpResponse::Ok().json(answer(&dataset, &done)))
+}
+
+/// Tries rows again whose texts a provider refused.
+#[utoipa::path(post, path = "/vectors/refresh/{dataset}/retry", tag = "vectors", params(("dataset" = String, Path)),
+    responses((status = 200, description = "as `/vectors/refresh/{dataset}`, with `retried`: texts that were forgotten to be refused"),
+        (status = 404, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+pub async fn retry(
+    edge: web::Data<Edge>,
+    may: May<Write>,
+    dataset: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let catalog = edge.lake.catalog();
+    catalog.state.dataset(&dataset)?;
+    let retried = edge
+        .indexes
+        .forget_refusals(&catalog.state, &dataset)
+        .await?;
+    let done = refreshed(&edge, &dataset, RefreshCause::Retry, may.caller(&[])).await?;
+    let mut answer = answer(&dataset, &done);
+    answer["retried"] = json!(retried);
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+async fn refreshed(
+    edge: &Edge,
+    dataset: &str,
+    cause: RefreshCause,
+    caller: Caller,
+) -> Result<Refreshed, Problem> {
+    let (lake, name) = (edge.lake.clone(), dataset.to_owned());
+    let task = tokio::spawn(async move { lake.refresh(&name, cause, caller).await });
+    Ok(task.await.map_err(|error| Problem::internal(&error))??)
+}
+
+fn answer(dataset: &str, done: &Refreshed) -> Value {
     let counts = &done.counts;
-    Ok(HttpResponse::Ok().json(json!({
-        "dataset": *dataset,
+    json!({
+        "dataset": dataset,
         "rows": counts.rows,
         "embedded": counts.embedded,
         "unchanged": counts.unchanged,
         "removed": counts.removed,
         "skipped": counts.skipped,
-        // The embedder is in the process.
-        "provider_calls": 0,
+        "refused": counts.refused,
+        "texts_sent": counts.texts_sent,
+        "provider_calls": counts.provider_calls,
+        "tokens": counts.tokens,
         "models": counts.models,
         "elapsed_ms": done.elapsed_ms,
         "journal_seq": done.seq,
-    })))
+    })
+}
+
+/// Rows that indexes do not have because a model has no vector for their text, with the reasons; for who
+/// sees every row of those indexes.
+#[utoipa::path(get, path = "/vectors/refresh/{dataset}/failures", tag = "vectors", params(("dataset" = String, Path)),
+    responses((status = 200, description = "{items: [{index, key, code, error}], next: null, truncated}"),
+        (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub async fn failures(
+    edge: web::Data<Edge>,
+    may: May<ReadData>,
+    dataset: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let catalog = edge.lake.catalog();
+    catalog.state.dataset(&dataset)?;
+    let mut items = Vec::new();
+    for index in catalog.state.indexes_over(&dataset) {
+        must_show_all(&edge, &catalog.state, index, &may.reader())?;
+        let most = FAILURES_MAX + 1 - items.len();
+        let rows = edge.indexes.refused_rows(&catalog, index, most).await?;
+        items.extend(rows.into_iter().map(|row| {
+            json!({ "index": index.name, "key": row.key, "code": row.code, "error": row.reason })
+        }));
+    }
+    let truncated = items.len() > FAILURES_MAX;
+    items.truncate(FAILURES_MAX);
+    let body = json!({ "items": items, "next": null, "truncated": truncated });
+    Ok(HttpResponse::Ok().json(body))
 }
 
 /// How the last refresh of a dataset ended.
@@ -98,7 +168,11 @@ pub async fn stale(edge: web::Data<Edge>, _: May<ReadCatalog>) -> HttpResponse {
 fn to_embed(state: &CatalogState, dataset: &Dataset) -> u64 {
     let seen = state
         .indexes_over(&dataset.name)
-        .map(|index| index.live_generation().map_or(0, |live| live.source_seq))
+        .map(|index| {
+            index
+                .live_generation()
+                .map_or(0, Generation::embedded_through)
+        })
         .min()
         .unwrap_or(0);
     let later = dataset

@@ -1,4 +1,5 @@
-//! `POST /vectors/search`: a text or a vector in, the nearest visible rows out, with their columns.
+//! `POST /vectors/search`: texts or vectors in, the visible rows that are nearest or fit the words out,
+//! with their columns.
 
 use std::{
     collections::BTreeSet,
@@ -17,15 +18,16 @@ use lakehouse_journal::model::{
     Fold,
     catalog::{CatalogState, Index},
 };
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::allowed::{must_answer, sessions, sight};
+use super::{
+    allowed::{must_answer, sessions, sight},
+    asked::{SearchBody, row_limit},
+};
 use crate::{
     engines::{
         audit::SeenRows,
-        indexes::{HITS_MAX, SearchQuery, SearchRequest, Searched, quoted},
-        vectors::{Hit, SearchPath},
+        indexes::{SearchHit, SearchRequest, Searched, of_vector, quoted},
     },
     query::{
         QuerySession, Reader, json_cells,
@@ -46,32 +48,9 @@ use crate::{
 /// Steps from 0 to 1 of a score that an agent is told.
 const SCORE_STEPS: f64 = 1_000.0;
 
-/// A search.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SearchBody {
-    index: String,
-    query: Option<String>,
-    vector: Option<Vec<f32>>,
-    #[serde(default = "ten")]
-    k: usize,
-    filter: Option<String>,
-    #[serde(default)]
-    columns: Vec<String>,
-    ef_search: Option<usize>,
-    mode: Option<String>,
-    #[serde(default)]
-    exact: bool,
-    as_of: Option<Value>,
-}
-
-fn ten() -> usize {
-    10
-}
-
-/// The rows whose text is nearest in meaning.
+/// The rows whose text is nearest in meaning, or fits the words.
 #[utoipa::path(post, path = "/vectors/search", tag = "vectors",
-    responses((status = 200, description = "{index, generation, hits: [{key, score, distance, text?, row?}], elapsed_us, path}"),
+    responses((status = 200, description = "{index, generation, hits: [{key, score, distance, text?, row?}], elapsed_us, path}; with `queries`: {index, generation, results: [{hits, elapsed_us, path}]}"),
         (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub async fn search(
     edge: web::Data<Edge>,
@@ -99,23 +78,10 @@ pub(crate) async fn answer<P: Needs>(
     if !may.also(Permission::Search) {
         return Err(Problem::not_found("index", &asked.index));
     }
-    if asked.mode.as_deref().is_some_and(|mode| mode != "vector") {
-        return Err(Problem::unsupported("a search mode other than `vector`"));
-    }
-    if asked.k > HITS_MAX {
-        return Err(Problem::invalid(format!("`k` may be {HITS_MAX} at most")));
-    }
-    let wanted = match (&asked.query, &asked.vector) {
-        (Some(text), None) => SearchQuery::Text(text),
-        (None, Some(vector)) => SearchQuery::Vector(vector),
-        _ => {
-            return Err(Problem::invalid(
-                "exactly one of `query` and `vector` is needed",
-            ));
-        }
-    };
+    let queries = asked.queries()?;
+    let k = row_limit(asked, queries.len(), may.limits().rows())?;
     let reader = may.reader();
-    if reader.is_guarded() && asked.vector.is_some() {
+    if reader.is_guarded() && asked.has_vectors() {
         // Vectors of one's own making find out others' texts by trying.
         let text = "`vector`: an agent asks by `query`";
         return Err(Problem::new(StatusCode::FORBIDDEN, "vector_denied", text));
@@ -136,62 +102,40 @@ pub(crate) async fn answer<P: Needs>(
     let way = must_answer(edge, &catalog.state, index, &reader)?;
     told.objects = vec![asked.index.clone(), way.through.clone()];
     let session = sessions(edge, may, catalog, &way);
-    let request = SearchRequest {
-        query: wanted,
-        k: asked.k.min(
-            may.limits()
-                .rows()
-                .map_or(HITS_MAX, |rows| usize::try_from(rows).unwrap_or(HITS_MAX)),
-        ),
-        filter: filter.as_deref(),
-        ef_search: asked
-            .ef_search
-            .or_else(|| catalog.state.profile_ef(&asked.index)),
-        exact: asked.exact,
-        sight: sight(&way, &session),
-    };
+    let sight = sight(&way, &session);
     let kept = serde_json::to_value(asked).map_err(|error| Problem::internal(&error))?;
     receipts::keep(edge, &may.token, Asked::Search(kept), told);
     let _slot = may.limits().slot()?;
-    let found = tokio::select! {
-        found = edge.indexes.search(catalog, index, &request) => found?,
-        () = auth::ended(edge, &may.token) => return Err(auth::unauthorized()),
-    };
-    told.generation = Some(found.generation);
-    edge.metrics.searches.fetch_add(1, Ordering::Relaxed);
-    seen(edge, catalog, index, &found, told);
-    let rows = rows_of(
-        catalog,
-        index,
-        &found,
-        &way.through,
-        &asked.columns,
-        &session,
-    );
-    let mut rows = rows.await?;
-    let hits = shown(&found, &mut rows, asked, reader.is_guarded());
-    let mut body = json!({
-        "index": asked.index,
-        "generation": found.generation,
-        "hits": hits,
-        "elapsed_us": found.elapsed_us,
-        "as_of": snapshot.as_of,
-        "path": match found.found.path { SearchPath::Ann => "ann", SearchPath::Exact => "exact" },
-    });
-    if may.asked().is_audited() {
-        body["receipt"] = json!(told.receipt);
+    // Many queries in one are no way around a limit of requests.
+    for _ in 1..queries.len() {
+        may.limits().request()?;
     }
-    Ok(body)
-}
-
-/// The hits as the contract shows them.
-fn shown(
-    found: &Searched,
-    rows: &mut Map<String, Value>,
-    asked: &SearchBody,
-    is_guarded: bool,
-) -> Vec<Value> {
+    let mut found = Vec::with_capacity(queries.len());
+    for query in queries {
+        let request = SearchRequest {
+            query,
+            mode: asked.mode.unwrap_or_default().into(),
+            k,
+            filter: filter.as_deref(),
+            ef_search: asked
+                .ef_search
+                .or_else(|| catalog.state.profile_ef(&asked.index)),
+            exact: asked.exact,
+            sight: sight.clone(),
+        };
+        found.push(tokio::select! {
+            found = edge.indexes.search(catalog, index, &request) => found?,
+            () = auth::ended(edge, &may.token) => return Err(auth::unauthorized()),
+        });
+        edge.metrics.searches.fetch_add(1, Ordering::Relaxed);
+    }
+    let generation = found.first().map(|found| found.live.generation);
+    told.generation = generation;
+    seen(edge, catalog, index, &found, told);
+    let (through, columns) = (way.through.as_str(), &asked.columns);
+    let rows = rows_of(catalog, index, &found, through, columns, &session).await?;
     // What an agent could reckon a text's vector from is told it roughly.
+    let is_guarded = reader.is_guarded();
     let told_as = |number: f32| {
         if is_guarded {
             (f64::from(number) * SCORE_STEPS).round() / SCORE_STEPS
@@ -199,19 +143,56 @@ fn shown(
             f64::from(number)
         }
     };
-    let show = |hit: &Hit| {
-        let mut value = json!({
-            "key": hit.key,
-            "score": told_as(hit.score),
-            "distance": told_as(hit.distance),
-            "text": found.open.index.text_of(hit.slot),
-        });
-        if !asked.columns.is_empty() {
-            value["row"] = rows.remove(&hit.key).unwrap_or(Value::Null);
-        }
-        value
-    };
-    found.found.hits.iter().map(show).collect()
+    let rows = (!columns.is_empty()).then_some(&rows);
+    let mut results = results_of(&found, rows, told_as).await?;
+    let mut body = json!({
+        "index": asked.index,
+        "generation": generation,
+        "as_of": snapshot.as_of,
+    });
+    if asked.is_batch() {
+        body["results"] = results.into();
+    } else if let (Some(Value::Object(only)), Value::Object(body)) = (results.pop(), &mut body) {
+        body.extend(only);
+    }
+    if may.asked().is_audited() {
+        body["receipt"] = json!(told.receipt);
+    }
+    Ok(body)
+}
+
+/// What each query found, as it is answered: numbers as `told_as` gives them, and the rows' columns, when
+/// some are wanted.
+async fn results_of(
+    found: &[Searched],
+    rows: Option<&Map<String, Value>>,
+    told_as: impl Fn(f32) -> f64,
+) -> Result<Vec<Value>, Problem> {
+    let mut results = Vec::with_capacity(found.len());
+    for found in found {
+        let slots: Vec<u64> = found.hits.iter().map(|hit| hit.slot).collect();
+        let texts = found.live.texts(&slots).await;
+        let texts = texts.map_err(|error| of_vector(&error))?;
+        let hit = |(hit, text): (&SearchHit, Option<String>)| {
+            let mut value = json!({
+                "key": hit.key,
+                "score": told_as(hit.score),
+                "distance": hit.distance.map(&told_as),
+                "text": text,
+            });
+            if let Some(rows) = rows {
+                value["row"] = rows.get(&hit.key).cloned().unwrap_or(Value::Null);
+            }
+            value
+        };
+        let hits: Vec<Value> = found.hits.iter().zip(texts).map(hit).collect();
+        results.push(json!({
+            "hits": hits,
+            "elapsed_us": found.elapsed_us,
+            "path": found.path,
+        }));
+    }
+    Ok(results)
 }
 
 /// The rows that a search found, as the audit has them.
@@ -219,10 +200,11 @@ fn seen(
     edge: &Edge,
     catalog: &Fold<CatalogState>,
     index: &Index,
-    found: &Searched,
+    found: &[Searched],
     told: &mut Told,
 ) {
-    let keys: Vec<&String> = found.found.hits.iter().map(|hit| &hit.key).collect();
+    let hits = found.iter().flat_map(|found| &found.hits);
+    let keys: Vec<&String> = hits.map(|hit| &hit.key).collect();
     told.rows = Some(keys.len() as u64);
     let contents = keys
         .iter()
@@ -230,6 +212,7 @@ fn seen(
     let sum = contents.fold(0_u128, u128::wrapping_add);
     told.content = Some(format!("{sum:032x}"));
     if let Some(dataset) = catalog.state.dataset_under(&index.spec.source) {
+        let keys: BTreeSet<&String> = keys.into_iter().collect();
         let hashes = keys.iter().map(|key| edge.audit.row_hash(&dataset.id, key));
         told.row_keys = vec![SeenRows {
             dataset: dataset.id.clone(),
@@ -279,21 +262,17 @@ fn index_of<'a>(edge: &Edge, snapshot: &'a Snapshot, name: &str) -> Result<&'a I
 async fn rows_of(
     catalog: &Fold<CatalogState>,
     index: &Index,
-    found: &Searched,
+    found: &[Searched],
     through: &str,
     columns: &[String],
     session: &(dyn Fn() -> QuerySession + Send + Sync),
 ) -> Result<Map<String, Value>, Problem> {
     let mut rows = Map::new();
-    if columns.is_empty() || found.found.hits.is_empty() {
+    let hits = found.iter().flat_map(|found| &found.hits);
+    let hits: BTreeSet<&str> = hits.map(|hit| hit.key.as_str()).collect();
+    if columns.is_empty() || hits.is_empty() {
         return Ok(rows);
     }
-    let hits: BTreeSet<&str> = found
-        .found
-        .hits
-        .iter()
-        .map(|hit| hit.key.as_str())
-        .collect();
     let key = index.spec.key.columns();
     // A column may be asked for that is of the key as well.
     let aliased = |(nth, column): (usize, &String)| format!("{} AS row_key_{nth}", quoted(column));

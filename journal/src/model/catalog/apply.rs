@@ -50,10 +50,16 @@ impl CatalogState {
                 self.change_index(&e.index, |index| {
                     index.building = Some((e.generation, e.job.clone()));
                     index.building_config.clone_from(&e.config);
+                    index.building_model.clone_from(&e.model);
+                    index.folding = e.fold;
                 });
             }
             CatalogEvent::GenerationBuilt(e) => self.generation_built(meta, e),
             CatalogEvent::GenerationFailed(e) => self.generation_failed(e),
+            CatalogEvent::GenerationCorrupted(e) => {
+                self.change_index(&e.index, |index| index.corrupt = Some(e.reason.clone()));
+            }
+            CatalogEvent::IndexDeltaCommitted(e) => self.index_delta_committed(meta, e),
             CatalogEvent::IndexPromoted(e) => self.index_promoted(meta, &e.index, e.generation),
             CatalogEvent::RefreshRequested(e) => self.refresh_requested(meta, e),
             CatalogEvent::RefreshCompleted(e) => self.refresh_completed(meta, e),
@@ -67,6 +73,9 @@ impl CatalogState {
                 if let Some(index) = self.indexes.remove(&e.index) {
                     for built in &index.generations {
                         self.doom(meta.seq, &index.spec.bucket, &folder(&built.prefix));
+                    }
+                    for delta in index.deltas() {
+                        self.doom(meta.seq, &index.spec.bucket, &delta.file.key);
                     }
                 }
                 self.quality_of_dropped(meta.seq, &e.index);
@@ -165,6 +174,7 @@ impl CatalogState {
         let mut gone = Vec::new();
         self.change_index(&event.index, |index| {
             let bucket = index.spec.bucket.clone();
+            let deltas: Vec<String> = index.deltas().map(|delta| delta.file.key.clone()).collect();
             index.generations.retain(|built| {
                 let stays = !event.generations.contains(&built.generation);
                 if !stays {
@@ -172,6 +182,8 @@ impl CatalogState {
                 }
                 stays
             });
+            let unused = deltas.into_iter().filter(|key| !index.has_delta(key));
+            gone.extend(unused.map(|key| (bucket.clone(), key)));
         });
         for (bucket, prefix) in gone {
             self.doom(meta.seq, &bucket, &prefix);
@@ -184,7 +196,7 @@ impl CatalogState {
         }
     }
 
-    fn change_index(&mut self, name: &str, change: impl FnOnce(&mut Index)) {
+    pub(super) fn change_index(&mut self, name: &str, change: impl FnOnce(&mut Index)) {
         if let Some(index) = self.indexes.get_mut(name) {
             change(Arc::make_mut(index));
         }
@@ -348,7 +360,11 @@ impl CatalogState {
             live: None,
             building: Some((1, event.job.clone())),
             building_config: None,
+            building_model: None,
+            folding: false,
             failed: None,
+            obstacle: None,
+            corrupt: None,
             created_at: meta.at,
         };
         self.indexes.insert(event.index.clone(), Arc::new(index));
@@ -356,6 +372,13 @@ impl CatalogState {
 
     fn generation_built(&mut self, meta: Meta<'_>, event: &GenerationBuilt) {
         self.change_index(&event.index, |index| {
+            let deltas = index.carried(event);
+            // To a build of the rows themselves, deltas that were taken beside it may lack what
+            // changed and changed back: they are found, and say nothing of how current it is.
+            let folded = event.folded_through.is_some();
+            let rows = deltas.iter().filter(|_| folded);
+            let rows = rows.map(|delta| delta.source_seq);
+            let rows_seq = rows.chain(event.rows_seq).max();
             index.generations.push(Generation {
                 generation: event.generation,
                 job: event.job.clone(),
@@ -367,11 +390,17 @@ impl CatalogState {
                 skipped: event.skipped,
                 reused: event.reused,
                 changed: event.changed,
+                making: event.making.clone(),
                 build_ms: event.build_ms,
                 built_at: meta.at,
+                rows_seq,
+                deltas,
             });
             index.building = None;
+            index.building_model = None;
+            index.folding = false;
             index.failed = None;
+            index.obstacle = None;
         });
     }
 
@@ -379,50 +408,27 @@ impl CatalogState {
         self.change_index(&event.index, |index| {
             index.building = None;
             index.building_config = None;
+            index.building_model = None;
+            index.folding = false;
             index.failed = Some((event.job.clone(), event.error.clone()));
+            index.obstacle.clone_from(&event.obstacle);
         });
     }
 
     fn index_promoted(&mut self, meta: Meta<'_>, name: &str, generation: u64) {
+        let mut source = None;
         self.change_index(name, |index| {
             index.live = Some(generation);
+            index.corrupt = None;
+            source = Some(index.spec.source.clone());
             if let Some(config) = index.live_generation().and_then(|live| live.config.clone()) {
                 index.take_over(config);
             }
+            index.take_model_over();
         });
-        let source = self
-            .indexes
-            .get(name)
-            .map(|index| index.spec.source.clone());
-        let Some(source) =
-            source.and_then(|source| Some(self.dataset_under(&source)?.name.clone()))
-        else {
-            return;
-        };
-        if self.is_current(&source) {
-            self.change_dataset(&source, |dataset| {
-                dataset.last_embedded_at = Some(meta.at);
-                dataset.embedding_stale_since = None;
-            });
+        if let Some(source) = source {
+            self.note_embedded(meta, &source);
         }
-    }
-
-    /// Whether every index over a dataset answers with its rows, and one says what its embedding asks for.
-    fn is_current(&self, name: &str) -> bool {
-        let Some(dataset) = self.datasets.get(name) else {
-            return false;
-        };
-        // One that was never built is not stale: it does not answer at all.
-        let is_behind = |index: &Index| {
-            let live = index.live_generation();
-            live.is_some_and(|live| live.source_seq < dataset.rows_seq)
-        };
-        let wanted = dataset.embedding.as_ref();
-        let is_served = wanted.is_none_or(|wanted| {
-            let mut over = self.indexes_over(name);
-            over.any(|index| index.spec.embeds(wanted))
-        });
-        is_served && !self.indexes_over(name).any(|index| is_behind(index))
     }
 }
 

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CompactionPolicy, CompleteRefresh, DatasetSpec, DefineView, EmbeddingSpec, ErasedKeys,
-    FailRefresh, FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Proposal,
-    QualityCommand, RefreshCause, RefreshPolicy, SchemaDoc, Sensitivity, Slo, Source, Trial,
+    CommitIndexDelta, CompactionPolicy, CompleteRefresh, DatasetSpec, DefineView, EmbeddingSpec,
+    ErasedKeys, FailRefresh, FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode,
+    JournalKeys, Making, Obstacle, OtherModel, Proposal, QualityCommand, RefreshCause,
+    RefreshPolicy, SchemaDoc, Sensitivity, Slo, Source, Trial,
 };
 use crate::{
-    model::event::{DeletedRows, FilesRepaired, Scrub},
+    model::event::{DeletedRows, FilesRepaired, GenerationCorrupted, Scrub},
     record::{Micros, Seq},
 };
 
@@ -77,12 +78,23 @@ pub enum CatalogCommand {
     FailRefresh(FailRefresh),
     /// See [`QualityCommand`].
     Quality(QualityCommand),
+    /// Build an index anew with another model, beside the generation that answers.
+    RemakeIndex {
+        /// The index.
+        index: String,
+        /// The model.
+        model: OtherModel,
+    },
     /// See [`CommitGeneration`].
     CommitGeneration(CommitGeneration),
     /// See [`FailGeneration`].
     FailGeneration(FailGeneration),
     /// See [`PromoteGeneration`].
     PromoteGeneration(PromoteGeneration),
+    /// See [`CommitIndexDelta`].
+    CommitIndexDelta(CommitIndexDelta),
+    /// Report a file that is not what was built; the index is built anew.
+    ReportCorruption(GenerationCorrupted),
     /// No longer keep generations that were built before a position, but for the one that answers.
     RetireGenerations {
         /// The index.
@@ -286,10 +298,16 @@ pub struct CommitGeneration {
     pub reused: u64,
     /// Rows that the generation before had with another text.
     pub changed: u64,
+    /// Who made its vectors, and what that took.
+    pub making: Option<Box<Making>>,
     /// How long it took.
     pub build_ms: u64,
     /// What it reached, where the index must reach something.
     pub trial: Option<Trial>,
+    /// Position of the snapshot whose rows it has, when it is older than what was read.
+    pub rows_seq: Option<Seq>,
+    /// Position of the last delta that was folded in, when it is made of a generation.
+    pub folded_through: Option<Seq>,
 }
 
 /// Let a generation of an index answer searches.
@@ -314,6 +332,8 @@ pub struct FailGeneration {
     pub job: String,
     /// Why.
     pub error: String,
+    /// What kind of failure that is.
+    pub obstacle: Option<Obstacle>,
 }
 
 impl SchemaDoc {

@@ -14,8 +14,7 @@ use crate::{
         event::{
             CatalogEvent, DatasetCreated, DatasetDropped, DatasetPatched, FilesCommitted,
             FilesCompacted, FilesPurged, FilesScrubbed, GenerationBuilt, GenerationFailed,
-            GenerationRequested, GenerationsRetired, IndexDropped, IndexPromoted, ObjectsDeleted,
-            RowsErased,
+            GenerationsRetired, IndexDropped, IndexPromoted, ObjectsDeleted, RowsErased,
         },
     },
     record::{Micros, Seq},
@@ -62,6 +61,7 @@ impl Aggregate for CatalogState {
             }
             CatalogCommand::CompleteRefresh(c) => self.complete_refresh(c, stamp),
             CatalogCommand::FailRefresh(c) => self.fail_refresh(c, stamp),
+            CatalogCommand::RemakeIndex { index, model } => self.remake_index(index, model, stamp),
             CatalogCommand::RequestGeneration { index, config } => {
                 self.request_generation(index, config.as_ref(), stamp)
             }
@@ -69,6 +69,8 @@ impl Aggregate for CatalogState {
             CatalogCommand::CommitGeneration(c) => self.commit_generation(c),
             CatalogCommand::FailGeneration(c) => self.fail_generation(c),
             CatalogCommand::PromoteGeneration(c) => self.promote_measured(c),
+            CatalogCommand::CommitIndexDelta(c) => self.commit_index_delta(c, stamp),
+            CatalogCommand::ReportCorruption(c) => self.report_corruption(c, stamp),
             CatalogCommand::RetireGenerations { index, older_than } => {
                 self.retire_generations(index, *older_than)
             }
@@ -322,7 +324,9 @@ impl CatalogState {
         let generations: Vec<u64> = index
             .generations
             .iter()
-            .filter(|built| built.source_seq < older_than && Some(built.generation) != index.live)
+            .filter(|built| {
+                built.oldest_source() < older_than && Some(built.generation) != index.live
+            })
             .map(|built| built.generation)
             .collect();
         if generations.is_empty() {
@@ -390,15 +394,9 @@ impl CatalogState {
                 }),
             };
         }
-        Ok(vec![
-            GenerationRequested {
-                index: name.to_owned(),
-                generation: index.next_generation(),
-                job: stamp.id.clone(),
-                config: config.cloned(),
-            }
-            .into(),
-        ])
+        let mut requested = self.requested(name, stamp, false)?;
+        requested.config = config.cloned();
+        Ok(vec![requested.into()])
     }
 
     fn commit_generation(&self, command: &CommitGeneration) -> Decision {
@@ -426,7 +424,10 @@ impl CatalogState {
             skipped: command.skipped,
             reused: command.reused,
             changed: command.changed,
+            making: command.making.map(|making| *making),
             build_ms: command.build_ms,
+            rows_seq: command.rows_seq,
+            folded_through: command.folded_through,
         };
         Ok(trial
             .into_iter()
@@ -445,6 +446,7 @@ impl CatalogState {
                 generation: command.generation,
                 job: command.job.clone(),
                 error: command.error.clone(),
+                obstacle: command.obstacle.clone(),
             }
             .into(),
         ])

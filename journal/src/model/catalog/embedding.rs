@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Micros, Seq};
+use crate::{
+    model::event::is_zero,
+    record::{Micros, Seq},
+};
 
 /// When embeddings are brought up to date.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,11 +105,79 @@ pub struct RefreshCounts {
     pub unchanged: u64,
     /// Rows whose embedding was taken out.
     pub removed: u64,
-    /// Rows that have no vector: no known word in their text.
+    /// Rows that have no vector: no known word in their text, or refused.
     pub skipped: u64,
+    /// Those of them whose text a provider refuses; they stand in the list of failures.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused: u64,
+    /// Texts that were sent to a provider.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub texts_sent: u64,
+    /// Calls of providers, repeated ones too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub provider_calls: u64,
+    /// Tokens, where a provider counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
     /// The models, as `provider/version`.
     #[serde(default)]
     pub models: Vec<String>,
+}
+
+/// Who makes vectors: those of two models are never compared.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// Where the model runs.
+    pub provider: String,
+    /// Its name there.
+    pub model: String,
+    /// The name with the version of weights and tokeniser, as far as it can be told.
+    pub version: String,
+    /// Components of a vector.
+    pub dimensions: u32,
+}
+
+/// The model that an index is to be made anew with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherModel {
+    /// Where the model runs.
+    pub provider: String,
+    /// Its name there.
+    pub model: String,
+    /// Components of a vector.
+    pub dimensions: u32,
+}
+
+/// Who made the vectors of a generation, and what that took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Making {
+    /// Who.
+    pub model: ModelIdentity,
+    /// Rows whose text was refused.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused: u64,
+    /// Rows that have no vector yet, as nobody made one: the generation had to come without them, since
+    /// the one before held deleted rows. It is behind as long as there are any.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+    /// Texts that were sent to a provider.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub texts_sent: u64,
+    /// Calls of it, repeated ones too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub provider_calls: u64,
+    /// Tokens, where it counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+}
+
+/// The kind of a build's failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Obstacle {
+    /// The stable word of the error.
+    pub code: String,
+    /// Whether another try may succeed, with nothing changed here.
+    pub passes: bool,
 }
 
 /// How the last refresh of a dataset ended.

@@ -6,6 +6,7 @@ mod command;
 mod compaction;
 mod decide;
 mod deletion;
+mod delta;
 mod embedding;
 mod key;
 mod objects;
@@ -26,8 +27,10 @@ pub use command::{
     ScrubFiles, TombstoneRows,
 };
 pub use deletion::DeletionVector;
+pub use delta::{CommitIndexDelta, Delta, DeltaFile};
 pub use embedding::{
-    DueRefresh, EndedRefresh, RefreshCause, RefreshCounts, RefreshPolicy, RefreshSchedule,
+    DueRefresh, EndedRefresh, Making, ModelIdentity, Obstacle, OtherModel, RefreshCause,
+    RefreshCounts, RefreshPolicy, RefreshSchedule,
 };
 pub use key::{KEY_COLUMNS_MAX, KeyColumns};
 pub use objects::OwnObject;
@@ -279,6 +282,24 @@ pub struct IndexConfig {
     /// `f32`, `f16`, `bf16` or `i8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
+    /// `cosine`, `dot` or `l2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<String>,
+    /// Lance: `auto`, `flat`, `ivf_pq` or `ivf_hnsw_sq`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Lance: partitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u32>,
+    /// Lance: parts that a vector is cut into for product quantisation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub_vectors: Option<u32>,
+    /// Lance: partitions that a search looks into first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nprobes: Option<u32>,
+    /// Lance: candidates for each hit that are compared in full precision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refine_factor: Option<u32>,
 }
 
 /// What an index is made as.
@@ -288,8 +309,11 @@ pub struct IndexSpec {
     pub source: String,
     /// The columns whose values name a row.
     pub key: KeyColumns,
-    /// The text that is embedded.
+    /// The text that is embedded, or that stands beside vectors of a column: possibly no columns.
     pub text: TextSpec,
+    /// The column that holds the vectors, when nothing is embedded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector_column: Option<String>,
     /// Who embeds.
     pub provider: String,
     /// With what.

@@ -65,11 +65,12 @@ impl CatalogState {
                 OwnObject::Clean
             });
         }
-        let built = index
-            .generations
-            .iter()
-            .find(|built| below(&built.prefix))?;
-        Some(if built.source_seq < self.last_deletion_under(index) {
+        let built = index.generations.iter();
+        let built = built.filter(|built| below(&built.prefix));
+        let built = built.map(|built| built.source_seq);
+        let deltas = index.deltas().filter(|delta| delta.file.key == key);
+        let mut sources = built.chain(deltas.map(|delta| delta.source_seq));
+        Some(if sources.next()? < self.last_deletion_under(index) {
             OwnObject::HoldsDeletedRows
         } else {
             OwnObject::Clean

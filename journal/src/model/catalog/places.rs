@@ -16,11 +16,14 @@ impl CatalogState {
         let of_dataset = |dataset: &Arc<Dataset>| dataset.all_files().any(is_it);
         self.datasets.values().any(of_dataset)
             || self.indexes.values().any(|index| {
-                index.spec.bucket == bucket
-                    && index.generations.iter().any(|built| {
+                let of_generation = || {
+                    index.generations.iter().any(|built| {
                         let rest = key.strip_prefix(built.prefix.as_str());
                         rest.is_some_and(|rest| rest.starts_with('/'))
                     })
+                };
+                let of_delta = || index.deltas().any(|delta| delta.file.key == key);
+                index.spec.bucket == bucket && (of_generation() || of_delta())
             })
     }
 

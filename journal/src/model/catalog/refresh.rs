@@ -2,14 +2,16 @@
 //! embeddings are behind its rows. `decide` and `apply` of the catalog call it.
 
 use super::{
-    CatalogState, Dataset, EmbeddingSpec, EndedRefresh, IndexSpec, PatchDataset, RefreshCause,
-    RefreshCounts, RefreshPolicy,
+    CatalogState, Dataset, EmbeddingSpec, EndedRefresh, IndexSpec, OtherModel, PatchDataset,
+    RefreshCause, RefreshCounts, RefreshPolicy,
 };
 use crate::{
     model::{
         Meta, ModelError, Stamp, Work,
         catalog::DueRefresh,
-        event::{CatalogEvent, RefreshCompleted, RefreshFailed, RefreshRequested},
+        event::{
+            CatalogEvent, GenerationRequested, RefreshCompleted, RefreshFailed, RefreshRequested,
+        },
     },
     record::{Micros, Seq},
 };
@@ -55,7 +57,8 @@ pub struct FailRefresh {
 impl IndexSpec {
     /// Whether an index of this kind is what the dataset's embedding asks for.
     pub fn embeds(&self, wanted: &EmbeddingSpec) -> bool {
-        self.key == wanted.key
+        self.vector_column.is_none()
+            && self.key == wanted.key
             && self.text == wanted.text
             && self.provider == wanted.provider
             && self.model == wanted.model
@@ -85,6 +88,37 @@ impl CatalogState {
                 dataset,
                 run,
                 cause,
+            }
+            .into(),
+        ])
+    }
+
+    /// An index by another model: beside the one that answers, in its place when it is built.
+    pub(super) fn remake_index(&self, name: &str, model: &OtherModel, stamp: &Stamp) -> Decision {
+        let index = self.index(name)?;
+        if index.building.is_some() {
+            return Err(ModelError::InUse {
+                what: "index",
+                name: name.to_owned(),
+                by: vec!["a build that is under way".to_owned()],
+            });
+        }
+        if self.valid_eval(name).is_some() || self.quality.slos.contains_key(name) {
+            return Err(ModelError::Impossible {
+                what: "model",
+                reason: format!(
+                    "index `{name}` was measured with its own: drop it and define it anew"
+                ),
+            });
+        }
+        Ok(vec![
+            GenerationRequested {
+                index: name.to_owned(),
+                generation: index.next_generation(),
+                job: stamp.id.clone(),
+                config: None,
+                model: Some(model.clone()),
+                fold: false,
             }
             .into(),
         ])
@@ -181,9 +215,13 @@ impl CatalogState {
     }
 
     pub(super) fn refresh_completed(&mut self, meta: Meta<'_>, event: &RefreshCompleted) {
+        // What was asked for while it ran is not done by it.
+        let is_served = self.is_served(&event.dataset);
         self.change_dataset(&event.dataset, |dataset| {
             dataset.last_embedded_at = Some(meta.at);
-            dataset.embedded_as_of(event.source_seq);
+            if is_served {
+                dataset.embedded_as_of(event.source_seq);
+            }
             dataset.end_refresh(&event.run);
             dataset.last_refresh = Some(EndedRefresh {
                 run: event.run.clone(),

@@ -172,7 +172,26 @@ impl Dataset {
     }
 }
 
+impl super::IndexSpec {
+    /// Refuses text and vectors of columns that the source does not have. Beside a column of vectors
+    /// no text is needed.
+    pub(super) fn must_fit(&self, dataset: &Dataset) -> Result<(), ModelError> {
+        if let Some(column) = &self.vector_column {
+            dataset.must_have_column(column)?;
+            if self.text.is_none() {
+                return Ok(());
+            }
+        }
+        dataset.must_have_text(&self.text)
+    }
+}
+
 impl super::TextSpec {
+    /// Whether it stands for no text at all.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::Columns(columns) if columns.is_empty())
+    }
+
     /// The columns that the text is made of, in order.
     ///
     /// # Errors

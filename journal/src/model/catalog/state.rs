@@ -7,12 +7,12 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CompactionPolicy, DeletionVector, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
-    FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Proposal, Quality,
-    RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
+    CompactionPolicy, DeletionVector, Delta, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
+    FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Making, ModelIdentity,
+    Obstacle, OtherModel, Proposal, Quality, RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
 };
 use crate::{
-    model::event::is_zero,
+    model::event::{is_false, is_zero},
     record::{Actor, Micros, Seq},
 };
 
@@ -291,8 +291,20 @@ pub struct Index {
     /// Its tuning, where that is not the index's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub building_config: Option<IndexConfig>,
+    /// Its model, where that is not the index's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building_model: Option<OtherModel>,
+    /// Whether that build is made of the generation that answers and its deltas.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub folding: bool,
     /// Why the last build failed.
     pub failed: Option<(String, String)>,
+    /// What kind of failure that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
+    /// What is wrong with the files of the generation that answers, until it is built anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrupt: Option<String>,
     /// When it was asked for.
     pub created_at: Micros,
 }
@@ -323,19 +335,43 @@ pub struct Generation {
     /// Rows that the generation before had with another text.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub changed: u64,
+    /// Who made its vectors, and what that took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making: Option<Making>,
     /// How long it took.
     pub build_ms: u64,
     /// When.
     pub built_at: Micros,
+    /// Position of the snapshot whose rows it has with its deltas; that of its build when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_seq: Option<Seq>,
+    /// What rides on it, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<Delta>,
+}
+
+impl IndexSpec {
+    fn take_model(&mut self, provider: &str, model: &str, dimensions: u32) {
+        provider.clone_into(&mut self.provider);
+        model.clone_into(&mut self.model);
+        self.dimensions = dimensions;
+    }
+}
+
+impl Generation {
+    /// Rows that have no vector yet.
+    pub fn left_out(&self) -> u64 {
+        self.making.as_ref().map_or(0, |making| making.left_out)
+    }
 }
 
 impl Index {
-    /// How many generations were built from a state before `seq`.
+    /// How many generations have anything from a state before `seq`.
     pub fn generations_before(&self, seq: Seq) -> u64 {
         let older = self
             .generations
             .iter()
-            .filter(|built| built.source_seq < seq);
+            .filter(|built| built.oldest_source() < seq);
         older.count() as u64
     }
 
@@ -348,6 +384,46 @@ impl Index {
     /// The tuning of the build that is due.
     pub fn config_to_build(&self) -> &IndexConfig {
         self.building_config.as_ref().unwrap_or(&self.spec.config)
+    }
+
+    /// What the build that is due is made as.
+    pub fn spec_to_build(&self) -> IndexSpec {
+        let mut spec = self.spec.clone();
+        if let Some(other) = &self.building_model {
+            spec.take_model(&other.provider, &other.model, other.dimensions);
+        }
+        spec
+    }
+
+    /// Makes the model of the generation that answers the index's own; what was built by the one before
+    /// keeps that by name.
+    pub(super) fn take_model_over(&mut self) {
+        let live = self.live_generation();
+        let Some(making) = live.and_then(|live| live.making.clone()) else {
+            return;
+        };
+        let before = self.spec.clone();
+        let model = &making.model;
+        self.spec
+            .take_model(&model.provider, &model.model, model.dimensions);
+        if self.spec == before {
+            return;
+        }
+        for built in &mut self.generations {
+            built.making.get_or_insert_with(|| Making {
+                model: ModelIdentity {
+                    version: before.model.clone(),
+                    provider: before.provider.clone(),
+                    model: before.model.clone(),
+                    dimensions: before.dimensions,
+                },
+                refused: 0,
+                left_out: 0,
+                texts_sent: 0,
+                provider_calls: 0,
+                tokens: None,
+            });
+        }
     }
 
     /// The tuning of a generation.

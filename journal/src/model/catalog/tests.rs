@@ -116,6 +116,7 @@ pub(super) fn define(index: &str, dataset: &str) -> CatalogCommand {
             source: dataset.to_owned(),
             key: "id".into(),
             text: TextSpec::Template("{text}".to_owned()),
+            vector_column: None,
             provider: "in-process".to_owned(),
             model: "static-minilm-128".to_owned(),
             dimensions: 128,
@@ -143,8 +144,11 @@ pub(super) fn generation(
         skipped: 0,
         reused: 0,
         changed: 0,
+        making: None,
         build_ms: 5,
         trial: None,
+        rows_seq: None,
+        folded_through: None,
     })
 }
 

@@ -15,9 +15,7 @@ use crate::{
     model::{
         Meta, ModelError, Stamp,
         error::{check_name, near_names},
-        event::{
-            CatalogEvent, GenerationRequested, IndexDefined, IndexDropped, ViewDefined, ViewDropped,
-        },
+        event::{CatalogEvent, IndexDefined, IndexDropped, ViewDefined, ViewDropped},
     },
     record::{Micros, Seq},
 };
@@ -488,21 +486,14 @@ impl CatalogState {
             };
             let text = index.spec.text.columns().unwrap_or_default();
             let key = index.spec.key.columns();
-            let mut needs = text.iter().chain(key);
+            let mut needs = text.iter().chain(key).chain(&index.spec.vector_column);
             let direct = index.spec.source == command.view;
             let key_plain = key.iter().all(|column| command.spec.rule(column).is_none());
-            if !key_plain || (direct && !needs.all(shows)) {
+            if command.spec.per_caller || !key_plain || (direct && !needs.all(shows)) {
                 return Err(in_use(&name));
             }
-            if command.spec.per_caller {
-                return Err(in_use(&name));
-            }
-            let requested = GenerationRequested {
-                generation: index.next_generation(),
-                index: name,
-                job: format!("{}-{}", stamp.id, events.len()),
-                config: None,
-            };
+            let mut requested = self.requested(&name, stamp, false)?;
+            requested.job = format!("{}-{}", stamp.id, events.len());
             events.push(requested.into());
         }
         Ok(events)
@@ -534,11 +525,11 @@ impl CatalogState {
         }
         let spec = &command.spec;
         if self.views.contains_key(&spec.source) {
-            self.must_suit_view(&spec.source, &spec.key, &spec.text)?;
+            self.must_suit_view(spec)?;
         } else {
             let dataset = self.dataset(&spec.source)?;
             dataset.must_be_key(&spec.key)?;
-            dataset.must_have_text(&spec.text)?;
+            spec.must_fit(dataset)?;
         }
         Ok(vec![
             IndexDefined {
@@ -551,18 +542,18 @@ impl CatalogState {
     }
 
     /// An index over a view holds what the view shows, and knows rows by a key that it shows as it is.
-    fn must_suit_view(
-        &self,
-        source: &str,
-        key: &super::KeyColumns,
-        text: &super::TextSpec,
-    ) -> Result<(), ModelError> {
+    fn must_suit_view(&self, spec: &super::IndexSpec) -> Result<(), ModelError> {
+        let (source, key) = (spec.source.as_str(), &spec.key);
         let columns = self.columns_of(source).unwrap_or_default();
-        let texts = text.columns().map_err(|reason| ModelError::Impossible {
-            what: "text",
-            reason,
-        })?;
-        for column in texts.iter().chain(key.columns()) {
+        let texts = spec
+            .text
+            .columns()
+            .map_err(|reason| ModelError::Impossible {
+                what: "text",
+                reason,
+            })?;
+        let named = texts.iter().chain(key.columns()).chain(&spec.vector_column);
+        for column in named {
             must_be_among(column, &columns)?;
         }
         let Some((views, dataset)) = self.views_down(source) else {

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::is_zero;
+use super::{is_false, is_zero};
 use crate::{
-    model::catalog::{FileDigest, IndexConfig, IndexSpec},
+    model::catalog::{FileDigest, IndexConfig, IndexSpec, Making, Obstacle, OtherModel},
     record::Seq,
 };
 
@@ -31,6 +31,12 @@ pub struct GenerationRequested {
     /// Its tuning, where that is not the index's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<IndexConfig>,
+    /// Its model, where that is not the index's own: it becomes so with the first answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<OtherModel>,
+    /// Whether it is made of the generation that answers and its deltas, and not of the dataset.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fold: bool,
 }
 
 /// A generation of an index is built and lies in its bucket.
@@ -59,8 +65,17 @@ pub struct GenerationBuilt {
     /// Rows that the generation before had with another text.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub changed: u64,
+    /// Who made its vectors, and what that took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making: Option<Making>,
     /// How long it took.
     pub build_ms: u64,
+    /// Position of the snapshot whose rows it has, when it is older than what was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_seq: Option<Seq>,
+    /// Position of the last delta that it has, when it was made of a generation and its deltas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded_through: Option<Seq>,
 }
 
 /// A generation could not be built.
@@ -74,6 +89,9 @@ pub struct GenerationFailed {
     pub job: String,
     /// Why.
     pub error: String,
+    /// What kind of failure that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
 }
 
 /// A generation answers searches from here on.

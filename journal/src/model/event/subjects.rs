@@ -66,7 +66,11 @@ impl CatalogEvent {
             Self::GenerationRequested(e) => vec![index(&e.index)],
             Self::GenerationBuilt(e) => vec![index(&e.index)],
             Self::GenerationFailed(e) => vec![index(&e.index)],
+            Self::GenerationCorrupted(e) => vec![index(&e.index)],
             Self::IndexPromoted(e) => vec![index(&e.index)],
+            Self::IndexDeltaCommitted(e) => std::iter::once(dataset(&e.dataset))
+                .chain(e.deltas.iter().map(|delta| index(&delta.index)))
+                .collect(),
             Self::GenerationsRetired(e) => vec![index(&e.index)],
             Self::IndexDropped(e) => vec![index(&e.index)],
             Self::RefreshRequested(e) => vec![dataset(&e.dataset)],

@@ -109,6 +109,7 @@ impl CatalogState {
             generation: command.generation,
             job: command.job.clone(),
             error: missed(miss.floor).to_string(),
+            obstacle: None,
         };
         Ok((Some(recorded(trial)), Some(failed.into())))
     }
@@ -122,7 +123,7 @@ impl CatalogState {
         let last = deleted.max(self.policy_seq(source));
         let live = index.live_generation();
         index.config_to_build() == &index.spec.config
-            && live.is_some_and(|live| live.source_seq < last)
+            && live.is_some_and(|live| live.oldest_source() < last)
     }
 
     /// Lets a generation answer if it reaches what its index must; else its trial is kept as failed.

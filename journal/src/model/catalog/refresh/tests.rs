@@ -2,8 +2,9 @@
 
 use super::super::{
     super::{Aggregate, ModelError, Work},
-    CatalogCommand, CompleteRefresh, EmbeddingSpec, FailRefresh, IngestMode, PatchDataset,
-    RefreshCause, RefreshCounts, RefreshPolicy, RefreshSchedule, TextSpec,
+    CatalogCommand, CommitGeneration, CompleteRefresh, EmbeddingSpec, FailRefresh, IngestMode,
+    Making, ModelIdentity, OtherModel, PatchDataset, PromoteGeneration, RefreshCause,
+    RefreshCounts, RefreshPolicy, RefreshSchedule, TextSpec,
     tests::{Given, commit, define, generation, people},
 };
 use crate::record::Seq;
@@ -183,4 +184,96 @@ fn a_policy_is_written_as_the_contract_has_it() {
             "{wrong}"
         );
     }
+}
+
+/// What the worker says of the build that is due, made by this model.
+fn built_by(given: &Given, provider: &str, dimensions: u32) -> CatalogCommand {
+    let (number, job) = given.state.indexes["kb"]
+        .building
+        .clone()
+        .expect("it is due");
+    let CatalogCommand::CommitGeneration(commit) = generation("kb", number, &job, given.seq())
+    else {
+        unreachable!("that is what it makes");
+    };
+    CatalogCommand::CommitGeneration(CommitGeneration {
+        making: Some(Box::new(Making {
+            model: ModelIdentity {
+                provider: provider.to_owned(),
+                model: "m".to_owned(),
+                version: "m".to_owned(),
+                dimensions,
+            },
+            refused: 0,
+            left_out: 0,
+            texts_sent: 3,
+            provider_calls: 1,
+            tokens: None,
+        })),
+        ..commit
+    })
+}
+
+#[test]
+fn another_model_is_built_beside_and_becomes_the_indexs_own_when_it_answers() {
+    let remake = CatalogCommand::RemakeIndex {
+        index: "kb".to_owned(),
+        model: OtherModel {
+            provider: "ollama".to_owned(),
+            model: "m".to_owned(),
+            dimensions: 768,
+        },
+    };
+    let mut given = indexed().and(&remake);
+    let index = given.state.indexes["kb"].clone();
+    let of = |spec: &super::super::IndexSpec| (spec.provider.clone(), spec.dimensions);
+    assert_eq!(
+        of(&index.spec),
+        ("in-process".to_owned(), 128),
+        "it answers"
+    );
+    assert_eq!(of(&index.spec_to_build()), ("ollama".to_owned(), 768));
+    assert!(given.when(&remake).is_err(), "one at a time");
+    let command = built_by(&given, "ollama", 768);
+    let given = given.and(&command);
+    let index = given.state.indexes["kb"].clone();
+    assert_eq!(
+        (index.live, of(&index.spec)),
+        (Some(2), ("ollama".to_owned(), 768))
+    );
+    assert_eq!(index.spec_to_build(), index.spec);
+    let back = CatalogCommand::PromoteGeneration(PromoteGeneration {
+        index: "kb".to_owned(),
+        generation: 1,
+        trial: None,
+    });
+    let given = given.and(&back);
+    let index = given.state.indexes["kb"].clone();
+    assert_eq!(
+        of(&index.spec),
+        ("in-process".to_owned(), 128),
+        "as it was built"
+    );
+    given.replays();
+}
+
+#[test]
+fn rows_that_were_left_out_keep_the_embeddings_stale() {
+    let given = indexed();
+    let command = append(&given, "f2");
+    let mut given = given.and(&command);
+    let ask = CatalogCommand::RequestGeneration {
+        index: "kb".to_owned(),
+        config: None,
+    };
+    given = given.and(&ask);
+    let CatalogCommand::CommitGeneration(mut commit) = built_by(&given, "in-process", 128) else {
+        unreachable!("that is what it makes");
+    };
+    if let Some(making) = &mut commit.making {
+        making.left_out = 1;
+    }
+    let given = given.and(&CatalogCommand::CommitGeneration(commit));
+    let dataset = &given.state.datasets["people"];
+    assert!(dataset.embedding_stale_since.is_some());
 }

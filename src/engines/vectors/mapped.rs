@@ -1,5 +1,5 @@
-//! Files mapped into memory, and numbers seen in place: the unsafe steps of this engine that are not
-//! calls of usearch. `column`, `matrix` and `graph` read through it.
+//! Files mapped into memory, and numbers seen in place: the unsafe steps of the engines that are not
+//! calls of usearch. `column` and the usearch engine read through it.
 
 use std::fs::File;
 
@@ -9,6 +9,9 @@ use memmap2::Mmap;
 compile_error!("the files of an index are little-endian and read in place");
 
 /// Maps a file of a generation for reading.
+///
+/// # Errors
+/// What the system says.
 pub fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: a generation's files are never written again once they are complete; the daemon owns
     // their directory, and whoever changes them behind its back can do so to its memory as well.

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-use super::super::vectors::VectorError;
-use super::super::vectors::keys::key_hash;
+use super::VectorError;
+use super::keys::key_hash;
 use super::mapped::map;
 
 const MAGIC: &[u8; 8] = b"LHCOLUM1";
@@ -28,6 +28,10 @@ pub struct ColumnWriter {
 }
 
 impl ColumnWriter {
+    /// Begins the file `name` below `dir`, which must not be there.
+    ///
+    /// # Errors
+    /// `Io`.
     pub fn create(dir: &Path, name: &'static str) -> Result<Self, VectorError> {
         let file = File::create_new(dir.join(name)).map_err(VectorError::io(name))?;
         Ok(Self {
@@ -38,6 +42,10 @@ impl ColumnWriter {
         })
     }
 
+    /// Takes the next row's string.
+    ///
+    /// # Errors
+    /// `Io`.
     pub fn push(&mut self, value: Option<&str>) -> Result<(), VectorError> {
         let missing = if value.is_none() { MISSING } else { 0 };
         let value = value.unwrap_or_default();
@@ -49,6 +57,9 @@ impl ColumnWriter {
     }
 
     /// Writes the rest: the rows can be looked up when `hashes` has the [`key_hash`] of each.
+    ///
+    /// # Errors
+    /// `Io`.
     pub fn finish(mut self, hashes: Option<&[u128]>) -> Result<(), VectorError> {
         let table = hashes.map_or_else(Vec::new, table);
         self.write_rest(&table).map_err(VectorError::io(self.name))
@@ -128,8 +139,14 @@ impl Column {
         })
     }
 
+    /// How many rows there are.
     pub fn len(&self) -> usize {
         self.rows
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
     }
 
     /// Bytes that are mapped.
