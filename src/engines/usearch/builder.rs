@@ -18,11 +18,11 @@ use super::super::vectors::keys::{SeenKeys, key_hash};
 use super::super::vectors::{
     BuildOptions, Built, Chunk, FileDigest, HnswConfig, IndexStats, VectorError,
 };
-use super::graph::{self, Rounding};
+use super::graph::{self, Graph, Rounding};
 use super::matrix::{Matrix, MatrixWriter, Range};
 use super::{
-    AT_REST_FILE, FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, TWINS_FILE,
-    VECTORS_FILE, twins,
+    AT_REST_FILE, FORMAT, GRAPH_FILE, KEYS_FILE, LANDMARKS_FILE, MANIFEST_FILE, Manifest,
+    TEXTS_FILE, TWINS_FILE, VECTORS_FILE, landmarks, twins,
 };
 
 /// Where the files are that are written anew without the rows that were replaced.
@@ -134,6 +134,16 @@ impl HnswBuilder {
             let firsts = twins::chain(&dir, &matrix)?;
             linked = firsts.len() as u64;
             graph::build(&dir, &matrix, &firsts, &config, scale, &options)?;
+            let graph = Graph::open(
+                &open(&dir, GRAPH_FILE)?,
+                graph::START_BYTES,
+                linked,
+                dimensions,
+                Rounding::new(&config, scale),
+                &config,
+            )?;
+            let ef = config.expansion_search;
+            landmarks::find(&dir, graph, &matrix, ef, &options)?;
         }
         let files = file_names(count)
             .map(|name| seal(&dir, name))
@@ -158,7 +168,7 @@ pub(super) fn file_names(rows: usize) -> impl Iterator<Item = &'static str> {
     [KEYS_FILE, TEXTS_FILE, VECTORS_FILE, AT_REST_FILE]
         .into_iter()
         .chain(
-            [TWINS_FILE, GRAPH_FILE]
+            [TWINS_FILE, GRAPH_FILE, LANDMARKS_FILE]
                 .into_iter()
                 .filter(move |_| rows > 0),
         )

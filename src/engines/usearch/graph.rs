@@ -178,8 +178,10 @@ pub struct Proposal {
 pub struct Graph {
     /// Points into `tape`, so it is declared, and dropped, before it.
     index: Index,
-    tape: Tape,
-    distances: Distances,
+    pub(super) tape: Tape,
+    pub(super) distances: Distances,
+    /// Nodes that walks begin at besides the entry.
+    pub(super) landmarks: Vec<u32>,
     rounding: Rounding,
     permits: Permits,
     /// Room for searches, of those that ended.
@@ -229,6 +231,7 @@ impl Graph {
             index,
             tape,
             distances,
+            landmarks: Vec::new(),
             rounding,
             permits: Permits::new(threads),
             scratches: Mutex::default(),
@@ -270,12 +273,9 @@ impl Graph {
     }
 
     fn walked(&self, query: &[f32], norm: f32, wanted: usize) -> Vec<Proposal> {
-        let query = match self.rounding.round(query, norm) {
-            Rounded::Floats(query) => self.distances.floats(query),
-            Rounded::Bytes(query) => Query::I8(query),
-        };
+        let query = self.rounded(query, norm);
         let mut scratch = self.scratches.lock().pop().unwrap_or_default();
-        walk::nearest(&self.tape, self.distances, &query, wanted, &mut scratch);
+        walk::nearest(self, &query, wanted, &mut scratch);
         let proposed = scratch.pool.iter().map(|met| Proposal {
             slot: self.tape.key(met.node),
             distance: Some(self.rounding.restored(met.distance)),
@@ -283,6 +283,19 @@ impl Graph {
         let proposed = proposed.collect();
         self.scratches.lock().push(scratch);
         proposed
+    }
+
+    /// A search for the row of `matrix` that a node stands for.
+    pub(super) fn query_at(&self, node: u32, matrix: &Matrix) -> Query {
+        let row = usize::try_from(self.tape.key(node)).expect("a slot is the number of a row");
+        self.rounded(matrix.row(row), matrix.norm(row))
+    }
+
+    fn rounded(&self, query: &[f32], norm: f32) -> Query {
+        match self.rounding.round(query, norm) {
+            Rounded::Floats(query) => self.distances.floats(query),
+            Rounded::Bytes(query) => Query::I8(query),
+        }
     }
 
     /// Reads a byte of every page of the file.

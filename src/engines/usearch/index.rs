@@ -11,8 +11,8 @@ use super::graph::{Graph, Rounding};
 use super::matrix::Matrix;
 use super::twins::Twins;
 use super::{
-    AT_REST_FILE, FORMAT, GRAPH_FILE, KEYS_FILE, MANIFEST_FILE, Manifest, TEXTS_FILE, TWINS_FILE,
-    VECTORS_FILE,
+    AT_REST_FILE, FORMAT, GRAPH_FILE, KEYS_FILE, LANDMARKS_FILE, MANIFEST_FILE, Manifest,
+    TEXTS_FILE, TWINS_FILE, VECTORS_FILE, landmarks,
 };
 
 /// One generation of an HNSW index, mapped.
@@ -46,8 +46,10 @@ impl HnswIndex {
                 }
             };
         }
-        // Generations that were built before rows lay beside the graph for other engines have none.
-        if let Some(name) = names.iter().find(|name| **name != AT_REST_FILE) {
+        // Generations that were built before rows lay beside the graph for other engines have none, nor
+        // have those landmarks that were built before these.
+        let later = [AT_REST_FILE, LANDMARKS_FILE];
+        if let Some(name) = names.iter().find(|name| !later.contains(name)) {
             return Err(VectorError::corrupt(name, "has no known content"));
         }
         Self::map(dir, expected, rows, manifest)
@@ -77,7 +79,7 @@ impl HnswIndex {
         let graph = if rows > 0 {
             let rounding = Rounding::new(&manifest.config, manifest.scale);
             let (linked, dimensions) = (manifest.linked, manifest.dimensions);
-            let graph = Graph::open(
+            let mut graph = Graph::open(
                 &open(GRAPH_FILE)?,
                 manifest.graph_start,
                 linked,
@@ -85,6 +87,9 @@ impl HnswIndex {
                 rounding,
                 &manifest.config,
             )?;
+            if digest_of(expected, LANDMARKS_FILE).is_ok() {
+                graph.landmarks = landmarks::read(&open(LANDMARKS_FILE)?, graph.tape.nodes)?;
+            }
             Some((graph, Twins::open(&open(TWINS_FILE)?, rows)?))
         } else {
             None

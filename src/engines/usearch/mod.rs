@@ -7,6 +7,7 @@ mod builder;
 mod graph;
 mod index;
 mod kernels;
+mod landmarks;
 mod matrix;
 mod port;
 mod search;
@@ -35,6 +36,8 @@ const KEYS_FILE: &str = "rows.keys";
 const TEXTS_FILE: &str = "rows.texts";
 /// Which rows have the same vector. Not there when there are no rows.
 const TWINS_FILE: &str = "rows.twins";
+/// Rows that the graph does not lead to. Not there when there are no rows.
+const LANDMARKS_FILE: &str = "index.landmarks";
 /// What the generation is.
 const MANIFEST_FILE: &str = "manifest.json";
 

@@ -51,11 +51,21 @@ impl HnswIndex {
             return Ok(self.scan(query, k, visible));
         }
         let any_visible = |slot: u64| twins.from(slot).any(|slot| visible.allows(slot));
-        let test: Option<&dyn Fn(u64) -> bool> = match visible {
-            Visible::All => None,
-            Visible::Except(_) | Visible::Only(_) | Visible::Where(_) => Some(&any_visible),
+        let candidates = match visible {
+            Visible::All => graph.candidates(query, norm(query), ef.min(self.linked()), None)?,
+            // All the hidden rows may be in the way: so many more are looked for.
+            Visible::Except(hidden) if hidden.len() <= ef as u64 => {
+                let wanted =
+                    (ef + usize::try_from(hidden.len()).expect("at most ef")).min(self.linked());
+                let mut all = graph.candidates(query, norm(query), wanted, None)?;
+                all.retain(|proposal| any_visible(proposal.slot));
+                all
+            }
+            Visible::Except(_) | Visible::Only(_) | Visible::Where(_) => {
+                let wanted = ef.min(self.linked());
+                graph.candidates(query, norm(query), wanted, Some(&any_visible))?
+            }
         };
-        let candidates = graph.candidates(query, norm(query), ef.min(self.linked()), test)?;
         let hits = self.rescored(query, k, &candidates, twins, visible);
         if hits.len() < k {
             return Ok(self.scan(query, k, visible));

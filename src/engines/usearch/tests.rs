@@ -260,6 +260,72 @@ fn a_generation_from_before_rows_lay_beside_it_for_other_engines_is_opened() {
     std::fs::remove_file(dir.path().join(AT_REST_FILE)).unwrap();
     let refused = HnswIndex::open(dir.path(), &files).err().unwrap();
     assert!(refused.to_string().contains("is missing"), "{refused}");
-    files.retain(|file| file.name != AT_REST_FILE);
+    files.retain(|file| file.name != AT_REST_FILE && file.name != LANDMARKS_FILE);
     assert_eq!(HnswIndex::open(dir.path(), &files).unwrap().len(), 50);
+}
+
+/// Rows that lie close together, and a few groups far from them and from each other.
+fn a_sea_with_islands(sea: usize, islands: usize, dimensions: usize) -> Rows {
+    let centres = Rows::clustered(islands + 1, dimensions).vectors;
+    let noise = Rows::clustered(sea + 20 * islands, dimensions).vectors;
+    let mut rows = Rows {
+        dimensions,
+        ..Rows::empty()
+    };
+    for (row, noise) in noise.chunks_exact(dimensions).enumerate() {
+        let centre = row.checked_sub(sea).map_or(0, |row| 1 + row % islands);
+        let centre = &centres[centre * dimensions..][..dimensions];
+        rows.keys.push(format!("{row}"));
+        rows.texts.push(String::new());
+        let near = centre.iter().zip(noise).map(|(at, off)| at + 0.02 * off);
+        rows.vectors.extend(near);
+    }
+    rows
+}
+
+#[test]
+fn rows_that_are_nearly_all_alike_hide_no_few_others() {
+    let (sea, islands) = (12_000, 6);
+    let rows = a_sea_with_islands(sea, islands, 64);
+    let dir = tempfile::tempdir().unwrap();
+    let built = build(
+        dir.path(),
+        &rows,
+        HnswConfig::default(),
+        BuildOptions::default(),
+    );
+    let files = built.unwrap().files;
+    let found = |index: &HnswIndex, visible: Visible| -> usize {
+        (0..islands)
+            .map(|island| {
+                let query = &rows.vectors[(sea + island) * 64..][..64];
+                let found = index.search(query, 20, None, visible).unwrap();
+                let of_island = |key: &str| {
+                    let row: usize = key.parse().unwrap();
+                    row >= sea && (row - sea) % islands == island
+                };
+                found.hits.iter().filter(|hit| of_island(&hit.key)).count()
+            })
+            .sum()
+    };
+    let mut index = HnswIndex::open(dir.path(), &files).unwrap();
+    assert_eq!(found(&index, Visible::All), 20 * islands);
+    let hidden = (0..30).collect();
+    assert_eq!(found(&index, Visible::Except(&hidden)), 20 * islands);
+
+    let graph = &mut index.graph.as_mut().unwrap().0;
+    assert!(graph.landmarks.len() <= 60, "{}", graph.landmarks.len());
+    graph.landmarks.clear();
+    let without = found(&index, Visible::All);
+    assert!(
+        without < 10 * islands,
+        "{without} are found without landmarks"
+    );
+}
+
+#[test]
+fn a_graph_that_leads_everywhere_has_few_landmarks() {
+    let Fixture { index, .. } = HnswIndex::fixture();
+    let landmarks = &index.graph.as_ref().unwrap().0.landmarks;
+    assert!(landmarks.len() < 20, "{}", landmarks.len());
 }

@@ -6,6 +6,7 @@
 //! their way meanwhile; visited nodes are bits that stay in the first cache, not a hash set; one
 //! sorted array is both the queue and the answer.
 
+use super::graph::Graph;
 use super::kernels::{Distances, Query, fetch};
 use super::tape::Tape;
 
@@ -79,11 +80,15 @@ impl Scratch {
 }
 
 /// Leaves the `ef` nodes that seem nearest to the query in the scratch's pool.
-pub fn nearest(tape: &Tape, distances: Distances, query: &Query, ef: usize, scratch: &mut Scratch) {
+pub fn nearest(graph: &Graph, query: &Query, ef: usize, scratch: &mut Scratch) {
+    let (tape, distances) = (&graph.tape, graph.distances);
     scratch.begin(tape.nodes);
     let (entry, distance) = descend(tape, distances, query, scratch);
     scratch.visit(entry);
     scratch.admit(distance, entry, ef);
+    if !graph.landmarks.is_empty() {
+        begin_at_landmarks(graph, query, distance, ef, scratch);
+    }
     let mut next = 0;
     while let Some(met) = scratch.pool.get_mut(next) {
         if !met.open {
@@ -113,6 +118,22 @@ pub fn nearest(tape: &Tape, distances: Distances, query: &Query, ef: usize, scra
         (scratch.fresh, scratch.distances) = (fresh, measured);
         next = lowest;
     }
+}
+
+/// Takes in the landmarks that are nearer than what the descent came to.
+fn begin_at_landmarks(graph: &Graph, query: &Query, entry: f32, ef: usize, scratch: &mut Scratch) {
+    let mut measured = std::mem::take(&mut scratch.distances);
+    let rows = graph.tape.rows();
+    let landmarks = &graph.landmarks;
+    graph
+        .distances
+        .measure(query, rows, landmarks, &mut measured);
+    for (&node, &distance) in landmarks.iter().zip(&measured) {
+        if distance < entry && scratch.visit(node) {
+            scratch.admit(distance, node, ef);
+        }
+    }
+    scratch.distances = measured;
 }
 
 /// From the entry down the upper levels, to the nearest node of each.

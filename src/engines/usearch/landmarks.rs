@@ -1,0 +1,132 @@
+//! Landmarks: rows that a walk from the graph's entry does not come to. Where nearly all rows are alike they
+//! link among themselves alone, and nothing leads from them to the few others. The builder looks for such
+//! rows once the graph is linked; walks begin at those that are near the query, too. Most graphs have none.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::super::vectors::files::{read_all, write_new};
+use super::super::vectors::{BuildOptions, VectorError};
+use super::LANDMARKS_FILE;
+use super::graph::Graph;
+use super::matrix::Matrix;
+use super::walk::{self, Scratch};
+
+/// Rows that are tried because they lie far from those before them, and distances spent on choosing them.
+const FAR_MAX: usize = 128;
+const FAR_DISTANCES: usize = 1 << 24;
+/// Rows that are tried wherever they lie.
+const SAMPLED: usize = 4_096;
+/// Landmarks at most: every search measures all of them.
+const KEPT_MAX: usize = 256;
+/// Nodes that are measured between two looks at whether the build goes on.
+const BLOCK: usize = 4_096;
+
+/// Finds the landmarks of a graph of the rows of `matrix` and writes them. A row is one when a search for
+/// it that keeps `ef` candidates, and begins at those found so far too, ends with nothing as near.
+///
+/// # Errors
+/// `Cancelled`; `Io`.
+pub fn find(
+    dir: &Path,
+    mut graph: Graph,
+    matrix: &Matrix,
+    ef: usize,
+    options: &BuildOptions,
+) -> Result<(), VectorError> {
+    let nodes = graph.tape.nodes;
+    let mut scratch = Scratch::default();
+    let far = farthest(&graph, matrix, options)?;
+    let sampled = (0..nodes).step_by(nodes.div_ceil(SAMPLED).max(1));
+    for node in far.into_iter().chain(sampled.map(node_number)) {
+        options.check_cancelled()?;
+        let (query, mut own) = (graph.query_at(node, matrix), Vec::new());
+        let rows = graph.tape.rows();
+        graph.distances.measure(&query, rows, &[node], &mut own);
+        walk::nearest(&graph, &query, ef, &mut scratch);
+        let nearest = scratch.pool.first();
+        if nearest.is_none_or(|nearest| nearest.distance > own[0]) {
+            graph.landmarks.push(node);
+            if graph.landmarks.len() == KEPT_MAX {
+                break;
+            }
+        }
+    }
+    let bytes: Vec<u8> = graph
+        .landmarks
+        .iter()
+        .flat_map(|node| node.to_le_bytes())
+        .collect();
+    write_new(dir, LANDMARKS_FILE, &bytes)
+}
+
+/// The entry, then each time the node that is farthest from those before.
+fn farthest(
+    graph: &Graph,
+    matrix: &Matrix,
+    options: &BuildOptions,
+) -> Result<Vec<u32>, VectorError> {
+    let nodes = graph.tape.nodes;
+    let count = FAR_MAX.min(FAR_DISTANCES / nodes).clamp(1, nodes);
+    let mut picked = vec![graph.tape.entry];
+    let mut to_picked = vec![f32::INFINITY; nodes];
+    while picked.len() < count {
+        let query = graph.query_at(picked[picked.len() - 1], matrix);
+        let part = |first: usize, part: &mut [f32]| -> Result<(), VectorError> {
+            let mut measured = Vec::with_capacity(BLOCK);
+            for (at, block) in part.chunks_mut(BLOCK).enumerate() {
+                options.check_cancelled()?;
+                let begin = first + at * BLOCK;
+                let there: Vec<u32> = (begin..begin + block.len()).map(node_number).collect();
+                let rows = graph.tape.rows();
+                graph.distances.measure(&query, rows, &there, &mut measured);
+                for (nearest, distance) in block.iter_mut().zip(&measured) {
+                    *nearest = nearest.min(*distance);
+                }
+            }
+            Ok(())
+        };
+        let share = nodes.div_ceil(options.threads());
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = to_picked
+                .chunks_mut(share)
+                .enumerate()
+                .map(|(at, chunk)| scope.spawn(move || part(at * share, chunk)))
+                .collect();
+            parts.into_iter().try_for_each(|part| {
+                part.join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        })?;
+        let last = to_picked
+            .iter()
+            .enumerate()
+            .max_by(|a, b| a.1.total_cmp(b.1));
+        picked.extend(last.map(|(node, _)| node_number(node)));
+    }
+    Ok(picked)
+}
+
+fn node_number(node: usize) -> u32 {
+    u32::try_from(node).expect("a builder takes no more rows than a slot has bits for")
+}
+
+/// Reads what [`find`] wrote for a graph of `nodes` nodes.
+///
+/// # Errors
+/// `Io`, or `Corrupt` when it names a node that is not there.
+pub fn read(file: &File, nodes: usize) -> Result<Vec<u32>, VectorError> {
+    let bytes = read_all(file, LANDMARKS_FILE)?;
+    let (numbers, rest) = bytes.as_chunks();
+    let landmarks: Vec<u32> = numbers
+        .iter()
+        .map(|&node| u32::from_le_bytes(node))
+        .collect();
+    let sound = rest.is_empty() && landmarks.iter().all(|&node| (node as usize) < nodes);
+    if sound {
+        Ok(landmarks)
+    } else {
+        let reason = format!("does not name nodes among {nodes}");
+        Err(VectorError::corrupt(LANDMARKS_FILE, reason))
+    }
+}
