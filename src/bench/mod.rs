@@ -16,6 +16,7 @@ mod daemon;
 mod error;
 mod http;
 mod plain;
+mod python;
 mod report;
 
 pub use error::BenchError;

@@ -64,6 +64,11 @@ impl Source {
         })
     }
 
+    /// How to connect to a table's database.
+    pub(super) fn dsn(&self, table: &Table) -> String {
+        self.server.dsn(table.database)
+    }
+
     /// Reads a table by one binary COPY and throws it away; returns its bytes and the time.
     pub(super) fn thrown_away(&self, table: &Table) -> Result<(u64, Duration), BenchError> {
         let policy = EgressPolicy {
@@ -71,7 +76,7 @@ impl Source {
             allow_loopback: true,
         };
         let wrong = |error: &dyn std::fmt::Display| BenchError::wrong("COPY", error.to_string());
-        let source = PostgresSource::parse(&self.server.dsn(table.database), &policy);
+        let source = PostgresSource::parse(&self.dsn(table), &policy);
         let source = source.map_err(|error| wrong(&error))?;
         let relation = Relation::table("mixed").map_err(|error| wrong(&error))?;
         let copied = self.client.block_on(source.copy_discarded(&relation));
@@ -86,7 +91,7 @@ impl Source {
         dataset: &str,
     ) -> Result<Duration, BenchError> {
         let body = json!({
-            "dsn": self.server.dsn(table.database), "table": "mixed", "dataset": dataset, "key": "id",
+            "dsn": self.dsn(table), "table": "mixed", "dataset": dataset, "key": "id",
         });
         let clock = Instant::now();
         let posted = daemon.client().post(&["ingest", "db"], &body);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{
     super::{
@@ -11,6 +11,7 @@ use super::{
         make_dir,
         report::{Limit, Report, Series, ms, number, print, progress},
     },
+    peers::Peers,
     source::{SMALL_ROWS, Source},
 };
 use crate::cli::output;
@@ -25,6 +26,7 @@ pub(super) fn large(
     source: &Source,
     dir: &Path,
     repeat: u32,
+    mut peers: Option<&mut Peers>,
     report: &mut Report,
 ) -> Result<(), BenchError> {
     progress("postgres: the large table");
@@ -36,6 +38,9 @@ pub(super) fn large(
         let (copied, thrown) = source.thrown_away(&source.large)?;
         let time = source.taken_in(&daemon, &source.large, &name)?;
         source.drop_dataset(&daemon, &name)?;
+        if let Some(peers) = &mut peers {
+            peers.round()?;
+        }
         bytes = copied;
         limit.push(thrown.as_secs_f64());
         taken.push(time.as_secs_f64());
@@ -63,8 +68,45 @@ pub(super) fn large(
             "to_parquet_s": taken.json(), "ratio": ratio.json(),
         }),
     );
+    if let Some(peers) = peers {
+        beside(peers, &taken, report)?;
+    }
     let what = "a table to Parquet, ratio to binary COPY thrown away";
     report.gate(what, ratio.median(), Limit::AtMost(1.25));
+    Ok(())
+}
+
+/// What the peers took for the same, and ours as a ratio to each.
+fn beside(peers: &Peers, taken: &Series, report: &mut Report) -> Result<(), BenchError> {
+    let ratio = |seconds: &Series| taken.median() / seconds.median();
+    let rows: Vec<_> = peers
+        .taken
+        .iter()
+        .map(|(name, seconds)| {
+            let figures = [seconds.median(), ratio(seconds)].map(number);
+            vec![name.clone(), figures[0].clone(), figures[1].clone()]
+        })
+        .chain(peers.absent.iter().map(|(name, reason)| {
+            let why = format!("not to be had: {reason}");
+            vec![name.clone(), why, String::new()]
+        }))
+        .collect();
+    print(&output::table(
+        &["peer", "to Parquet, s", "ours to it"],
+        &rows,
+    ))?;
+    let of = |(name, seconds): &(String, Series)| {
+        let figures = json!({ "to_parquet_s": seconds.json(), "ours_to_it": ratio(seconds) });
+        (name.clone(), figures)
+    };
+    let absent = peers.absent.iter();
+    let figures: Map<String, Value> = peers
+        .taken
+        .iter()
+        .map(of)
+        .chain(absent.map(|(name, reason)| (name.clone(), json!({ "absent": reason }))))
+        .collect();
+    report.set("peers", figures.into());
     Ok(())
 }
 
