@@ -10,7 +10,7 @@ use crate::record::Seq;
 
 /// How many snapshots are kept.
 const KEPT: usize = 2;
-const MAGIC: &[u8; 8] = b"LHSNAP01";
+const MAGIC: &[u8; 8] = b"LHSNAP02";
 /// Magic, sequence number, length of the plain bytes, blake3 over both numbers and the compressed bytes.
 const HEADER_BYTES: usize = 8 + 8 + 8 + 32;
 /// The largest plain snapshot, in bytes: a damaged length must not ask for all memory.

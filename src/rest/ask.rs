@@ -96,11 +96,10 @@ pub fn begun<P: Needs>(edge: &Edge, may: &May<P>, action: &'static str, text: &s
     }
 }
 
-/// Position of the newest event that says who may see what: of tokens and tools, and of views.
+/// Position of the newest event that says who may see what: of tokens and tools, of views and classes.
 pub fn policy_seq(edge: &Edge) -> u64 {
     let catalog = edge.lake.catalog();
-    let views = catalog.state.views.values().map(|view| view.seq).max();
-    edge.lake.access().seq.max(views.unwrap_or_default())
+    edge.lake.access().seq.max(catalog.state.policy_seq)
 }
 
 /// Answers with a page of rows. What is to be told stands in `told`, also when it fails.

@@ -164,3 +164,31 @@ async fn an_answer_is_asked_again_under_the_view_of_today() {
     );
     assert_eq!(found["rows"], json!({ "then": 20, "now": 10 }));
 }
+
+#[tokio::test]
+async fn a_class_that_changed_and_a_view_that_went_are_changes_of_policy() {
+    let lake = Lake::new().await;
+    let agent = lake.agent("helper", &[]).await;
+    let other = json!({ "name": "others", "base_dataset": "candidates", "columns": ["id"] });
+    lake.admin.post("/catalog/views", &other).await.ok();
+    let ask = async || receipt_of(&agent, "SELECT id FROM candidates_safe").await;
+    let changed = async |receipt| shown(&agent, &receipt).await["policy_changed"].clone();
+
+    let receipt = ask().await;
+    assert_eq!(changed(receipt.clone()).await, false);
+    let described = json!({ "description": "people" });
+    let patch = async |body| {
+        lake.admin
+            .patch("/catalog/datasets/candidates", &body)
+            .await
+            .ok()
+    };
+    patch(described).await;
+    assert_eq!(changed(receipt.clone()).await, false);
+    patch(json!({ "sensitivity": { "city": "internal" } })).await;
+    assert_eq!(changed(receipt).await, true);
+
+    let receipt = ask().await;
+    lake.admin.delete("/catalog/views/others").await.ok();
+    assert_eq!(changed(receipt).await, true);
+}

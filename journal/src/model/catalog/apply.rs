@@ -65,8 +65,12 @@ impl CatalogState {
             CatalogEvent::RefreshCompleted(e) => self.refresh_completed(meta, e),
             CatalogEvent::RefreshFailed(e) => self.refresh_failed(meta, e),
             CatalogEvent::GenerationsRetired(e) => self.generations_retired(meta, e),
-            CatalogEvent::ViewDefined(e) => self.view_defined(meta, e),
+            CatalogEvent::ViewDefined(e) => {
+                self.policy_seq = meta.seq;
+                self.view_defined(meta, e);
+            }
             CatalogEvent::ViewDropped(e) => {
+                self.policy_seq = meta.seq;
                 self.views.remove(&e.view);
             }
             CatalogEvent::IndexDropped(e) => {
@@ -294,6 +298,9 @@ impl CatalogState {
     }
 
     fn dataset_patched(&mut self, meta: Meta<'_>, event: &DatasetPatched) {
+        if !event.sensitivity.is_empty() {
+            self.policy_seq = meta.seq;
+        }
         self.change_dataset(&event.dataset, |dataset| {
             let event = event.clone();
             if let Some(description) = event.description {

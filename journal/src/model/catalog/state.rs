@@ -34,6 +34,9 @@ pub struct CatalogState {
     /// How good indexes are.
     #[serde(default, skip_serializing_if = "Quality::is_empty")]
     pub quality: Quality,
+    /// Position of the last event that changed what is shown: a view, one that went, a class.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub policy_seq: Seq,
 }
 
 /// An object, or a folder of them, that is to be deleted.
