@@ -171,7 +171,7 @@ impl Client {
     /// Asks for the vectors of a batch, again and again while that may help.
     ///
     /// # Errors
-    /// [`Failure`].
+    /// The last `Failure`, when no call helped.
     pub async fn send(&self, model: &str, texts: &[String]) -> Result<Sent, Failure> {
         let mut calls = 0;
         loop {

@@ -85,7 +85,7 @@ impl Wire {
     /// Reads an answer to a request with `count` texts.
     ///
     /// # Errors
-    /// [`WireError`].
+    /// What `WireError` tells.
     pub fn read(self, body: &[u8], count: usize) -> Result<WireAnswer, WireError> {
         let (vectors, tokens) = match self {
             Self::Ollama => {
