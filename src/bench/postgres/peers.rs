@@ -1,4 +1,4 @@
-//! DuckDB's scanner, ADBC and connectorx as peers in the same run: each reads the large table into a
+//! `DuckDB`'s scanner, ADBC and connectorx as peers in the same run: each reads the large table into a
 //! Parquet file, as far as the interpreter that an option names has them.
 
 use std::path::Path;

@@ -52,9 +52,9 @@ pub fn find(
             }
         }
     }
-    let bytes: Vec<u8> = graph
-        .landmarks
-        .iter()
+    let count = node_number(graph.landmarks.len());
+    let bytes: Vec<u8> = std::iter::once(&count)
+        .chain(&graph.landmarks)
         .flat_map(|node| node.to_le_bytes())
         .collect();
     write_new(dir, LANDMARKS_FILE, &bytes)
@@ -118,11 +118,12 @@ fn node_number(node: usize) -> u32 {
 pub fn read(file: &File, nodes: usize) -> Result<Vec<u32>, VectorError> {
     let bytes = read_all(file, LANDMARKS_FILE)?;
     let (numbers, rest) = bytes.as_chunks();
-    let landmarks: Vec<u32> = numbers
-        .iter()
-        .map(|&node| u32::from_le_bytes(node))
-        .collect();
-    let sound = rest.is_empty() && landmarks.iter().all(|&node| (node as usize) < nodes);
+    let mut numbers = numbers.iter().map(|&number| u32::from_le_bytes(number));
+    let count = numbers.next();
+    let landmarks: Vec<u32> = numbers.collect();
+    let sound = rest.is_empty()
+        && count.is_some_and(|count| count as usize == landmarks.len())
+        && landmarks.iter().all(|&node| (node as usize) < nodes);
     if sound {
         Ok(landmarks)
     } else {

@@ -172,10 +172,10 @@ async fn a_class_that_changed_and_a_view_that_went_are_changes_of_policy() {
     let other = json!({ "name": "others", "base_dataset": "candidates", "columns": ["id"] });
     lake.admin.post("/catalog/views", &other).await.ok();
     let ask = async || receipt_of(&agent, "SELECT id FROM candidates_safe").await;
-    let changed = async |receipt| shown(&agent, &receipt).await["policy_changed"].clone();
+    let changed = async |receipt: &str| shown(&agent, receipt).await["policy_changed"].clone();
 
     let receipt = ask().await;
-    assert_eq!(changed(receipt.clone()).await, false);
+    assert_eq!(changed(&receipt).await, false);
     let described = json!({ "description": "people" });
     let patch = async |body| {
         lake.admin
@@ -184,11 +184,11 @@ async fn a_class_that_changed_and_a_view_that_went_are_changes_of_policy() {
             .ok()
     };
     patch(described).await;
-    assert_eq!(changed(receipt.clone()).await, false);
+    assert_eq!(changed(&receipt).await, false);
     patch(json!({ "sensitivity": { "city": "internal" } })).await;
-    assert_eq!(changed(receipt).await, true);
+    assert_eq!(changed(&receipt).await, true);
 
     let receipt = ask().await;
     lake.admin.delete("/catalog/views/others").await.ok();
-    assert_eq!(changed(receipt).await, true);
+    assert_eq!(changed(&receipt).await, true);
 }
