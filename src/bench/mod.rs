@@ -10,6 +10,7 @@ pub mod refresh;
 pub mod search;
 pub mod sql;
 pub mod tpch;
+#[cfg(feature = "lance")]
 pub mod vectors;
 
 mod daemon;

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::CliError;
-use crate::bench::{deletes, ingest, journal, postgres, refresh, search, sql, vectors};
+use crate::bench::{deletes, ingest, journal, postgres, refresh, search, sql};
 
 /// What `bench` takes.
 #[derive(Debug, Args)]
@@ -35,6 +35,7 @@ enum What {
     Sql,
     /// Files to Parquet beside plain `DataFusion`
     Ingest,
+    #[cfg(feature = "lance")]
     /// Vector indexes beside the raw libraries: recall, latency and the cells of ADR-019
     Vectors,
     /// Deleting rows, and queries over what is left beside clean ones
@@ -66,7 +67,8 @@ impl What {
             Self::Journal => journal::run,
             Self::Sql => sql::run,
             Self::Ingest => ingest::run,
-            Self::Vectors => vectors::run,
+            #[cfg(feature = "lance")]
+            Self::Vectors => crate::bench::vectors::run,
             Self::Deletes => deletes::run,
             Self::Postgres => postgres::run,
             Self::Refresh => refresh::run,

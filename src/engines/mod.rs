@@ -13,6 +13,10 @@ pub mod indexes;
 pub mod ingest;
 pub mod issuer;
 pub mod keyring;
+#[cfg(feature = "lance")]
+pub mod lance;
+#[cfg(not(feature = "lance"))]
+#[path = "without_lance.rs"]
 pub mod lance;
 pub mod ledger;
 pub mod leftovers;

@@ -70,7 +70,7 @@ impl Builder {
             engine: engine.map_err(|error| of_vector(&error))?,
             backend: spec.backend,
             dir: dir.to_owned(),
-            has_text: !spec.text.is_none(),
+            has_text: cfg!(feature = "lance") && !spec.text.is_none(),
         })
     }
 
@@ -160,7 +160,7 @@ async fn sealed_texts(dir: &Path, texts: TextBuilder) -> Result<Vec<BuiltFile>, 
     sealed.map_err(|error| of_vector(&error))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "lance"))]
 mod tests {
     use lakehouse_journal::model::catalog::TextSpec;
 

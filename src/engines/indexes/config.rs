@@ -23,6 +23,9 @@ pub fn check_config(
 ) -> Result<(), PortError> {
     match backend {
         Backend::Hnsw => hnsw_config(config).map(|_| ()),
+        Backend::Lance if !cfg!(feature = "lance") => Err(refused(
+            "this build has no Lance: `backend` can be `hnsw` alone",
+        )),
         Backend::Lance => lance_config(config)?
             .validate(dimensions)
             .map_err(|error| refused(error.to_string())),

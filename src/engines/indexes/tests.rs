@@ -478,6 +478,7 @@ async fn deltas_deletions_and_folds_answer_like_a_comparison_on_usearch() {
     deltas_deletions_and_folds(Backend::Hnsw).await;
 }
 
+#[cfg(feature = "lance")]
 #[tokio::test(flavor = "multi_thread")]
 async fn deltas_deletions_and_folds_answer_like_a_comparison_on_lance() {
     deltas_deletions_and_folds(Backend::Lance).await;
@@ -488,11 +489,13 @@ async fn a_filter_that_lets_few_or_many_through_gives_k_hits_on_usearch() {
     filters(Backend::Hnsw).await;
 }
 
+#[cfg(feature = "lance")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_that_lets_few_or_many_through_gives_k_hits_on_lance() {
     filters(Backend::Lance).await;
 }
 
+#[cfg(feature = "lance")]
 #[tokio::test(flavor = "multi_thread")]
 async fn words_are_found_in_generations_and_deltas_on_both_engines() {
     words_and_meaning(Backend::Hnsw).await;

@@ -8,8 +8,8 @@ use tokio::sync::OnceCell;
 
 use super::{live::Live, shown::Shown};
 use crate::engines::{
-    lance::text::{TextIndex, best, score},
-    vectors::{FileDigest, VectorError},
+    lance::text::{TextIndex, score},
+    vectors::{FileDigest, VectorError, best},
 };
 
 /// What the rank of a row counts: 1 / (this + rank), as Cormack, Clarke and Büttcher found it to work
@@ -55,6 +55,11 @@ impl Live {
     ) -> Result<Vec<(u64, f32)>, VectorError> {
         if k == 0 {
             return Ok(Vec::new());
+        }
+        if !cfg!(feature = "lance") {
+            return Err(VectorError::Config {
+                reason: "this build has no Lance, and full text is Lance's".to_owned(),
+            });
         }
         let index = self.base.text.get().await?;
         let rows = self.base.index.rows();

@@ -4,11 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::super::vectors::{Metric, VectorError};
 
-/// Rows from which an index is worth its while, when the kind is left to us.
-const INDEX_ROWS_MIN: u64 = 10_000;
-/// Rows below which Lance cannot train a quantiser.
-const TRAIN_ROWS_MIN: u64 = 256;
-
 /// What stands beside the rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -98,17 +93,6 @@ impl LanceConfig {
         }
     }
 
-    /// The kind that an index of `rows` rows gets.
-    pub(super) fn kind_for(&self, rows: u64) -> LanceKind {
-        match self.kind {
-            LanceKind::Auto if rows >= INDEX_ROWS_MIN => LanceKind::IvfHnswSq,
-            LanceKind::IvfPq | LanceKind::IvfHnswSq if rows >= TRAIN_ROWS_MIN => self.kind,
-            LanceKind::Auto | LanceKind::Flat | LanceKind::IvfPq | LanceKind::IvfHnswSq => {
-                LanceKind::Flat
-            }
-        }
-    }
-
     pub(super) fn sub_vectors(&self, dimensions: usize) -> usize {
         let near = (dimensions / 8).max(1);
         let chosen = || {
@@ -118,10 +102,5 @@ impl LanceConfig {
                 .unwrap_or(1)
         };
         self.sub_vectors.unwrap_or_else(chosen)
-    }
-
-    pub(super) fn refine_factor(&self, kind: LanceKind) -> usize {
-        self.refine_factor
-            .unwrap_or(if kind == LanceKind::IvfPq { 10 } else { 3 })
     }
 }

@@ -37,6 +37,29 @@ const KEY: &str = "key";
 const TEXT: &str = "text";
 const VECTOR: &str = "vector";
 
+/// Rows from which an index is worth its while, when the kind is left to us.
+const INDEX_ROWS_MIN: u64 = 10_000;
+/// Rows below which Lance cannot train a quantiser.
+const TRAIN_ROWS_MIN: u64 = 256;
+
+impl LanceConfig {
+    /// The kind that an index of `rows` rows gets.
+    fn kind_for(&self, rows: u64) -> LanceKind {
+        match self.kind {
+            LanceKind::Auto if rows >= INDEX_ROWS_MIN => LanceKind::IvfHnswSq,
+            LanceKind::IvfPq | LanceKind::IvfHnswSq if rows >= TRAIN_ROWS_MIN => self.kind,
+            LanceKind::Auto | LanceKind::Flat | LanceKind::IvfPq | LanceKind::IvfHnswSq => {
+                LanceKind::Flat
+            }
+        }
+    }
+
+    fn refine_factor(&self, kind: LanceKind) -> usize {
+        self.refine_factor
+            .unwrap_or(if kind == LanceKind::IvfPq { 10 } else { 3 })
+    }
+}
+
 /// `manifest.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Manifest {

@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::super::vectors::files::{files_below, open_verified};
-use super::super::vectors::{FileDigest, VectorError};
+use super::super::vectors::{FileDigest, TextHit, VectorError, best};
 use super::builder::{uri, write};
 use super::engine;
 use super::index::{Addresses, ROW_ID, row_ids};
@@ -40,9 +40,6 @@ pub const TEXTS: &str = "texts.lance";
 const TEXT: &str = "text";
 const SCORE: &str = "_score";
 const CACHE_BYTES: usize = 256 << 20;
-
-/// A row that words were found in, and how well they fit; larger is better.
-pub type TextHit = (u64, f32);
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new(TEXT, DataType::Utf8, true)]))
@@ -265,13 +262,6 @@ fn scored(batch: &RecordBatch) -> Result<Vec<TextHit>, VectorError> {
         .copied()
         .zip(scores.values().iter().copied())
         .collect())
-}
-
-/// The best `k`, best first; rows that fit equally well in order of their slots.
-pub fn best(mut hits: Vec<TextHit>, k: usize) -> Vec<TextHit> {
-    hits.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    hits.truncate(k);
-    hits
 }
 
 /// Checks every file of the texts, and that there is none besides.

@@ -343,6 +343,16 @@ impl Visible<'_> {
     }
 }
 
+/// A row that words were found in, and how well they fit; larger is better.
+pub type TextHit = (u64, f32);
+
+/// The best `k`, best first; rows that fit equally well in order of their slots.
+pub fn best(mut hits: Vec<TextHit>, k: usize) -> Vec<TextHit> {
+    hits.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    hits.truncate(k);
+    hits
+}
+
 const SAMPLES: u64 = 1_024;
 
 /// How many of `rows` slots pass `test`, judged by slots scattered over them (all of few).

@@ -147,6 +147,7 @@ async fn an_index_learns_what_its_dataset_has_and_no_deleted_row_on_usearch() {
     differences(Backend::Hnsw).await;
 }
 
+#[cfg(feature = "lance")]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_learns_what_its_dataset_has_and_no_deleted_row_on_lance() {
     differences(Backend::Lance).await;
