@@ -1,8 +1,12 @@
-//! `lakehouse bench refresh`: how fast the embedders in the process make vectors, one thread and all cores.
-//! The texts are the glosses of the packed knowledge base, as the demo embeds them; nothing is stored.
+//! `lakehouse bench refresh`: how fast the embedders in the process make vectors, one thread and all cores;
+//! a refresh beside embedding alone; and what comparing a large table takes in memory. The texts are
+//! the glosses of the packed knowledge base, as the demo embeds them.
 
+mod difference;
 mod embedder;
 mod local;
+mod overhead;
+mod table;
 
 pub(super) use embedder::glosses;
 
@@ -11,7 +15,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::{BenchError, options, report::Report};
+use super::{BenchError, make_dir, options, report::Report, scratch};
 
 /// Measures what a refresh is made of.
 #[derive(Debug, Parser)]
@@ -26,6 +30,12 @@ struct Options {
     /// The local model's wheel, or a directory that holds it; without, it is left out
     #[arg(long, value_name = "FILE|DIR")]
     minilm: Option<PathBuf>,
+    /// Rows of the table whose refresh is measured in memory; 0 leaves it out
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
+    rows: u64,
+    /// Where to write; a directory in it is made and removed [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
 }
 
 /// Runs the benchmark that `words` describe and returns its figures.
@@ -34,15 +44,20 @@ struct Options {
 /// [`BenchError`]. A missed gate is no error.
 pub fn run(words: &[String]) -> Result<Value, BenchError> {
     let options: Options = options(words);
-    let mut report = Report::new("refresh", &std::env::temp_dir());
+    let dir = scratch(options.dir.as_deref())?;
+    let mut report = Report::new("refresh", dir.path());
     report.set(
         "options",
-        json!({ "texts": options.texts, "repeat": options.repeat }),
+        json!({ "texts": options.texts, "repeat": options.repeat, "rows": options.rows }),
     );
     embedder::measure(options.texts, options.repeat, &mut report)?;
     if let Some(source) = &options.minilm {
-        let models = tempfile::tempdir()?;
-        local::measure(source, models.path(), options.repeat, &mut report)?;
+        let models = make_dir(dir.path(), "models")?;
+        local::measure(source, &models, options.repeat, &mut report)?;
+        overhead::measure(source, dir.path(), options.repeat, &mut report)?;
+    }
+    if options.rows > 0 {
+        difference::measure(options.rows, dir.path(), &mut report)?;
     }
     report.finish()
 }
