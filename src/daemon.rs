@@ -53,6 +53,7 @@ use crate::{
         secrets::{self, SecretsProvider},
         sidecar::LakeSidecar,
         tables::LakeTables,
+        token_hashes::TokenHashes,
     },
     exit::{Exit, HELD, STUCK_JOURNAL},
     limits::Limits,
@@ -291,7 +292,8 @@ async fn serve(
         "replayed"
     );
     report_corruption(&lake, &indexes);
-    settle(&lake, &config).await?;
+    let tokens = TokenHashes::open(&config.data_dir)?;
+    settle(&lake, &config, &tokens).await?;
     indexes
         .forget_vectors_of_dropped(&lake.catalog().state)
         .context("vectors of a dropped dataset cannot be removed")?;
@@ -305,6 +307,7 @@ async fn serve(
     let audit_secret = random_secret(&config.data_dir, "audit.key")?;
     let edge = web::Data::new(Edge {
         issuers: Issuers::new(&config),
+        tokens,
         limits: Limits::new(config.limits.of_roles()),
         audit: AuditLog::open(&config.data_dir.join("audit"), audit_secret)?,
         lake: lake.clone(),
@@ -384,7 +387,7 @@ fn report_corruption(lake: &Lake, indexes: &LakeIndexes) {
 }
 
 /// Brings what the configuration says into the journal: the start, the buckets, the admin token.
-async fn settle(lake: &Lake, config: &Config) -> anyhow::Result<()> {
+async fn settle(lake: &Lake, config: &Config, tokens: &TokenHashes) -> anyhow::Result<()> {
     let caller = || Caller::daemon("daemon");
     let version = env!("CARGO_PKG_VERSION").to_owned();
     lake.ask_scheduler(SchedulerCommand::NoteStart { version }, caller())
@@ -396,9 +399,7 @@ async fn settle(lake: &Lake, config: &Config) -> anyhow::Result<()> {
         };
         lake.ask_bucket(&bucket, command, caller()).await?;
     }
-    let hash = blake3::hash(admin_secret(config)?.as_bytes())
-        .to_hex()
-        .to_string();
+    let hash = tokens.of(&admin_secret(config)?);
     let known = lake.access().state.token(&hash, lake.now()).is_some();
     if known {
         return Ok(());

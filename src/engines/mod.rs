@@ -28,5 +28,6 @@ pub mod row_keys;
 pub mod secrets;
 pub mod sidecar;
 pub mod tables;
+pub mod token_hashes;
 pub mod usearch;
 pub mod vectors;

@@ -49,6 +49,7 @@ use crate::{
     engines::{
         audit::AuditLog, buckets::LakeBuckets, indexes::LakeIndexes, issuer::Issuers,
         object_store::Buckets, receipts::SigningKey, secrets::SecretsProvider, tables::LakeTables,
+        token_hashes::TokenHashes,
     },
     limits::Limits,
     query::QueryEngine,
@@ -74,6 +75,8 @@ pub struct Edge {
     pub audit: AuditLog,
     /// Who else may vouch for a caller.
     pub issuers: Issuers,
+    /// How tokens are known.
+    pub tokens: TokenHashes,
     /// What each token may use.
     pub limits: Limits,
     /// Signs receipts of erasures.
