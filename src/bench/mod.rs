@@ -2,6 +2,7 @@
 //! `lakehouse bench NAME` calls one of the `run` functions; each reads its own options, prints its
 //! tables, and returns all repetitions as JSON. Daemons are child processes on the loopback address.
 
+pub mod access;
 pub mod deletes;
 pub mod ingest;
 pub mod journal;

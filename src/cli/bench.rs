@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::CliError;
-use crate::bench::{deletes, ingest, journal, postgres, refresh, search, sql};
+use crate::bench::{access, deletes, ingest, journal, postgres, refresh, search, sql};
 
 /// What `bench` takes.
 #[derive(Debug, Args)]
@@ -46,6 +46,8 @@ enum What {
     Refresh,
     /// Searches of an agent through a view beside the same filter
     Search,
+    /// Whether the time of a look-up tells secrets apart, and how soon a revoked token ends
+    Access,
 }
 
 impl BenchArgs {
@@ -73,6 +75,7 @@ impl What {
             Self::Postgres => postgres::run,
             Self::Refresh => refresh::run,
             Self::Search => search::run,
+            Self::Access => access::run,
         };
         Ok(run(options)?)
     }

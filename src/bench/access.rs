@@ -1,0 +1,191 @@
+//! `lakehouse bench access`: whether the time of looking a token up tells how near a wrong secret is to a
+//! right one (Welch's t over two classes in turns, as dudect has it), and how soon a revoked token ends.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use lakehouse_journal::{
+    model::access::{AccessState, Role, Token},
+    record::Micros,
+};
+use serde_json::{Value, json};
+
+use super::{
+    BenchError,
+    daemon::{Daemon, client_runtime},
+    error::Doing as _,
+    make_dir, options,
+    report::{Limit, Report, Series, ms, number, print, progress},
+    scratch,
+};
+use crate::{
+    cli::{client::Client, output},
+    engines::token_hashes::TokenHashes,
+};
+
+/// Tokens that there are.
+const TOKENS: usize = 100;
+/// |t| from which two classes count as told apart.
+const T_MAX: f64 = 4.5;
+/// The share of the slowest measurements that is cut off: interrupts are no signal.
+const KEPT: f64 = 0.95;
+/// Milliseconds after which a revoked token must be refused.
+const REVOKED_MS_MAX: f64 = 1_000.0;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Measures tokens.
+#[derive(Debug, Parser)]
+#[command(bin_name = "lakehouse bench access")]
+struct Options {
+    /// Look-ups that are timed
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..=100_000_000))]
+    lookups: u64,
+    /// Tokens that are revoked
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    revocations: u32,
+    /// Where to write; a directory in it is made and removed [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Runs the benchmark that `words` describe and returns its figures.
+///
+/// # Errors
+/// [`BenchError`]. A missed gate is no error.
+pub fn run(words: &[String]) -> Result<Value, BenchError> {
+    let options: Options = options(words);
+    let dir = scratch(options.dir.as_deref())?;
+    let mut report = Report::new("access", dir.path());
+    report.set(
+        "options",
+        json!({ "lookups": options.lookups, "revocations": options.revocations }),
+    );
+    let hashes = TokenHashes::open(&make_dir(dir.path(), "keys")?);
+    let hashes = hashes.map_err(|error| BenchError::wrong("the key", error.to_string()))?;
+    let t = told_apart(&hashes, options.lookups);
+    let ends = client_runtime()?.block_on(revoked(
+        &Daemon::start(&make_dir(dir.path(), "data")?)?,
+        options.revocations,
+    ))?;
+    let rows = [
+        vec!["|t| of near and far secrets".to_owned(), number(t)],
+        vec![
+            "revoked token refused after, ms (worst)".to_owned(),
+            number(ends.max()),
+        ],
+    ];
+    print(&output::table(&["access", "figure"], &rows))?;
+    report.set("t", json!(t));
+    report.set("revoked_ms", ends.json());
+    report.gate("timing of secrets, |t|", t, Limit::AtMost(T_MAX));
+    let what = "a revoked token is refused after, ms (worst)";
+    report.gate(what, ends.max(), Limit::AtMost(REVOKED_MS_MAX));
+    report.finish()
+}
+
+/// |t| between look-ups of secrets that differ from a right one in the last letter, and of others.
+fn told_apart(hashes: &TokenHashes, lookups: u64) -> f64 {
+    progress("access: timing of secrets");
+    let secret = |number: usize| format!("lh_{:043}", number * 7_919);
+    let mut access = AccessState::default();
+    for number in 0..TOKENS {
+        let token = Token {
+            id: number.to_string(),
+            name: number.to_string(),
+            role: Role::Analyst,
+            secret_hash: hashes.of(&secret(number)),
+            expires_at: None,
+            issued_at: 0,
+            revoked_at: None,
+            views: Vec::new(),
+            tools: Vec::new(),
+            limits: None,
+        };
+        access
+            .by_hash
+            .insert(token.secret_hash.clone(), token.id.clone());
+        access.tokens.insert(token.id.clone(), Arc::new(token));
+    }
+    let right = secret(TOKENS / 2);
+    let now: Micros = 1;
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut times: [Vec<f64>; 2] = Default::default();
+    for _ in 0..lookups {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let class = usize::from(random & (1 << 40) != 0);
+        let last = char::from(b'a' + u8::try_from(random % 26).unwrap_or_default());
+        let shown = if class == 0 {
+            format!("{}{last}", &right[..right.len() - 1])
+        } else {
+            format!("xx_{:042}{last}", random % 1_000_000_007)
+        };
+        let clock = Instant::now();
+        let found = hashes.token(&access, std::hint::black_box(&shown), now);
+        std::hint::black_box(found.is_some());
+        let nanos = u32::try_from(clock.elapsed().as_nanos()).unwrap_or(u32::MAX);
+        times[class].push(f64::from(nanos));
+    }
+    let mut all: Vec<f64> = times.iter().flatten().copied().collect();
+    all.sort_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "a share of what was counted"
+    )]
+    let longest = all[((all.len() - 1) as f64 * KEPT) as usize];
+    let [near, far] = times.map(|mut times| {
+        times.retain(|time| *time <= longest);
+        moments(&times)
+    });
+    let spread = (near.1 / near.2 + far.1 / far.2).sqrt();
+    if spread == 0.0 {
+        return 0.0;
+    }
+    ((near.0 - far.0) / spread).abs()
+}
+
+/// Mean, variance and number.
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^53")]
+fn moments(values: &[f64]) -> (f64, f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, squares / (count - 1.0), count)
+}
+
+/// How long tokens are still let in after the answer that they are revoked, in milliseconds.
+async fn revoked(daemon: &Daemon, revocations: u32) -> Result<Series, BenchError> {
+    progress("access: revoked tokens");
+    let admin = daemon.client();
+    let mut ends = Series::default();
+    for number in 0..revocations {
+        let asked = json!({ "name": format!("t{number}"), "role": "analyst" });
+        let issued = admin.post(&["auth", "tokens"], &asked).await;
+        let issued = issued.doing("a token")?;
+        let words = |name: &str| issued[name].as_str().unwrap_or_default().to_owned();
+        let url = format!("http://{}", daemon.address());
+        let client = Client::new(&url, Some(&words("secret"))).doing("connect")?;
+        let datasets = ["catalog", "datasets"];
+        client.get(&datasets, &[]).await.doing("its use")?;
+        let id = words("id");
+        let gone = admin.delete(&["auth", "tokens", id.as_str()]).await;
+        gone.doing("its revocation")?;
+        let clock = Instant::now();
+        let mut last = Duration::ZERO;
+        while client.get(&datasets, &[]).await.is_ok() {
+            last = clock.elapsed();
+            if last > PATIENCE {
+                break;
+            }
+        }
+        ends.push(ms(last));
+    }
+    Ok(ends)
+}
