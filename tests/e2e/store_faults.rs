@@ -44,8 +44,38 @@ fn is_data(path: &str) -> bool {
     path.contains("/datasets/")
 }
 
+/// Every fault, each on a server and a daemon of its own; the first four in the short form.
+const FAULTS: [Fault; 9] = [
+    Fault::Status(500),
+    Fault::Status(503),
+    Fault::Status(403),
+    Fault::Short,
+    Fault::Status(404),
+    Fault::DoneThen(500),
+    Fault::Broken,
+    Fault::OtherEtag,
+    Fault::Hang,
+];
+
+/// O-02. With `LAKEHOUSE_STORE_FAULTS=1` every operation of a write, a compaction and a query fails in turn,
+/// by every fault: once, with the tries that follow, and until the store is well again.
 #[tokio::test]
 async fn whichever_operation_of_the_store_fails_a_write_is_there_once_or_not_at_all() {
+    let whole = std::env::var_os("LAKEHOUSE_STORE_FAULTS").is_some();
+    let faults = if whole { &FAULTS[..] } else { &FAULTS[..4] };
+    let lasting: &[u64] = if whole { &[1, 4, u64::MAX] } else { &[4] };
+    let last = if whole { u64::MAX } else { 4 };
+    let tasks: Vec<_> = faults
+        .iter()
+        .map(|&fault| tokio::spawn(each_fails_in_turn(fault, lasting, last)))
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+/// Has the operations up to `last` fail in turn, as long as there are so many, each for so many operations.
+async fn each_fails_in_turn(fault: Fault, lasting: &'static [u64], last: u64) {
     let server = S3Server::start(&["lake"]);
     let daemon = daemon(&server);
     let api = daemon.admin();
@@ -53,49 +83,58 @@ async fn whichever_operation_of_the_store_fails_a_write_is_there_once_or_not_at_
         .await
         .ok();
     let mut expected = BTreeSet::from([0]);
-    let mut next = 0;
-    for fault in [
-        Fault::Status(500),
-        Fault::Status(503),
-        Fault::Status(403),
-        Fault::Short,
-    ] {
-        for nth in 1..=4_u64 {
+    let (mut next, mut failed) = (0, 0);
+    for &lasting in lasting {
+        for nth in 1..=last {
             let count = Arc::new(AtomicU64::new(0));
             let counted = Arc::clone(&count);
-            // Once, and the tries that follow in the same request.
             server.plan(move |_, path| {
                 let n = if is_data(path) {
                     counted.fetch_add(1, Ordering::Relaxed) + 1
                 } else {
                     0
                 };
-                if n >= nth && n < nth + 4 {
+                if n >= nth && n - nth < lasting {
                     fault
                 } else {
                     Fault::None
                 }
             });
             next += 1;
+            let at = format!("{fault:?} at {nth} for {lasting}");
             let written = api
                 .ingest("dataset=t&mode=append", "text/csv", format!("id\n{next}\n"))
                 .await;
             if written.is_ok() {
                 expected.insert(next);
             } else {
-                written.problem(503);
+                assert_eq!(written.status, 503, "{at}: {}", written.text());
+                failed += 1;
             }
             let compacted = api.post("/catalog/datasets/t/compact", &json!({})).await;
-            assert!(
-                compacted.is_ok() || compacted.status == 503,
-                "{}",
-                compacted.text()
-            );
+            let is_told = compacted.is_ok() || compacted.status == 503;
+            assert!(is_told, "{at}: {}", compacted.text());
+            let counted = api.sql("SELECT count(*) FROM t").await;
+            if counted.is_ok() {
+                let rows = counted.ok()["rows"][0][0].clone();
+                assert_eq!(rows, expected.len(), "{at}: all rows or none");
+            } else {
+                assert_eq!(counted.status, 503, "{at}: {}", counted.text());
+            }
+            let met = count.load(Ordering::Relaxed);
             server.heal();
             up(&api).await;
-            assert_eq!(ids(&api).await, expected, "{fault:?} at {nth}");
+            assert_eq!(ids(&api).await, expected, "{at}");
+            if met < nth {
+                assert!(nth > 4, "{met} operations only");
+                break;
+            }
         }
     }
+    eprintln!(
+        "{fault:?}: {next} rounds, {failed} writes refused, {} rows",
+        expected.len()
+    );
     let daemon = daemon.crash_and_restart();
     let api = daemon.admin();
     assert_eq!(ids(&api).await, expected);
@@ -149,6 +188,7 @@ async fn a_put_that_is_done_and_answered_with_an_error_is_there_once_or_said_to_
 }
 
 /// O-06: writers race on one dataset, and every row that was acknowledged is there once.
+/// `LAKEHOUSE_RACING_WRITES=2000` is the whole figure.
 #[tokio::test]
 async fn writers_that_race_on_s3_lose_nothing_and_conflicts_are_told() {
     let server = S3Server::start(&["lake"]);
@@ -157,13 +197,14 @@ async fn writers_that_race_on_s3_lose_nothing_and_conflicts_are_told() {
     api.ingest("dataset=t&mode=create&key=id", "text/csv", "id,v\n0,0\n")
         .await
         .ok();
+    let each = i64::try_from(number_from_env("LAKEHOUSE_RACING_WRITES", 40) / 4).unwrap();
     let mut tasks = Vec::new();
     for writer in 0..4_i64 {
         let api = api.clone();
         tasks.push(tokio::spawn(async move {
             let mut written = Vec::new();
-            for n in 0..10 {
-                let id = 1 + writer * 100 + n;
+            for n in 0..each {
+                let id = 1 + writer * each + n;
                 let csv = format!("id,v\n{id},{writer}\n0,{writer}\n");
                 let answer = api.ingest("dataset=t&mode=upsert", "text/csv", csv).await;
                 if answer.is_ok() {
@@ -179,6 +220,6 @@ async fn writers_that_race_on_s3_lose_nothing_and_conflicts_are_told() {
     for task in tasks {
         expected.extend(task.await.unwrap());
     }
-    assert!(expected.len() > 20);
+    assert!(i64::try_from(expected.len()).unwrap() > 2 * each);
     assert_eq!(ids(&api).await, expected);
 }

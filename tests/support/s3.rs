@@ -33,6 +33,10 @@ pub enum Fault {
     DoneThen(u16),
     /// Its answer is half as long as it says.
     Short,
+    /// It is carried out, and the connection breaks before a byte of the answer's body.
+    Broken,
+    /// It is carried out, and told by another `ETag`.
+    OtherEtag,
 }
 
 type Plan = Box<dyn FnMut(&str, &str) -> Fault + Send>;
@@ -168,12 +172,13 @@ async fn answer(request: HttpRequest, body: web::Bytes, shared: web::Data<Shared
     let fault = (shared.plan.lock())(&method, &path);
     shared.seen.lock().push((method, path));
     match fault {
-        Fault::None => carry_out(&request, body, &shared, false).await,
-        Fault::Short => carry_out(&request, body, &shared, true).await,
+        Fault::None | Fault::Short | Fault::Broken | Fault::OtherEtag => {
+            carry_out(&request, body, &shared, fault).await
+        }
         Fault::Hang => std::future::pending().await,
         Fault::Status(status) => refusal(status),
         Fault::DoneThen(status) => {
-            carry_out(&request, body, &shared, false).await;
+            carry_out(&request, body, &shared, Fault::None).await;
             refusal(status)
         }
     }
@@ -190,7 +195,7 @@ async fn carry_out(
     request: &HttpRequest,
     body: web::Bytes,
     shared: &Shared,
-    short: bool,
+    fault: Fault,
 ) -> HttpResponse {
     let mut asked = s3s::HttpRequest::new(s3s::Body::from(body));
     *asked.method_mut() = request.method().as_str().parse().unwrap();
@@ -220,6 +225,9 @@ async fn carry_out(
         match name.as_str() {
             "content-length" => length = value.to_str().unwrap().parse::<u64>().ok(),
             "transfer-encoding" => {}
+            "etag" if fault == Fault::OtherEtag => {
+                response.append_header((name, "\"00000000000000000000000000000000\""));
+            }
             name => {
                 response.append_header((name, value.as_bytes()));
             }
@@ -229,9 +237,14 @@ async fn carry_out(
         let none = futures::stream::empty::<Result<web::Bytes, actix_web::Error>>();
         return response.body(SizedStream::new(length.unwrap_or(0), none));
     }
-    if short && !bytes.is_empty() {
-        let all = bytes.len() as u64;
-        bytes.truncate(bytes.len() / 2);
+    let kept = match fault {
+        Fault::Short => bytes.len() / 2,
+        Fault::Broken => 0,
+        _ => bytes.len(),
+    };
+    if kept < bytes.len() || fault == Fault::Broken {
+        let all = (bytes.len() as u64).max(1);
+        bytes.truncate(kept);
         let half = futures::stream::iter([
             Ok(web::Bytes::from(bytes)),
             Err(actix_web::error::ErrorInternalServerError("cut")),
