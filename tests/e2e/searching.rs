@@ -225,11 +225,9 @@ fn some_search(random: &mut u64) -> Value {
                  mechanic car number 7 blocked Anna1 @x.org ' \" \\ %";
     let words: Vec<&str> = words.split_whitespace().collect();
     let query: Vec<&str> = (0..=pick(4)).map(|_| words[pick(words.len())]).collect();
-    let mut asked = json!({
-        "index": ["kb", "kb", "kb_safe", "e", "none"][pick(5)],
-        "query": query.join(" "),
-        "k": [1, 3, 10, 50, 10_000][pick(5)],
-    });
+    let index = ["kb", "kb", "kb_safe", "e", "none"][pick(5)];
+    let k = [1, 3, 10, 50, 10_000][pick(5)];
+    let mut asked = json!({ "index": index, "query": query.join(" "), "k": k });
     let filters = [
         format!("rank > {}", pick(11)),
         format!("id % {} = 1", 1 + pick(5)),

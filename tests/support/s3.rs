@@ -226,7 +226,7 @@ async fn carry_out(
             "content-length" => length = value.to_str().unwrap().parse::<u64>().ok(),
             "transfer-encoding" => {}
             "etag" if fault == Fault::OtherEtag => {
-                response.append_header((name, "\"00000000000000000000000000000000\""));
+                response.append_header(("etag", "\"00000000000000000000000000000000\""));
             }
             name => {
                 response.append_header((name, value.as_bytes()));
