@@ -46,10 +46,14 @@ impl HnswIndex {
                 }
             };
         }
-        // Generations that were built before rows lay beside the graph for other engines have none, nor
-        // have those landmarks that were built before these.
+        // Generations of before have no rows for other engines, or no landmarks: their manifests do not
+        // name them.
         let later = [AT_REST_FILE, LANDMARKS_FILE];
-        if let Some(name) = names.iter().find(|name| !later.contains(name)) {
+        let listed = |name: &str| manifest.files.iter().any(|file| file.name == name);
+        if let Some(name) = names
+            .iter()
+            .find(|name| listed(name) || !later.contains(name))
+        {
             return Err(VectorError::corrupt(name, "has no known content"));
         }
         Self::map(dir, expected, rows, manifest)
