@@ -65,6 +65,8 @@ use crate::{
 
 /// How long requests may take to end after SIGTERM.
 const DRAIN_S: u64 = 10;
+/// How long an idle connection stays open: longer than clients keep theirs for another request.
+const KEEP_ALIVE: Duration = Duration::from_secs(120);
 /// Name of the token that the first start writes to `admin.token`.
 const ADMIN: &str = "admin";
 
@@ -479,6 +481,7 @@ async fn answer_requests(edge: web::Data<Edge>) -> anyhow::Result<()> {
     })
     .on_connect(peer::remember)
     .workers(std::thread::available_parallelism().map_or(2, usize::from))
+    .keep_alive(KEEP_ALIVE)
     .shutdown_timeout(DRAIN_S)
     .disable_signals()
     .bind(listen)

@@ -55,6 +55,8 @@ impl Api {
         let http = reqwest::Client::builder()
             .timeout(PATIENCE)
             .connect_timeout(Duration::from_secs(10))
+            // A connection that the daemon is about to close fails the request that it is used for.
+            .pool_idle_timeout(Duration::from_secs(2))
             .no_proxy()
             .build()
             .unwrap();
