@@ -66,7 +66,7 @@ use crate::{
 /// How long requests may take to end after SIGTERM.
 const DRAIN_S: u64 = 10;
 /// How long an idle connection stays open: longer than clients keep theirs for another request.
-const KEEP_ALIVE: Duration = Duration::from_secs(120);
+const KEEP_ALIVE: Duration = Duration::from_mins(2);
 /// Name of the token that the first start writes to `admin.token`.
 const ADMIN: &str = "admin";
 
