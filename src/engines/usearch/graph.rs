@@ -1,6 +1,6 @@
 //! usearch's index as this engine uses it: which numbers it gets, how it is saved, mapped and asked.
 //! `builder` has it built, `search` asks it. It knows slots and rounded vectors, but no keys.
-//! A search without a filter walks the mapped file itself (see `walk`); others are usearch's own.
+//! A search walks the mapped file itself (see `walk`); one that keeps very many candidates is usearch's.
 //!
 //! What is minded here of usearch 2.26: it forgets `expansion_search` on reload, and to change that
 //! while others search is a race, so it stays at 1 and a search asks for as many results as it wants
@@ -238,49 +238,68 @@ impl Graph {
         })
     }
 
-    /// The `wanted` slots that seem nearest among those that pass `test`, nearest first. They
-    /// may be fewer.
+    /// The `wanted` slots that seem nearest, nearest first; they may be fewer.
     pub fn candidates(
         &self,
         query: &[f32],
         norm: f32,
         wanted: usize,
-        test: Option<&dyn Fn(u64) -> bool>,
     ) -> Result<Vec<Proposal>, VectorError> {
-        if test.is_none() && wanted <= WALKED_MAX {
-            return Ok(self.walked(query, norm, wanted));
+        if wanted <= WALKED_MAX {
+            let walk = |query: &Query, scratch: &mut Scratch| {
+                walk::nearest(self, query, wanted, scratch);
+                true
+            };
+            return Ok(self.walked(query, norm, walk).unwrap_or_default());
         }
         let _permit = self.permits.take();
-        let matches = match (self.rounding.round(query, norm), test) {
-            (Rounded::Floats(query), None) => self.index.search(&query, wanted).map_err(engine),
-            (Rounded::Bytes(query), None) => self.index.search(&query, wanted).map_err(engine),
-            (Rounded::Floats(query), Some(test)) => guarded(test, |test| {
-                self.index
-                    .filtered_search(&query, wanted, test)
-                    .map_err(engine)
-            }),
-            (Rounded::Bytes(query), Some(test)) => guarded(test, |test| {
-                self.index
-                    .filtered_search(&query, wanted, test)
-                    .map_err(engine)
-            }),
+        let matches = match self.rounding.round(query, norm) {
+            Rounded::Floats(query) => self.index.search(&query, wanted),
+            Rounded::Bytes(query) => self.index.search(&query, wanted),
         };
-        let unmeasured = |slot| Proposal {
-            slot,
-            distance: None,
-        };
-        Ok(matches?.keys.into_iter().map(unmeasured).collect())
+        Ok(unmeasured(matches.map_err(engine)?))
     }
 
-    fn walked(&self, query: &[f32], norm: f32, wanted: usize) -> Vec<Proposal> {
+    /// The `wanted` slots that seem nearest among those that pass `test`, nearest first; they may be fewer.
+    /// `None` once looking at more than `budget` rows was not enough.
+    pub fn candidates_passing(
+        &self,
+        query: &[f32],
+        norm: f32,
+        wanted: usize,
+        test: &dyn Fn(u64) -> bool,
+        budget: usize,
+    ) -> Result<Option<Vec<Proposal>>, VectorError> {
+        if wanted <= WALKED_MAX {
+            let test = |node| test(self.tape.key(node));
+            let walk = |query: &Query, scratch: &mut Scratch| {
+                walk::nearest_passing(self, query, wanted, &test, budget, scratch)
+            };
+            return Ok(self.walked(query, norm, walk));
+        }
+        let _permit = self.permits.take();
+        let matches = guarded(test, |test| match self.rounding.round(query, norm) {
+            Rounded::Floats(query) => self.index.filtered_search(&query, wanted, test),
+            Rounded::Bytes(query) => self.index.filtered_search(&query, wanted, test),
+        });
+        Ok(Some(unmeasured(matches.map_err(engine)?)))
+    }
+
+    /// What a walk of our own leaves, unless it gives up.
+    fn walked(
+        &self,
+        query: &[f32],
+        norm: f32,
+        walk: impl FnOnce(&Query, &mut Scratch) -> bool,
+    ) -> Option<Vec<Proposal>> {
         let query = self.rounded(query, norm);
         let mut scratch = self.scratches.lock().pop().unwrap_or_default();
-        walk::nearest(self, &query, wanted, &mut scratch);
+        let ended = walk(&query, &mut scratch);
         let proposed = scratch.pool.iter().map(|met| Proposal {
             slot: self.tape.key(met.node),
             distance: Some(self.rounding.restored(met.distance)),
         });
-        let proposed = proposed.collect();
+        let proposed = ended.then(|| proposed.collect());
         self.scratches.lock().push(scratch);
         proposed
     }
@@ -308,6 +327,15 @@ impl Graph {
     pub fn memory_bytes(&self) -> usize {
         self.tape.memory_bytes() + self.index.memory_usage()
     }
+}
+
+/// What usearch found, without the distances that its search has of rounded vectors.
+fn unmeasured(matches: usearch::ffi::Matches) -> Vec<Proposal> {
+    let unmeasured = |slot| Proposal {
+        slot,
+        distance: None,
+    };
+    matches.keys.into_iter().map(unmeasured).collect()
 }
 
 /// Runs a search whose filter is called from C++, where a panic must not pass: it passes afterwards.

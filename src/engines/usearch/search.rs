@@ -11,9 +11,9 @@ use super::index::HnswIndex;
 use super::kernels::fetch;
 use super::twins::Twins;
 
-/// Rows that a scan compares in the time in which a graph search looks at one candidate's links.
-/// Measured at 128 and 768 dimensions; see `HnswIndex::scan_is_sooner`.
-const ROWS_PER_CANDIDATE: u64 = 12;
+/// Rows that a scan compares in the time in which a graph search looks at one candidate's links; see
+/// `HnswIndex::scan_is_sooner`.
+const ROWS_PER_CANDIDATE: u64 = 4;
 /// Rows beyond `k` whose rounding error is looked at before it is trusted.
 const ERRORS_SEEN_MIN: usize = 6;
 /// How many times the largest error seen a row may be off: with 16 errors seen, more than five
@@ -47,24 +47,23 @@ impl HnswIndex {
             .unwrap_or(self.config().expansion_search)
             .max(k)
             .min(self.matrix.rows());
-        if self.scan_is_sooner(ef as u64, visible.estimate(self.len())) {
+        let shown = visible.estimate(self.len());
+        if self.scan_is_sooner(ef as u64, shown) {
             return Ok(self.scan(query, k, visible));
         }
         let any_visible = |slot: u64| twins.from(slot).any(|slot| visible.allows(slot));
+        let norm = norm(query);
+        let wanted = ef.min(self.linked());
         let candidates = match visible {
-            Visible::All => graph.candidates(query, norm(query), ef.min(self.linked()), None)?,
-            // All the hidden rows may be in the way: so many more are looked for.
-            Visible::Except(hidden) if hidden.len() <= ef as u64 => {
-                let wanted =
-                    (ef + usize::try_from(hidden.len()).expect("at most ef")).min(self.linked());
-                let mut all = graph.candidates(query, norm(query), wanted, None)?;
-                all.retain(|proposal| any_visible(proposal.slot));
-                all
-            }
+            Visible::All => Some(graph.candidates(query, norm, wanted)?),
             Visible::Except(_) | Visible::Only(_) | Visible::Where(_) => {
-                let wanted = ef.min(self.linked());
-                graph.candidates(query, norm(query), wanted, Some(&any_visible))?
+                // Where what passes lies far from the query, comparing with all of it is sooner after all.
+                let budget = usize::try_from(2 * shown).unwrap_or(usize::MAX);
+                graph.candidates_passing(query, norm, wanted, &any_visible, budget)?
             }
+        };
+        let Some(candidates) = candidates else {
+            return Ok(self.scan(query, k, visible));
         };
         let hits = self.rescored(query, k, &candidates, twins, visible);
         if hits.len() < k {

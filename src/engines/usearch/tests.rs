@@ -325,6 +325,8 @@ fn rows_that_are_nearly_all_alike_hide_no_few_others() {
     assert_eq!(found(&index, Visible::All), 20 * islands);
     let hidden = (1_000..1_030).collect();
     assert_eq!(found(&index, Visible::Except(&hidden)), 20 * islands);
+    let most = |slot: u64| slot < 400 || slot.is_multiple_of(3);
+    assert_eq!(found(&index, Visible::Where(&most)), 20 * islands);
 
     let graph = &mut index.graph.as_mut().unwrap().0;
     assert!(graph.landmarks.len() <= 100, "{}", graph.landmarks.len());

@@ -1,10 +1,14 @@
 //! Our own search over usearch's graph: the same greedy descent and the same best-first walk on the
-//! lowest level, over the file in place. `graph` calls it for searches without a filter.
+//! lowest level, over the file in place. `graph` calls it, with and without a filter.
 //!
 //! What it does otherwise than usearch 2.26, and why it is quicker: all unvisited neighbours of a
 //! node are measured in one call (see `kernels`); the links of the node that is likely next are on
 //! their way meanwhile; visited nodes are bits that stay in the first cache, not a hash set; one
-//! sorted array is both the queue and the answer.
+//! sorted array is both the queue and the answer. With a filter the queue is a heap of all that was met,
+//! and the answer holds what passes; nothing calls back out of C++.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
 
 use super::graph::Graph;
 use super::kernels::{Distances, Query, fetch};
@@ -30,7 +34,37 @@ pub struct Scratch {
     distances: Vec<f32>,
     /// The nearest nodes met, nearest first.
     pub pool: Vec<Met>,
+    /// Nodes whose neighbours are still to be looked at, in a walk with a filter.
+    queue: BinaryHeap<Reverse<Queued>>,
 }
+
+/// A node in a queue, in the order of its distance.
+#[derive(Debug, Clone, Copy)]
+struct Queued {
+    distance: f32,
+    node: u32,
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let nearer = self.distance.total_cmp(&other.distance);
+        nearer.then(self.node.cmp(&other.node))
+    }
+}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Queued {}
 
 impl Scratch {
     fn begin(&mut self, nodes: usize) {
@@ -39,6 +73,7 @@ impl Scratch {
             self.visited[node as usize / 64] = 0;
         }
         self.pool.clear();
+        self.queue.clear();
     }
 
     /// Whether it is the first visit.
@@ -51,6 +86,12 @@ impl Scratch {
             self.touched.push(node);
         }
         first
+    }
+
+    /// How far the last of the pool is, once `ef` are in it.
+    fn worst(&self, ef: usize) -> Option<f32> {
+        let last = self.pool.last().filter(|_| self.pool.len() == ef);
+        last.map(|last| last.distance)
     }
 
     /// Takes a node into the pool of the `ef` nearest; says where.
@@ -83,11 +124,10 @@ impl Scratch {
 pub fn nearest(graph: &Graph, query: &Query, ef: usize, scratch: &mut Scratch) {
     let (tape, distances) = (&graph.tape, graph.distances);
     scratch.begin(tape.nodes);
-    let (entry, distance) = descend(tape, distances, query, scratch);
-    scratch.visit(entry);
-    scratch.admit(distance, entry, ef);
-    if !graph.landmarks.is_empty() {
-        begin_at_landmarks(graph, query, distance, ef, scratch);
+    for (node, distance) in beginnings(graph, query, scratch) {
+        if scratch.visit(node) {
+            scratch.admit(distance, node, ef);
+        }
     }
     let mut next = 0;
     while let Some(met) = scratch.pool.get_mut(next) {
@@ -120,20 +160,78 @@ pub fn nearest(graph: &Graph, query: &Query, ef: usize, scratch: &mut Scratch) {
     }
 }
 
-/// Takes in the landmarks that are nearer than what the descent came to.
-fn begin_at_landmarks(graph: &Graph, query: &Query, entry: f32, ef: usize, scratch: &mut Scratch) {
-    let mut measured = std::mem::take(&mut scratch.distances);
-    let rows = graph.tape.rows();
-    let landmarks = &graph.landmarks;
-    graph
-        .distances
-        .measure(query, rows, landmarks, &mut measured);
-    for (&node, &distance) in landmarks.iter().zip(&measured) {
-        if distance < entry && scratch.visit(node) {
-            scratch.admit(distance, node, ef);
+/// Leaves the `ef` nodes that pass `test` and seem nearest in the scratch's pool. Gives up once `budget`
+/// nodes were measured, and says so: the pool is then of no use.
+pub fn nearest_passing(
+    graph: &Graph,
+    query: &Query,
+    ef: usize,
+    test: &dyn Fn(u32) -> bool,
+    budget: usize,
+    scratch: &mut Scratch,
+) -> bool {
+    let (tape, distances) = (&graph.tape, graph.distances);
+    scratch.begin(tape.nodes);
+    for (node, distance) in beginnings(graph, query, scratch) {
+        if scratch.visit(node) {
+            scratch.queue.push(Reverse(Queued { distance, node }));
+            if test(node) {
+                scratch.admit(distance, node, ef);
+            }
         }
     }
-    scratch.distances = measured;
+    let mut spent = 0;
+    while let Some(Reverse(next)) = scratch.queue.pop() {
+        if scratch.worst(ef).is_some_and(|worst| next.distance > worst) {
+            return true;
+        }
+        let mut fresh = std::mem::take(&mut scratch.fresh);
+        fresh.clear();
+        for link in tape.links(next.node, 0) {
+            if (link as usize) < tape.nodes && scratch.visit(link) {
+                fresh.push(link);
+            }
+        }
+        if let Some(Reverse(soon)) = scratch.queue.peek() {
+            fetch(tape.lowest(soon.node));
+        }
+        spent += fresh.len();
+        let mut measured = std::mem::take(&mut scratch.distances);
+        distances.measure(query, tape.rows(), &fresh, &mut measured);
+        for (&node, &distance) in fresh.iter().zip(&measured) {
+            if scratch.worst(ef).is_none_or(|worst| distance < worst) {
+                scratch.queue.push(Reverse(Queued { distance, node }));
+                if test(node) {
+                    scratch.admit(distance, node, ef);
+                }
+            }
+        }
+        (scratch.fresh, scratch.distances) = (fresh, measured);
+        if spent > budget {
+            return false;
+        }
+    }
+    true
+}
+
+/// Where a walk begins: at what the descent comes to, and at the landmarks that are nearer.
+fn beginnings(graph: &Graph, query: &Query, scratch: &mut Scratch) -> Vec<(u32, f32)> {
+    let (entry, distance) = descend(&graph.tape, graph.distances, query, scratch);
+    let mut beginnings = vec![(entry, distance)];
+    if !graph.landmarks.is_empty() {
+        let rows = graph.tape.rows();
+        let measured = &mut scratch.distances;
+        graph
+            .distances
+            .measure(query, rows, &graph.landmarks, measured);
+        let landmarks = graph
+            .landmarks
+            .iter()
+            .copied()
+            .zip(measured.iter().copied());
+        beginnings.extend(landmarks.filter(|(_, nearer)| *nearer < distance));
+    }
+    beginnings
 }
 
 /// From the entry down the upper levels, to the nearest node of each.
