@@ -161,7 +161,7 @@ impl IndexingDuty {
         };
         let progress = Arc::clone(&self.lake.jobs().open(job, "index_build", index).progress);
         let rows = match found.live_generation().filter(|_| found.folding) {
-            Some(live) => live.vectors + live.delta_rows(),
+            Some(live) => live.rows() + live.delta_rows(),
             None => dataset.row_count(),
         };
         progress.total.store(rows, Ordering::Relaxed);
@@ -196,6 +196,7 @@ impl IndexingDuty {
             prefix: built.prefix,
             files: built.files,
             vectors: built.vectors,
+            rows: built.rows,
             skipped: built.skipped,
             reused: built.reused,
             changed: built.changed,

@@ -28,7 +28,9 @@ use lakehouse_journal::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::embedding::{EmbedLimits, Embedded, Embedder, TextVector};
+pub use self::embedding::{
+    ChunkSpan, EmbedLimits, Embedded, Embedder, TextVector, Tokenizer, Tokens,
+};
 use crate::error::PortError;
 
 /// Tells the time; nothing else in this ring does.
@@ -278,6 +280,8 @@ pub struct BuiltGeneration {
     pub files: Vec<FileDigest>,
     /// Vectors in it.
     pub vectors: u64,
+    /// Rows in it, where one may have several vectors.
+    pub rows: Option<u64>,
     /// Rows whose text has no vector.
     pub skipped: u64,
     /// Rows whose vector was taken from the generation before: their text is the same.
@@ -350,8 +354,10 @@ pub struct DeltaRows {
     pub keys: Vec<String>,
     /// Their texts, one a key; empty when vectors stand for no text.
     pub texts: Vec<String>,
-    /// Their vectors, `[keys, dimensions]`, row-major.
+    /// Their vectors, `[keys, dimensions]`, row-major; `[chunks, dimensions]` where texts are cut.
     pub vectors: Vec<f32>,
+    /// Whose vectors these are, row after row, one at least for each key; empty where a row has one.
+    pub chunks: Vec<ChunkSpan>,
     /// Keys of rows that left, or whose text has no vector any more.
     pub removed: Vec<String>,
 }

@@ -208,7 +208,7 @@ impl RefreshDuty {
                 must_be_whole(&index.name, &built)?;
                 add_making(done, built.making.as_ref());
                 let before = index.live_generation().map_or(0, held);
-                done.embedded += built.vectors - built.reused;
+                done.embedded += built.rows() - built.reused;
                 done.unchanged += built.reused;
                 done.skipped += built.skipped;
                 done.removed += before.saturating_sub(built.reused + built.changed);
@@ -310,8 +310,8 @@ impl RefreshDuty {
     }
 
     /// Sees to it that an index says what the dataset's own embedding asks for: its name is the
-    /// dataset's unless another one does so already. One of that name by another model is made anew
-    /// beside the generation that answers.
+    /// dataset's unless another one does so already. One of that name by another model, or whose texts
+    /// are cut otherwise, is made anew beside the generation that answers.
     async fn serve_embedding(&self, name: &str) -> Result<(), LakeError> {
         let snapshot = self.lake.catalog();
         let dataset = snapshot.state.dataset(name)?;
@@ -341,6 +341,7 @@ impl RefreshDuty {
                 provider: spec.provider,
                 model: spec.model,
                 dimensions: spec.dimensions,
+                chunk: spec.chunk,
             };
             CatalogCommand::RemakeIndex { index, model }
         } else {
@@ -402,7 +403,7 @@ fn build_failed(index: &Index, error: &str) -> PortError {
 /// Rows that a generation holds with its deltas, replaced ones too.
 fn held(live: &Generation) -> u64 {
     let ridden = live.deltas.iter().map(|delta| delta.file.rows);
-    live.vectors + ridden.sum::<u64>()
+    live.rows() + ridden.sum::<u64>()
 }
 
 /// The generation of an index that says what the rows of its dataset say, as it may be shown. Deleted

@@ -542,6 +542,7 @@ pub fn index_spec(dataset: &str) -> IndexSpec {
         key: "id".into(),
         text: TextSpec::Columns(vec!["id".to_owned()]),
         vector_column: None,
+        chunk: None,
         provider: "in-process".to_owned(),
         model: "fake".to_owned(),
         dimensions: 4,

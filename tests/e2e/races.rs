@@ -410,6 +410,7 @@ async fn prepared(dir: &Path, hold: Duration) -> Race {
             key: "id".into(),
             text: TextSpec::Template("{body}".to_owned()),
             vector_column: None,
+            chunk: None,
             provider: "in-process".to_owned(),
             model: "static-minilm-128".to_owned(),
             dimensions: 128,

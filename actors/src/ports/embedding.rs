@@ -46,6 +46,48 @@ pub struct EmbedLimits {
     pub external: bool,
 }
 
+/// Who tells the tokens of a text apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tokenizer {
+    /// The model's own `WordPiece` over the uncased words of BERT.
+    WordPiece,
+    /// Nobody here knows the model's own: what is counted is rather more than fewer.
+    #[default]
+    Estimated,
+}
+
+impl Tokenizer {
+    /// Its name with a version: the same text has the same chunks as long as this is the same.
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::WordPiece => "wordpiece@1",
+            Self::Estimated => "estimated@1",
+        }
+    }
+}
+
+/// How a model counts, for texts that are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tokens {
+    /// Who tells them apart.
+    pub tokenizer: Tokenizer,
+    /// Most of one text, as far as that is known; the model's own marks are not counted.
+    pub most: Option<u32>,
+}
+
+/// A chunk of a row's text: a part that has a vector of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkSpan {
+    /// Which of the rows that it came with.
+    pub row: u32,
+    /// Which chunk of the row's text, from 0; one that has no vector is left out.
+    pub number: u32,
+    /// The byte of the text that it begins with.
+    pub start: u32,
+    /// The byte after its last one.
+    pub end: u32,
+}
+
 /// Turns texts into vectors. The same text has the same vector as long as the identity is the same.
 #[async_trait]
 pub trait Embedder: Send + Sync {
@@ -54,6 +96,11 @@ pub trait Embedder: Send + Sync {
 
     /// What it may be given.
     fn limits(&self) -> EmbedLimits;
+
+    /// How it counts tokens.
+    fn tokens(&self) -> Tokens {
+        Tokens::default()
+    }
 
     /// The vectors of a batch.
     ///

@@ -13,8 +13,8 @@ use lakehouse_journal::{
     model::{
         ErrorKind, Fold,
         catalog::{
-            CatalogState, Dataset, EmbeddingSpec, EvalSet, FileDigest, Index, IndexSpec, Making,
-            ModelIdentity, Trial,
+            CatalogState, Cutting, Dataset, EmbeddingSpec, EvalSet, FileDigest, Index, IndexSpec,
+            Making, ModelIdentity, Trial,
         },
     },
     record::Seq,
@@ -68,6 +68,7 @@ impl IndexBuilder for FakeBuilder {
             prefix: format!("vectors/{}/{}", task.index.name, task.generation),
             files: Vec::<FileDigest>::new(),
             vectors: rows.saturating_sub(refused),
+            rows: None,
             skipped: refused,
             reused: 0,
             changed: 0,
@@ -78,6 +79,10 @@ impl IndexBuilder for FakeBuilder {
                     version: spec.model,
                     dimensions: spec.dimensions,
                 },
+                cutting: spec.chunk.map(|chunk| Cutting {
+                    tokenizer: "fake@1".to_owned(),
+                    chunk,
+                }),
                 refused,
                 left_out: self.left_out.load(Ordering::SeqCst),
                 texts_sent: rows,
@@ -99,6 +104,7 @@ impl IndexBuilder for FakeBuilder {
             text: wanted.text.clone(),
             provider: wanted.provider.clone(),
             model: wanted.model.clone(),
+            chunk: wanted.chunk,
             ..index_spec(&dataset.name)
         })
     }

@@ -49,7 +49,7 @@ impl IndexDeltas for FakeDeltas {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let live = index.live_generation().expect("an index that answers");
-        let held = live.vectors + live.deltas.iter().map(|delta| delta.file.rows).sum::<u64>();
+        let held = live.rows() + live.deltas.iter().map(|delta| delta.file.rows).sum::<u64>();
         let under = catalog.state.dataset_under(&index.spec.source);
         let rows = under.map_or(0, |dataset| dataset.row_count());
         let hidden = under.map_or(0, |dataset| {
@@ -85,6 +85,7 @@ impl IndexDeltas for FakeDeltas {
             bytes: 1,
             blake3: number.to_string(),
             rows: rows.keys.len() as u64,
+            vectors: None,
             removed: rows.removed.len() as u64,
         })
     }

@@ -223,6 +223,7 @@ async fn an_embedding_that_is_set_becomes_an_index_of_the_datasets_name() {
         model: spec.model,
         bucket: None,
         backend: None,
+        chunk: None,
     };
     let patch = CatalogCommand::PatchDataset(PatchDataset {
         dataset: "d".to_owned(),

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use lakehouse_actors::{
     PortError,
-    ports::{EmbedLimits, Embedded, Embedder, TextVector},
+    ports::{EmbedLimits, Embedded, Embedder, TextVector, Tokenizer, Tokens},
 };
 use lakehouse_journal::model::catalog::ModelIdentity;
 
@@ -57,6 +57,14 @@ impl Embedder for InProcess {
             concurrency: 1,
             keep: false,
             external: false,
+        }
+    }
+
+    fn tokens(&self) -> Tokens {
+        Tokens {
+            tokenizer: Tokenizer::WordPiece,
+            // It adds up words, however many there are.
+            most: None,
         }
     }
 

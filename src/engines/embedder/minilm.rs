@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use lakehouse_actors::{
     PortError,
-    ports::{EmbedLimits, Embedded, Embedder, TextVector},
+    ports::{EmbedLimits, Embedded, Embedder, TextVector, Tokenizer, Tokens},
 };
 use lakehouse_journal::model::{ErrorKind, catalog::ModelIdentity};
 use rten::{Model, NodeId, RunOptions, ThreadPool, Value};
@@ -36,6 +36,8 @@ const BYTES: u64 = 22_928_619;
 const DIMENSIONS: usize = 384;
 /// What the model's positions reach.
 const TOKENS_MAX: usize = 512;
+/// Those of them that stand around a text.
+const MARKS: usize = 2;
 const CLS: i32 = 101;
 const SEP: i32 = 102;
 const UNKNOWN: i32 = 100;
@@ -241,6 +243,13 @@ impl Embedder for MiniLm {
             concurrency: 1,
             keep: true,
             external: false,
+        }
+    }
+
+    fn tokens(&self) -> Tokens {
+        Tokens {
+            tokenizer: Tokenizer::WordPiece,
+            most: u32::try_from(TOKENS_MAX - MARKS).ok(),
         }
     }
 

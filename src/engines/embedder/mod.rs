@@ -7,6 +7,7 @@
 pub mod batches;
 pub mod cache;
 mod categories;
+pub mod chunker;
 mod in_process;
 pub mod minilm;
 mod registry;
@@ -92,6 +93,15 @@ impl StaticEmbedder {
             }
         });
         sum.normalised()
+    }
+
+    /// How many tokens a word is: one that the vocabulary does not have is one.
+    fn tokens_of(&self, word: &str, pieces: &mut Vec<TokenId>) -> usize {
+        if self.vocabulary.split(word, pieces) {
+            pieces.len()
+        } else {
+            1
+        }
     }
 
     /// The vectors of `texts`, in order.

@@ -30,6 +30,49 @@ pub fn for_each_word(text: &str, word: &mut String, mut visit: impl FnMut(&str))
     flush(word, &mut visit);
 }
 
+/// The same words, each with the byte of `text` that it begins at. Marks that a decomposition of the
+/// whole text would put into another order are taken where they stand.
+pub fn for_each_word_at(text: &str, word: &mut String, mut visit: impl FnMut(&str, usize)) {
+    word.clear();
+    let mut begins = 0;
+    let mut take = |at: usize, c: char| match role(c) {
+        Role::Dropped => {}
+        Role::Space => flush(word, &mut |word: &str| visit(word, begins)),
+        Role::Letter => {
+            if word.is_empty() {
+                begins = at;
+            }
+            word.extend(c.to_lowercase());
+        }
+        Role::Alone => {
+            flush(word, &mut |word: &str| visit(word, begins));
+            word.push(c);
+            flush(word, &mut |word: &str| visit(word, at));
+        }
+    };
+    for (at, c) in text.char_indices().filter(|&(_, c)| !is_dropped(c)) {
+        if c.is_ascii() {
+            take(at, c);
+        } else {
+            std::iter::once(c).nfd().for_each(|part| take(at, part));
+        }
+    }
+    // What stands at the end of a text is ended by it.
+    take(text.len(), ' ');
+}
+
+/// Most letters that `c` is read as: none where it is no part of a word.
+pub fn letters_of(c: char) -> usize {
+    if is_dropped(c) {
+        return 0;
+    }
+    let letters = |part: char| match role(part) {
+        Role::Dropped | Role::Space => 0,
+        Role::Letter | Role::Alone => part.to_lowercase().count(),
+    };
+    std::iter::once(c).nfd().map(letters).sum()
+}
+
 fn feed(c: char, role: Role, word: &mut String, visit: &mut impl FnMut(&str)) {
     match role {
         Role::Dropped => {}
@@ -104,6 +147,28 @@ mod tests {
             words("«Straße» – 5€…"),
             ["«", "straße", "»", "–", "5€", "…"]
         );
+    }
+
+    #[test]
+    fn words_are_the_same_with_their_places_and_those_are_theirs() {
+        for text in [
+            "Hello, World! it's $5\tok",
+            "«Straße» – 5€… Crème BRÛLÉE re\u{301}sume\u{301} İstanbul",
+            "東京tower塔 カタ a\u{0}b\u{ad}c\u{fffd} 한국어",
+            " \u{1}\t",
+            "",
+        ] {
+            let mut found = Vec::new();
+            for_each_word_at(text, &mut String::new(), |word, at| {
+                found.push((word.to_owned(), at));
+            });
+            let places = found.iter().map(|(_, at)| *at).collect::<Vec<_>>();
+            assert!(places.is_sorted_by(|a, b| a < b), "{found:?}");
+            assert!(places.iter().all(|at| text.is_char_boundary(*at)));
+            let found: Vec<String> = found.into_iter().map(|(word, _)| word).collect();
+            assert_eq!(found, words(text));
+        }
+        assert_eq!(letters_of('é') + letters_of(' ') + letters_of('\u{ad}'), 1);
     }
 
     #[test]

@@ -394,6 +394,7 @@ impl CatalogState {
                 prefix: event.prefix.clone(),
                 files: event.files.clone(),
                 vectors: event.vectors,
+                rows: event.rows,
                 skipped: event.skipped,
                 reused: event.reused,
                 changed: event.changed,

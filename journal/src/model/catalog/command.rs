@@ -292,6 +292,8 @@ pub struct CommitGeneration {
     pub files: Vec<FileDigest>,
     /// How many vectors.
     pub vectors: u64,
+    /// How many rows, where one may have several vectors.
+    pub rows: Option<u64>,
     /// Rows without a vector.
     pub skipped: u64,
     /// Rows whose vector was taken from the generation before.

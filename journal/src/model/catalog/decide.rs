@@ -344,6 +344,7 @@ impl CatalogState {
         if let Some(embedding) = &command.embedding {
             dataset.must_have_key(&embedding.key)?;
             dataset.must_have_text(&embedding.text)?;
+            embedding.chunk.map_or(Ok(()), |chunk| chunk.check())?;
         }
         self.check_policy(dataset, command)?;
         let command = command.clone();
@@ -421,6 +422,7 @@ impl CatalogState {
             prefix: command.prefix,
             files: command.files,
             vectors: command.vectors,
+            rows: command.rows,
             skipped: command.skipped,
             reused: command.reused,
             changed: command.changed,

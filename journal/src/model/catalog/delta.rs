@@ -25,6 +25,8 @@ const FOLD_DELTAS_MAX: usize = 64;
 
 /// A delta's file in its index's bucket: Parquet with the columns `key` (text), `text` (text, or
 /// null) and `vector` (a fixed-size list of f32). A null vector says that the key left the index.
+/// Where texts are cut, a line is a chunk: `chunk`, `start` and `end` say which of the row's, and the
+/// text stands in the row's first line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeltaFile {
     /// Its object key, unique for ever.
@@ -35,6 +37,9 @@ pub struct DeltaFile {
     pub blake3: String,
     /// Rows with a vector: new ones, and ones that stand for an older row of the same key.
     pub rows: u64,
+    /// Vectors, where a row may have several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<u64>,
     /// Keys that left.
     pub removed: u64,
 }
@@ -63,6 +68,18 @@ pub struct CommitIndexDelta {
     pub deltas: Vec<IndexDelta>,
 }
 
+impl DeltaFile {
+    /// Vectors and keys that left.
+    fn weight(&self) -> u64 {
+        self.vectors.unwrap_or(self.rows) + self.removed
+    }
+}
+
+fn ridden_max(all: u64) -> u64 {
+    let share = all.saturating_mul(FOLD_PER_MILLE) / 1_000;
+    share.max(FOLD_ROWS_MIN)
+}
+
 impl Generation {
     /// Position of the snapshot whose rows it answers with, its deltas included.
     pub fn embedded_through(&self) -> Seq {
@@ -77,8 +94,12 @@ impl Generation {
 
     /// Rows and keys that may ride on it; more of them are folded in.
     pub fn delta_rows_max(&self) -> u64 {
-        let share = self.vectors.saturating_mul(FOLD_PER_MILLE) / 1_000;
-        share.max(FOLD_ROWS_MIN)
+        ridden_max(self.rows())
+    }
+
+    /// Vectors that may ride on it: a search compares every one of them.
+    pub fn delta_vectors_max(&self) -> u64 {
+        ridden_max(self.vectors)
     }
 
     /// Rows and keys in its deltas.
@@ -103,9 +124,10 @@ impl Index {
         let Some(live) = self.live_generation() else {
             return false;
         };
-        let rows = live.delta_rows() + more;
+        let ridden = live.deltas.iter().map(|delta| delta.file.weight());
+        let vectors = ridden.sum::<u64>() + more;
         self.building.is_none()
-            && (rows > live.delta_rows_max() || live.deltas.len() + 1 >= FOLD_DELTAS_MAX)
+            && (vectors > live.delta_vectors_max() || live.deltas.len() + 1 >= FOLD_DELTAS_MAX)
     }
 }
 
@@ -144,7 +166,7 @@ impl CatalogState {
                     now_seq: live.map_or(0, Generation::embedded_through),
                 });
             }
-            let more = delta.file.as_ref().map(|file| file.rows + file.removed);
+            let more = delta.file.as_ref().map(DeltaFile::weight);
             if more.is_some_and(|more| index.wants_folding(more)) {
                 folds.push(self.requested(&delta.index, stamp, true)?);
             }

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Chunker, Cutting};
 use crate::{
     model::event::is_zero,
     record::{Micros, Seq},
@@ -137,7 +138,7 @@ pub struct ModelIdentity {
     pub dimensions: u32,
 }
 
-/// The model that an index is to be made anew with.
+/// The model that an index is to be made anew with, or the same one on texts that are cut otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OtherModel {
     /// Where the model runs.
@@ -146,6 +147,9 @@ pub struct OtherModel {
     pub model: String,
     /// Components of a vector.
     pub dimensions: u32,
+    /// How texts are cut for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<Chunker>,
 }
 
 /// Who made the vectors of a generation, and what that took.
@@ -153,6 +157,9 @@ pub struct OtherModel {
 pub struct Making {
     /// Who.
     pub model: ModelIdentity,
+    /// What the texts were cut with, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cutting: Option<Cutting>,
     /// Rows whose text was refused.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub refused: u64,

@@ -2,6 +2,7 @@
 //! Pure. `actors::catalog` calls `decide`; replay calls `apply`; the edge reads the state.
 
 mod apply;
+mod chunk;
 mod command;
 mod compaction;
 mod decide;
@@ -21,6 +22,7 @@ mod tests;
 mod tombstone;
 mod view;
 
+pub use chunk::{Chunker, Cutting};
 pub use command::{
     CatalogCommand, CommitFiles, CommitGeneration, CompactFiles, CreateDataset, DefineIndex,
     DropDataset, FailGeneration, MoveDataset, PatchDataset, PromoteGeneration, RewrittenFile,
@@ -254,6 +256,9 @@ pub struct EmbeddingSpec {
     /// On which engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<Backend>,
+    /// How long texts are cut; none is embedded whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<Chunker>,
 }
 
 /// The vector engines.
@@ -314,6 +319,9 @@ pub struct IndexSpec {
     /// The column that holds the vectors, when nothing is embedded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vector_column: Option<String>,
+    /// How long texts are cut; without it a row has one vector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<Chunker>,
     /// Who embeds.
     pub provider: String,
     /// With what.

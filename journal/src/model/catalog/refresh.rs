@@ -62,6 +62,7 @@ impl IndexSpec {
             && self.text == wanted.text
             && self.provider == wanted.provider
             && self.model == wanted.model
+            && self.chunk == wanted.chunk
     }
 }
 

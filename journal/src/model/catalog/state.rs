@@ -7,9 +7,10 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CompactionPolicy, DeletionVector, Delta, DueRefresh, EmbeddingSpec, EndedRefresh, ErasedKeys,
-    FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode, JournalKeys, Making, ModelIdentity,
-    Obstacle, OtherModel, Proposal, Quality, RefreshPolicy, SchemaDoc, Sensitivity, Source, View,
+    Chunker, CompactionPolicy, Cutting, DeletionVector, Delta, DueRefresh, EmbeddingSpec,
+    EndedRefresh, ErasedKeys, FileDigest, FileEntry, IndexConfig, IndexSpec, IngestMode,
+    JournalKeys, Making, ModelIdentity, Obstacle, OtherModel, Proposal, Quality, RefreshPolicy,
+    SchemaDoc, Sensitivity, Source, View,
 };
 use crate::{
     model::event::{is_false, is_zero},
@@ -330,6 +331,9 @@ pub struct Generation {
     pub files: Vec<FileDigest>,
     /// Vectors in it.
     pub vectors: u64,
+    /// Rows in it, where one may have several vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
     /// Rows without one.
     pub skipped: u64,
     /// Rows whose vector was taken from the generation before.
@@ -354,14 +358,30 @@ pub struct Generation {
 }
 
 impl IndexSpec {
-    fn take_model(&mut self, provider: &str, model: &str, dimensions: u32) {
+    fn take_model(
+        &mut self,
+        [provider, model]: [&str; 2],
+        dimensions: u32,
+        chunk: Option<Chunker>,
+    ) {
         provider.clone_into(&mut self.provider);
         model.clone_into(&mut self.model);
         self.dimensions = dimensions;
+        self.chunk = chunk;
     }
 }
 
 impl Generation {
+    /// Rows in it.
+    pub fn rows(&self) -> u64 {
+        self.rows.unwrap_or(self.vectors)
+    }
+
+    /// What the texts of its rows were cut with.
+    pub fn cutting(&self) -> Option<&Cutting> {
+        self.making.as_ref()?.cutting.as_ref()
+    }
+
     /// Rows that have no vector yet.
     pub fn left_out(&self) -> u64 {
         self.making.as_ref().map_or(0, |making| making.left_out)
@@ -393,12 +413,13 @@ impl Index {
     pub fn spec_to_build(&self) -> IndexSpec {
         let mut spec = self.spec.clone();
         if let Some(other) = &self.building_model {
-            spec.take_model(&other.provider, &other.model, other.dimensions);
+            let names = [other.provider.as_str(), other.model.as_str()];
+            spec.take_model(names, other.dimensions, other.chunk);
         }
         spec
     }
 
-    /// Makes the model of the generation that answers the index's own; what was built by the one before
+    /// Makes the model of the generation that answers, and how texts were cut for it, the index's own; what was built by the one before
     /// keeps that by name.
     pub(super) fn take_model_over(&mut self) {
         let live = self.live_generation();
@@ -407,8 +428,9 @@ impl Index {
         };
         let before = self.spec.clone();
         let model = &making.model;
-        self.spec
-            .take_model(&model.provider, &model.model, model.dimensions);
+        let names = [model.provider.as_str(), model.model.as_str()];
+        let chunk = making.cutting.as_ref().map(|cutting| cutting.chunk);
+        self.spec.take_model(names, model.dimensions, chunk);
         if self.spec == before {
             return;
         }
@@ -420,6 +442,7 @@ impl Index {
                     model: before.model.clone(),
                     dimensions: before.dimensions,
                 },
+                cutting: None,
                 refused: 0,
                 left_out: 0,
                 texts_sent: 0,

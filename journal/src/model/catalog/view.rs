@@ -524,6 +524,7 @@ impl CatalogState {
             });
         }
         let spec = &command.spec;
+        spec.must_be_cut()?;
         if self.views.contains_key(&spec.source) {
             self.must_suit_view(spec)?;
         } else {

@@ -56,6 +56,9 @@ pub struct GenerationBuilt {
     pub files: Vec<FileDigest>,
     /// How many vectors.
     pub vectors: u64,
+    /// How many rows, where one may have several vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
     /// Rows that had no vector: no known word in their text.
     #[serde(default)]
     pub skipped: u64,

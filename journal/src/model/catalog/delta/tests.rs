@@ -36,6 +36,7 @@ fn delta(key: &str, generation: u64, rows: u64, source_seq: Seq) -> CatalogComma
         bytes: 1,
         blake3: key.to_owned(),
         rows,
+        vectors: None,
         removed: 0,
     };
     CatalogCommand::CommitIndexDelta(CommitIndexDelta {

@@ -24,6 +24,7 @@ fn embedding() -> EmbeddingSpec {
         model: "static-minilm-128".to_owned(),
         bucket: None,
         backend: None,
+        chunk: None,
     }
 }
 
@@ -204,6 +205,7 @@ fn built_by(given: &Given, provider: &str, dimensions: u32) -> CatalogCommand {
                 version: "m".to_owned(),
                 dimensions,
             },
+            cutting: None,
             refused: 0,
             left_out: 0,
             texts_sent: 3,
@@ -222,6 +224,7 @@ fn another_model_is_built_beside_and_becomes_the_indexs_own_when_it_answers() {
             provider: "ollama".to_owned(),
             model: "m".to_owned(),
             dimensions: 768,
+            chunk: None,
         },
     };
     let mut given = indexed().and(&remake);
