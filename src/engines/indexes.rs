@@ -9,6 +9,7 @@
 
 mod build;
 mod builder;
+mod chunks;
 mod config;
 mod deltas;
 mod held;
@@ -55,6 +56,7 @@ use super::{
 };
 use crate::query::QueryEngine;
 
+pub use chunks::{NearRows, RowHit, WholeRow};
 pub use config::{check_config, hnsw_config};
 pub use live::{Base, Live};
 pub use making::Embedding;

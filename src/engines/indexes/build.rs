@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use lakehouse_actors::{
     PortError,
-    ports::{BuildTask, BuiltGeneration, IndexBuilder, Progress},
+    ports::{BuildTask, BuiltGeneration, ChunkSpan, IndexBuilder, Progress},
 };
 use lakehouse_journal::{
     model::{
@@ -33,7 +33,7 @@ use super::{
     config::check_config,
     held::{Kept, kept, none_kept},
     internal,
-    making::{Counts, making_of, must_be_public},
+    making::{Counts, making_of, must_be_public, must_fit_model},
     of_vector,
     source::{Rows, rows_query},
 };
@@ -49,6 +49,8 @@ use crate::{
 
 /// Rows of a fold that are read at a time.
 const FOLDED_ROWS: usize = 4_096;
+/// The same where a row may have many vectors.
+const FOLDED_ROWS_CHUNKED: usize = 256;
 
 #[async_trait]
 impl IndexBuilder for LakeIndexes {
@@ -87,6 +89,7 @@ impl IndexBuilder for LakeIndexes {
         if embedder.limits().external {
             must_be_public(&name.provider, dataset, &wanted.text)?;
         }
+        must_fit_model(wanted.chunk, embedder.as_ref())?;
         let dimensions = embedder.identity().dimensions;
         let backend = wanted.backend.unwrap_or(Backend::Hnsw);
         check_config(backend, &IndexConfig::default(), dimensions as usize)?;
@@ -97,6 +100,7 @@ impl IndexBuilder for LakeIndexes {
             provider: wanted.provider.clone(),
             model: wanted.model.clone(),
             vector_column: None,
+            chunk: wanted.chunk,
             dimensions,
             backend,
             config: IndexConfig::default(),
@@ -108,7 +112,7 @@ impl IndexBuilder for LakeIndexes {
     }
 
     fn is_made_as_today(&self, index: &Index) -> bool {
-        self.is_of_today(index)
+        self.is_of_today(index) && self.is_cut_as_today(index)
     }
 
     async fn sweep_vectors(
@@ -138,7 +142,7 @@ impl IndexBuilder for LakeIndexes {
         } else {
             self.read(&task, &spec, builder, &meter).await?
         };
-        let (files, built) = fed.builder.finish().await?;
+        let finished = fed.builder.finish().await?;
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let prefix = format!(
             "vectors/{}/{}-{}",
@@ -146,12 +150,13 @@ impl IndexBuilder for LakeIndexes {
             task.generation,
             &unique[..12]
         );
-        let files = self.publish_built(&task, &prefix, files).await?;
+        let files = self.publish_built(&task, &prefix, finished.files).await?;
         meter.is_done();
         let built = BuiltGeneration {
             prefix,
             files,
-            vectors: built.stats.vectors,
+            vectors: finished.vectors,
+            rows: finished.rows,
             skipped: fed.skipped,
             reused: fed.reused,
             changed: fed.changed,
@@ -198,18 +203,20 @@ impl LakeIndexes {
         let mut counts = Counts::default();
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|error| of_query(&error))?;
-            let count = batch.num_rows() as u64;
-            let kept = match &before {
-                Some(before) if maker.takes_over() => kept(&task.index, before, &batch).await?,
-                Some(before) => none_kept(&task.index, before, &batch).await?,
-                None => Kept::default(),
-            };
-            let (rows, added) = maker
-                .rows(&task.index, batch, kept, &meter.progress)
-                .await?;
-            counts.add(added);
-            builder = builder.add(rows).await?;
-            meter.advance(count)?;
+            for batch in maker.portions(&batch) {
+                let count = batch.num_rows() as u64;
+                let kept = match &before {
+                    Some(before) if maker.takes_over() => kept(&task.index, before, &batch).await?,
+                    Some(before) => none_kept(&task.index, before, &batch).await?,
+                    None => Kept::default(),
+                };
+                let (rows, added) = maker
+                    .rows(&task.index, batch, kept, &meter.progress)
+                    .await?;
+                counts.add(added);
+                builder = builder.add(rows).await?;
+                meter.advance(count)?;
+            }
         }
         Ok(Fed {
             builder,
@@ -246,18 +253,28 @@ impl LakeIndexes {
         let index = &task.index;
         let live = self.live(index).await?;
         let shown = self.there(&task.snapshot, index, &live).await?;
-        let slots: Vec<u64> = shown.to_set(live.rows()).iter().map(u64::from).collect();
+        let slots: Vec<u64> = live.rows_of(&shown).iter().map(u64::from).collect();
         let with_text = !index.spec.text.is_none();
-        for part in slots.chunks(FOLDED_ROWS) {
-            let stored = live.stored(part).await;
-            let stored = stored.map_err(|error| of_vector(&error))?;
+        let at_a_time = if live.is_chunked() {
+            FOLDED_ROWS_CHUNKED
+        } else {
+            FOLDED_ROWS
+        };
+        for part in slots.chunks(at_a_time) {
+            let whole = live.whole(part).await;
+            let whole = whole.map_err(|error| of_vector(&error))?;
             let mut rows = Rows {
                 texts: with_text.then(Vec::new),
                 ..Rows::default()
             };
-            for row in stored {
+            for (row, number) in whole.into_iter().zip(0..) {
                 rows.keys.push(row.key);
-                rows.vectors.extend(row.vector);
+                rows.vectors.extend(row.vectors);
+                let chunks = row.chunks.into_iter();
+                rows.chunks.extend(chunks.map(|chunk| ChunkSpan {
+                    row: number,
+                    ..chunk
+                }));
                 if let Some(texts) = &mut rows.texts {
                     texts.push(row.text.unwrap_or_default());
                 }
@@ -324,6 +341,7 @@ impl LakeIndexes {
             prefix: built.prefix.clone(),
             files: built.files.clone(),
             vectors: built.vectors,
+            rows: built.rows,
             skipped: built.skipped,
             reused: built.reused,
             changed: built.changed,

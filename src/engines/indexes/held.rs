@@ -7,7 +7,9 @@ use lakehouse_actors::PortError;
 use lakehouse_journal::model::catalog::Index;
 
 use super::{
-    Live, of_vector,
+    Live,
+    chunks::WholeRow,
+    of_vector,
     source::{texts_of, vectors_of},
 };
 
@@ -76,13 +78,13 @@ fn of(slot: Option<u64>, same: impl FnOnce() -> bool) -> Held {
 /// What a build takes over of what answers.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    /// For each row the vector of the same text; empty is none for any.
-    pub vectors: Vec<Option<Vec<f32>>>,
+    /// For each row what is held of the same text; empty is nothing for any.
+    pub rows: Vec<Option<WholeRow>>,
     /// Rows that were there with another text.
     pub changed: u64,
 }
 
-/// The vectors of the rows of an answer to `rows_query` that are held as they are.
+/// What is held of the rows of an answer to `rows_query` that are held as they are.
 ///
 /// # Errors
 /// As [`held`].
@@ -93,12 +95,12 @@ pub(super) async fn kept(
 ) -> Result<Kept, PortError> {
     let rows = held(index, live, batch).await?;
     let slots: Vec<u64> = rows.iter().filter_map(|row| row.slot()).collect();
-    let stored = live.stored(&slots).await;
-    let mut stored = stored.map_err(|error| of_vector(&error))?.into_iter();
+    let whole = live.whole(&slots).await;
+    let mut whole = whole.map_err(|error| of_vector(&error))?.into_iter();
     let changed = rows.iter().filter(|row| **row == Held::Otherwise).count();
-    let vector = |row: &Held| row.slot().and_then(|_| stored.next()).map(|row| row.vector);
+    let as_held = |row: &Held| row.slot().and_then(|_| whole.next());
     Ok(Kept {
-        vectors: rows.iter().map(vector).collect(),
+        rows: rows.iter().map(as_held).collect(),
         changed: changed as u64,
     })
 }
@@ -115,7 +117,7 @@ pub(super) async fn none_kept(
     let rows = held(index, live, batch).await?;
     let changed = rows.iter().filter(|row| **row != Held::Not).count();
     Ok(Kept {
-        vectors: Vec::new(),
+        rows: Vec::new(),
         changed: changed as u64,
     })
 }

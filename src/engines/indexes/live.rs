@@ -1,21 +1,23 @@
 //! What answers: a generation and the deltas that ride on it, as one set of rows. Rows of deltas have
 //! the slots after those of the generation, so that one bitmap says which rows of both are meant.
-//! Opened by `open`, asked by `search`; never changed, a further delta makes another one.
+//! Opened by `open`, asked by `search`; never changed, a further delta makes another one. Where a row has
+//! several vectors, `chunks` tells rows and vectors apart.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
+use lakehouse_actors::ports::ChunkSpan;
 use lakehouse_journal::record::Seq;
 use parking_lot::Mutex;
 use roaring::RoaringBitmap;
 
-use super::{Warm, measure::Measurable, sight::Sights};
+use super::{Warm, chunks::Spread, measure::Measurable, sight::Sights};
 use crate::engines::{
     usearch::HnswIndex,
     vectors::{
         Found, Hit, Metric, SearchPath, StoredRow, VectorError, VectorIndex, Visible,
         at_rest::RowsAtRest,
-        check_vector,
         exact::{Candidate, Measure, Nearest, norm},
+        spans::Spans,
     },
 };
 
@@ -25,6 +27,8 @@ pub struct Base {
     pub index: Arc<dyn VectorIndex>,
     /// The same, when it is usearch: trials build graphs of its rows.
     pub hnsw: Option<Arc<HnswIndex>>,
+    /// Which of its vectors are of which row, where a row may have several.
+    pub chunks: Option<Spans>,
     /// Position of the snapshot that it was built from.
     pub source_seq: Seq,
     /// Its full text, opened when it is first asked for.
@@ -43,6 +47,8 @@ pub struct Live {
     pub(super) rows_seq: Seq,
     /// What snapshots and callers see of it.
     pub(super) sights: Mutex<Sights>,
+    /// The same by vectors, where a row may have several.
+    pub(super) spread: Mutex<Spread>,
 }
 
 /// The rows of one delta.
@@ -53,6 +59,9 @@ pub struct Segment {
     pub source_seq: Seq,
     rows: RowsAtRest,
     norms: Vec<f32>,
+    /// Which of its vectors are of which row, where a row may have several.
+    chunks: Option<Spans>,
+    /// The first vector of each row.
     by_key: HashMap<String, u32>,
     removed: std::collections::HashSet<String>,
     start: u64,
@@ -67,21 +76,33 @@ impl Segment {
         start: u64,
     ) -> Self {
         let removed = rows.removed.drain(..).collect();
-        let by_key = rows.keys.iter().zip(0..);
-        let by_key = by_key.map(|(key, row)| (key.clone(), row)).collect();
+        let chunks = std::mem::take(&mut rows.chunks);
+        let chunks = (!chunks.is_empty()).then(|| Spans::new(chunks)).flatten();
+        let keys = rows.keys.iter().cloned();
+        let by_key = match &chunks {
+            Some(chunks) => keys.zip(chunks.firsts().iter().copied()).collect(),
+            None => keys.zip(0..).collect(),
+        };
         let norms = rows.vectors.chunks_exact(dimensions).map(norm).collect();
         Self {
             key,
             source_seq,
             rows,
             norms,
+            chunks,
             by_key,
             removed,
             start,
         }
     }
 
+    /// How many vectors it has.
     pub(super) fn len(&self) -> u64 {
+        self.norms.len() as u64
+    }
+
+    /// How many rows.
+    pub(super) fn row_count(&self) -> u64 {
         self.rows.keys.len() as u64
     }
 
@@ -89,11 +110,37 @@ impl Segment {
         self.start..self.start + self.len()
     }
 
+    /// Which of its vectors has a slot.
+    fn at(&self, slot: u64) -> Option<usize> {
+        let at = usize::try_from(slot.checked_sub(self.start)?).ok()?;
+        (at < self.norms.len()).then_some(at)
+    }
+
+    /// Which of its rows a vector is of.
     fn row(&self, slot: u64) -> Option<usize> {
-        let row = slot.checked_sub(self.start)?;
-        usize::try_from(row)
-            .ok()
-            .filter(|row| *row < self.rows.keys.len())
+        match self.chunk(slot) {
+            Some(chunk) => Some(chunk.row as usize),
+            None => self.at(slot),
+        }
+    }
+
+    /// The chunk that a vector is of, where texts are cut.
+    pub(super) fn chunk(&self, slot: u64) -> Option<ChunkSpan> {
+        let at = slot.checked_sub(self.start)?;
+        self.chunks.as_ref()?.chunk(at).copied()
+    }
+
+    /// The slot of the row that a vector is of, where a row may have several.
+    pub(super) fn first_of(&self, slot: u64) -> Option<u64> {
+        let at = slot.checked_sub(self.start)?;
+        Some(self.start + self.chunks.as_ref()?.first_of(at)?)
+    }
+
+    /// The slots of all vectors of that row.
+    pub(super) fn all_of(&self, slot: u64) -> Option<Range<u64>> {
+        let at = slot.checked_sub(self.start)?;
+        let Range { start, end } = self.chunks.as_ref()?.all_of(at)?;
+        Some(self.start + start..self.start + end)
     }
 
     pub(super) fn slot_of(&self, key: &str) -> Option<u64> {
@@ -104,8 +151,8 @@ impl Segment {
         self.rows.texts[self.row(slot)?].as_deref()
     }
 
-    fn vector(&self, row: usize, dimensions: usize) -> &[f32] {
-        &self.rows.vectors[row * dimensions..(row + 1) * dimensions]
+    fn vector(&self, at: usize, dimensions: usize) -> &[f32] {
+        &self.rows.vectors[at * dimensions..(at + 1) * dimensions]
     }
 }
 
@@ -119,6 +166,7 @@ impl Live {
             superseded: RoaringBitmap::new(),
             rows_seq,
             sights: Mutex::default(),
+            spread: Mutex::default(),
         }
     }
 
@@ -131,6 +179,7 @@ impl Live {
             superseded: other.superseded.clone(),
             rows_seq: other.rows_seq,
             sights: Mutex::default(),
+            spread: Mutex::default(),
         }
     }
 
@@ -151,6 +200,7 @@ impl Live {
             superseded,
             rows_seq: self.rows_seq.max(source_seq),
             sights: Mutex::default(),
+            spread: Mutex::default(),
         }
     }
 
@@ -161,7 +211,7 @@ impl Live {
         self
     }
 
-    /// How many slots there are, those of superseded rows too.
+    /// How many slots there are, one a vector, those of superseded rows too.
     pub fn rows(&self) -> u64 {
         let last = self.segments.last();
         last.map_or_else(|| self.base.index.rows(), |last| last.slots().end)
@@ -203,15 +253,15 @@ impl Live {
         self.base.index.slot_of(key).is_some() || self.segments.iter().any(in_delta)
     }
 
-    /// The key of a slot.
+    /// The key of the row that a slot is of.
     pub fn key_of(&self, slot: u64) -> Option<&str> {
         match self.segment_of(slot) {
             Some(segment) => Some(&segment.rows.keys[segment.row(slot)?]),
-            None => self.base.index.key_of(slot),
+            None => self.base.index.key_of(self.row_of(slot)),
         }
     }
 
-    fn segment_of(&self, slot: u64) -> Option<&Arc<Segment>> {
+    pub(super) fn segment_of(&self, slot: u64) -> Option<&Arc<Segment>> {
         if slot < self.base.index.rows() {
             return None;
         }
@@ -220,7 +270,7 @@ impl Live {
             .find(|segment| segment.slots().contains(&slot))
     }
 
-    /// The texts of slots, in the same order.
+    /// The texts of rows, by their slots and in the same order.
     ///
     /// # Errors
     /// `Io` or `Engine`.
@@ -234,7 +284,7 @@ impl Live {
         Ok(slots.iter().map(text).collect())
     }
 
-    /// The rows of slots, in the same order.
+    /// What is held in slots, in the same order; the text of a row is in its own.
     ///
     /// # Errors
     /// `Io` or `Engine`.
@@ -246,11 +296,15 @@ impl Live {
                 return stored.next();
             };
             let row = segment.row(slot)?;
+            let is_first = self.row_of(slot) == slot;
+            let text = segment.rows.texts[row].as_ref();
             Some(StoredRow {
                 slot,
                 key: segment.rows.keys[row].clone(),
-                text: segment.rows.texts[row].clone(),
-                vector: segment.vector(row, self.dimensions()).to_vec(),
+                text: text.filter(|_| is_first).cloned(),
+                vector: segment
+                    .vector(segment.at(slot)?, self.dimensions())
+                    .to_vec(),
             })
         };
         Ok(slots.iter().filter_map(row).collect())
@@ -261,12 +315,12 @@ impl Live {
         slots.iter().copied().filter(|slot| *slot < rows).collect()
     }
 
-    /// The `k` visible rows nearest to `query`, of the generation and its deltas: always `k` when so
-    /// many are visible. What is superseded must not be visible.
+    /// The `k` visible vectors nearest to `query`, which was checked, of the generation and its deltas:
+    /// always `k` when so many are visible.
     ///
     /// # Errors
-    /// What [`check_vector`] says of the query; `Io` or `Engine`.
-    pub async fn nearest(
+    /// `Io` or `Engine`.
+    pub(super) async fn near_vectors(
         &self,
         query: &[f32],
         k: usize,
@@ -274,7 +328,6 @@ impl Live {
         exact: bool,
         visible: Visible<'_>,
     ) -> Result<Found, VectorError> {
-        check_vector(query, self.dimensions(), self.metric())?;
         let index = &self.base.index;
         let found = if exact {
             index.nearest_exact(query, k, visible).await?
@@ -318,19 +371,19 @@ impl Live {
         }
     }
 
-    /// Its rows as they are measured, when they lie in a graph of usearch.
+    /// Its rows as they are measured, when they lie in a graph of usearch and have one vector each.
     pub fn measurable(&self) -> Option<MeasuredLive<'_>> {
-        let hnsw = self.base.hnsw.as_deref()?;
+        let hnsw = self.base.hnsw.as_deref().filter(|_| !self.is_chunked())?;
         Some(MeasuredLive { live: self, hnsw })
     }
 
     fn scan_deltas(&self, query: &[f32], visible: Visible<'_>, nearest: &mut Nearest) {
         let measure = Measure::new(self.metric(), query);
         for segment in &self.segments {
-            for (row, slot) in segment.slots().enumerate() {
+            for (at, slot) in segment.slots().enumerate() {
                 if visible.allows(slot) {
-                    let vector = segment.vector(row, self.dimensions());
-                    let distance = measure.distance(vector, segment.norms[row]);
+                    let vector = segment.vector(at, self.dimensions());
+                    let distance = measure.distance(vector, segment.norms[at]);
                     nearest.offer(Candidate { distance, slot });
                 }
             }
@@ -368,7 +421,7 @@ impl Measurable for MeasuredLive<'_> {
 
     fn vector_of(&self, slot: u64) -> Option<&[f32]> {
         match self.live.segment_of(slot) {
-            Some(segment) => Some(segment.vector(segment.row(slot)?, self.live.dimensions())),
+            Some(segment) => Some(segment.vector(segment.at(slot)?, self.live.dimensions())),
             None => self.hnsw.vector_of(slot),
         }
     }

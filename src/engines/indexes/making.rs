@@ -2,6 +2,8 @@
 //! generation before, and what was sent for the others. Builds and searches come in here; nobody else
 //! embeds.
 
+mod cut;
+
 use std::{sync::Arc, time::Duration};
 
 use arrow::{array::StringArray, record_batch::RecordBatch};
@@ -12,8 +14,8 @@ use lakehouse_actors::{
 use lakehouse_journal::model::{
     ErrorKind,
     catalog::{
-        CatalogState, Dataset, Generation, Index, IndexSpec, Making, ModelIdentity, Sensitivity,
-        TextSpec,
+        CatalogState, Cutting, Dataset, Generation, Index, IndexSpec, Making, ModelIdentity,
+        Sensitivity, TextSpec,
     },
 };
 
@@ -33,6 +35,8 @@ use crate::engines::embedder::{
 const QUERY_PATIENCE: Duration = Duration::from_secs(10);
 /// What made the vectors of generations that do not say: there was nothing else.
 const FIRST_VERSION: &str = "static-minilm-128@1";
+
+pub(super) use cut::{must_fit_model, parts_of};
 
 /// Who makes vectors, and where those that were paid for are kept.
 pub struct Embedding {
@@ -106,6 +110,8 @@ pub(super) struct Maker {
     /// Who is asked; or why nobody may be, which matters only when there is something to be asked.
     sender: Result<Sender, PortError>,
     model: ModelIdentity,
+    /// What texts are cut with, where they are.
+    cutting: Option<Cutting>,
     tally: Tally,
     refused: u64,
     left_out: u64,
@@ -178,13 +184,21 @@ impl LakeIndexes {
             (Err(_), Some(live)) if *spec == index.spec => model_of(spec, live),
             (Err(error), _) => return Err(error.clone()),
         };
+        let cutting = match (&sender, live) {
+            (Ok(sender), _) => cut::cutting_of(spec, sender.embedder.as_ref()),
+            // Nothing is cut then: what is held is taken over as it is.
+            (Err(_), live) => live.and_then(Generation::cutting).cloned(),
+        };
         Ok(Maker {
             sender,
             tally: Tally::default(),
             refused: 0,
             left_out: 0,
-            takes_over: live.is_some_and(|live| model_of(&index.spec, live) == model),
+            takes_over: live.is_some_and(|live| {
+                model_of(&index.spec, live) == model && live.cutting() == cutting.as_ref()
+            }),
             model,
+            cutting,
             // A generation by another model can wait: the one that answers is built anew by its own.
             is_owed: *spec == index.spec
                 && live.is_some_and(|live| live.source_seq < dataset.last_tombstone_seq()),
@@ -209,6 +223,7 @@ impl LakeIndexes {
     /// `Unprocessable` when there is no such embedder, or its texts may not go there.
     pub fn must_embed(&self, state: &CatalogState, spec: &IndexSpec) -> Result<(), PortError> {
         let embedder = self.embedder_of(spec)?;
+        must_fit_model(spec.chunk, embedder.as_ref())?;
         must_be_allowed(state, spec, embedder.as_ref())
     }
 
@@ -221,6 +236,17 @@ impl LakeIndexes {
         let today = self.embedder_of(&index.spec);
         today.map_or(true, |today| {
             *today.identity() == model_of(&index.spec, live)
+        })
+    }
+
+    /// Whether the texts of the generation that answers are cut as they would be now.
+    pub(super) fn is_cut_as_today(&self, index: &Index) -> bool {
+        let Some(live) = index.live_generation() else {
+            return true;
+        };
+        let today = self.embedder_of(&index.spec);
+        today.map_or(true, |today| {
+            cut::cutting_of(&index.spec, today.as_ref()).as_ref() == live.cutting()
         })
     }
 
@@ -322,35 +348,55 @@ impl Maker {
         }
         let (keys, texts) = blocking(move || texts_of(&owned, &batch)).await?;
         let texts = texts.unwrap_or_default();
-        let mut vectors = kept.vectors;
+        if self.cutting.is_some() {
+            return self.cut_rows(&keys, texts, kept, progress).await;
+        }
+        let vectors = kept.rows.into_iter();
+        let mut vectors: Vec<Option<Vec<f32>>> =
+            vectors.map(|row| row.map(|row| row.vectors)).collect();
         vectors.resize(texts.len(), None);
         let new = texts.iter().zip(&vectors);
         let new: Vec<String> = new
             .filter(|(_, kept)| kept.is_none())
             .map(|(text, _)| text.clone())
             .collect();
-        let made = match self.made(&new, progress).await {
-            Err(error) if self.is_owed && error.code != "cancelled" => {
-                tracing::warn!(%error, rows = new.len(), "rows are left out, so that deleted ones go");
-                self.left_out += new.len() as u64;
-                // Nobody is asked again for this generation.
-                self.sender = Err(error);
-                Vec::new()
-            }
-            made => made?,
-        };
+        let made = self.made_or_left_out(&new, new.len(), progress).await?;
         let mut counts = Counts {
             changed: kept.changed,
             ..Counts::default()
         };
         let rows = joined(&keys, texts, vectors, made, &mut counts);
+        self.note_refused(&mut counts);
+        Ok((rows, counts))
+    }
+
+    fn note_refused(&mut self, counts: &mut Counts) {
         let sender = self.sender.as_ref();
         if !sender.is_ok_and(|sender| sender.embedder.limits().keep) {
             // A text without a word that is known is skipped: nobody refused it.
             counts.refused = 0;
         }
         self.refused += counts.refused;
-        Ok((rows, counts))
+    }
+
+    /// What becomes of the texts of so many rows; nothing when these are left out of a generation that
+    /// must come, whoever is down.
+    async fn made_or_left_out(
+        &mut self,
+        texts: &[String],
+        rows: usize,
+        progress: &Progress,
+    ) -> Result<Vec<TextVector>, PortError> {
+        match self.made(texts, progress).await {
+            Err(error) if self.is_owed && error.code != "cancelled" => {
+                tracing::warn!(%error, rows, "rows are left out, so that deleted ones go");
+                self.left_out += rows as u64;
+                // Nobody is asked again for this generation.
+                self.sender = Err(error);
+                Ok(Vec::new())
+            }
+            made => made,
+        }
     }
 
     async fn made(
@@ -372,6 +418,7 @@ impl Maker {
         let is_free = sender.is_ok_and(|sender| !sender.embedder.limits().keep);
         Making {
             model: self.model.clone(),
+            cutting: self.cutting.clone(),
             refused: self.refused,
             left_out: self.left_out,
             texts_sent: if is_free { 0 } else { self.tally.texts_sent },
@@ -425,6 +472,7 @@ pub(super) fn making_of(index: &Index) -> Making {
     let made = live.and_then(|live| live.making.clone());
     made.unwrap_or_else(|| Making {
         model: of_first_version(&index.spec),
+        cutting: None,
         refused: 0,
         left_out: 0,
         texts_sent: 0,

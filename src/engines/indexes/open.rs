@@ -14,7 +14,11 @@ use super::{Base, LakeIndexes, Live, internal, of_vector, text::LazyText};
 use crate::engines::{
     lance::{LanceIndex, text::TEXTS},
     usearch::HnswIndex,
-    vectors::{self, VectorIndex, at_rest, files::open_verified},
+    vectors::{
+        self, VectorError, VectorIndex, at_rest,
+        files::open_verified,
+        spans::{CHUNKS_FILE, Spans},
+    },
 };
 
 impl LakeIndexes {
@@ -128,13 +132,18 @@ impl LakeIndexes {
         let (bucket, prefix) = (&index.spec.bucket, &generation.prefix);
         let files = self.files.of_generation(bucket, prefix, &generation.files);
         let dir = files.await?;
-        let (texts, own) = apart(&generation.files);
-        let opened = open_engine(index.spec.backend, dir.clone(), own).await?;
+        let parts = apart(&generation.files);
+        let opened = open_engine(index.spec.backend, dir.clone(), parts.engine).await?;
+        let chunks = match parts.chunks {
+            Some(file) => Some(open_chunks(dir.clone(), file, opened.index.rows()).await?),
+            None => None,
+        };
         let base = Arc::new(Base {
             index: opened.index,
             hnsw: opened.hnsw,
+            chunks,
             source_seq: generation.source_seq,
-            text: LazyText::new(dir, texts),
+            text: LazyText::new(dir, parts.texts),
         });
         self.open.lock().bases.insert(name, Arc::clone(&base));
         Ok(base)
@@ -173,13 +182,45 @@ pub(super) fn digest(file: &FileDigest) -> vectors::FileDigest {
     }
 }
 
-/// The files of a generation's full text, and those of its engine.
-pub(super) fn apart(files: &[FileDigest]) -> (Vec<vectors::FileDigest>, Vec<vectors::FileDigest>) {
+/// The files of a generation.
+pub(super) struct Parts {
+    /// Those of its full text.
+    pub texts: Vec<vectors::FileDigest>,
+    /// Which vectors are of which row, where a row may have several.
+    pub chunks: Option<vectors::FileDigest>,
+    /// Those of its engine.
+    pub engine: Vec<vectors::FileDigest>,
+}
+
+/// Tells the files of a generation apart.
+pub(super) fn apart(files: &[FileDigest]) -> Parts {
     let is_text = |file: &vectors::FileDigest| {
         let folder = file.name.split_once('/').map(|(folder, _)| folder);
         folder == Some(TEXTS)
     };
-    files.iter().map(digest).partition(is_text)
+    let (texts, others): (Vec<_>, Vec<_>) = files.iter().map(digest).partition(is_text);
+    let (mut chunks, engine): (Vec<_>, Vec<_>) = others
+        .into_iter()
+        .partition(|file| file.name == CHUNKS_FILE);
+    Parts {
+        texts,
+        chunks: chunks.pop(),
+        engine,
+    }
+}
+
+async fn open_chunks(
+    dir: PathBuf,
+    file: vectors::FileDigest,
+    vectors: u64,
+) -> Result<Spans, PortError> {
+    let read = move || {
+        let opened = open_verified(&dir, &file)?;
+        Spans::read(opened, vectors)
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    let read: Result<Spans, VectorError> = read.map_err(|error| internal(&error))?;
+    read.map_err(|error| of_vector(&error))
 }
 
 /// Whether the deltas that are open are the first of these.

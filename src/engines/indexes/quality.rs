@@ -9,8 +9,8 @@ use lakehouse_actors::PortError;
 use lakehouse_journal::model::{
     ErrorKind, Fold,
     catalog::{
-        Backend, CatalogState, EvalSet, EvalSpec, FileDigest, Generation, Index, IndexConfig,
-        Trial, row_mark,
+        Backend, CatalogState, Chunker, EvalSet, EvalSpec, FileDigest, Generation, Index,
+        IndexConfig, Trial, row_mark,
     },
 };
 
@@ -72,32 +72,34 @@ fn impossible(text: impl Into<String>) -> PortError {
     PortError::new(ErrorKind::Unprocessable, "impossible", text)
 }
 
-/// What is measured is a graph, and its rows are at hand without waiting.
+/// What is measured is a graph of rows, and these are at hand without waiting.
 ///
 /// # Errors
-/// `Unprocessable` for an index on Lance.
+/// `Unprocessable` for an index on Lance, and for one whose texts are cut.
 pub fn must_be_graph(index: &Index) -> Result<(), PortError> {
-    has_graph(index.spec.backend, &index.name)
+    // What it is being made as counts, too: it would be measured when it is built.
+    let chunk = index.spec.chunk.or(index.spec_to_build().chunk);
+    has_graph(index.spec.backend, chunk, &index.name)
 }
 
 /// As [`must_be_graph`], for one that is not defined yet.
 ///
 /// # Errors
-/// `Unprocessable` for an index on Lance.
-pub fn has_graph(backend: Backend, index: &str) -> Result<(), PortError> {
-    match backend {
-        Backend::Hnsw => Ok(()),
-        Backend::Lance => {
-            let text = format!(
-                "index `{index}` is on `lance`: sets, trials, floors and tuning are of `hnsw` indexes"
-            );
-            Err(PortError::new(
-                ErrorKind::Unprocessable,
-                "unsupported",
-                text,
-            ))
-        }
-    }
+/// `Unprocessable` for an index on Lance, and for one whose texts are cut.
+pub fn has_graph(backend: Backend, chunk: Option<Chunker>, index: &str) -> Result<(), PortError> {
+    let what = match (backend, chunk) {
+        (Backend::Hnsw, None) => return Ok(()),
+        (Backend::Lance, _) => "is on `lance`",
+        (Backend::Hnsw, Some(_)) => "has chunks",
+    };
+    let text = format!(
+        "index `{index}` {what}: sets, trials, floors and tuning are of `hnsw` indexes with one vector a row"
+    );
+    Err(PortError::new(
+        ErrorKind::Unprocessable,
+        "unsupported",
+        text,
+    ))
 }
 
 fn measured(live: &Live) -> Result<MeasuredLive<'_>, PortError> {
@@ -300,7 +302,7 @@ impl LakeIndexes {
         let turn = self.turn().await;
         let bucket = &index.spec.bucket;
         let dir = self.files.of_generation(bucket, prefix, kept).await?;
-        let (_, expected) = apart(kept);
+        let expected = apart(kept).engine;
         let drawn = match &eval {
             Some(eval) => Some(self.queries_of(eval).await?),
             None => None,

@@ -3,19 +3,21 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use lakehouse_actors::PortError;
+use lakehouse_actors::{PortError, ports::ChunkSpan};
 use lakehouse_journal::model::{
     ErrorKind, Fold,
     catalog::{CatalogState, Index},
 };
 
 use super::{
-    LakeIndexes, Live, of_vector,
+    LakeIndexes, Live,
+    chunks::RowHit,
+    of_vector,
     shown::Shown,
     sight::{Sight, slots_where},
     text::fused,
 };
-use crate::engines::vectors::{Hit, SearchPath, VectorError};
+use crate::engines::vectors::{SearchPath, VectorError};
 
 /// Most hits of one search.
 pub const HITS_MAX: usize = 10_000;
@@ -77,6 +79,8 @@ pub struct SearchHit {
     pub score: f32,
     /// How far its vector is, when the search looked at vectors and found it by that.
     pub distance: Option<f32>,
+    /// The chunk of its text that it was found by, where texts are cut.
+    pub chunk: Option<ChunkSpan>,
 }
 
 /// What a search found.
@@ -114,8 +118,9 @@ impl LakeIndexes {
         let shown = self.shown(catalog, index, &live, sight).await?;
         // What a hidden row does to the graph must not be told by which rows are found.
         let settled = match &shown {
-            Shown::Only(only) if sight.is_restricted => {
-                only.len() * u64::from(index.spec.dimensions) <= SETTLED_MAX
+            Shown::Only(_) if sight.is_restricted => {
+                let vectors = live.count_shown(&live.vectors_shown(&shown));
+                vectors * u64::from(index.spec.dimensions) <= SETTLED_MAX
             }
             _ => false,
         };
@@ -178,18 +183,21 @@ impl Looking<'_> {
         let ef = self.request.ef_search;
         let found = self
             .live
-            .nearest(vector, k, ef, self.exact, self.shown.visible())
+            .nearest(vector, k, ef, self.exact, self.shown)
             .await
             .map_err(|error| of_vector(&error))?;
         let path = match found.path {
             SearchPath::Ann => "ann",
             SearchPath::Exact => "exact",
         };
-        let hit = |hit: Hit| SearchHit {
+        // By a graph, hidden rows may decide by which of its chunks a row is found.
+        let tells_chunk = self.exact || !self.request.sight.is_restricted;
+        let hit = |hit: RowHit| SearchHit {
             slot: hit.slot,
             key: hit.key,
             score: hit.score,
             distance: Some(hit.distance),
+            chunk: hit.chunk.filter(|_| tells_chunk),
         };
         Ok((found.hits.into_iter().map(hit).collect(), path))
     }
@@ -225,10 +233,11 @@ impl Looking<'_> {
         let (fitting, _) = self.by_words(deep).await?;
         let slots = |hits: &[SearchHit]| hits.iter().map(|hit| hit.slot).collect::<Vec<u64>>();
         let mut fused = hits(self.live, fused([&slots(&near), &slots(&fitting)], k));
-        let distances = near.iter().map(|near| (near.slot, near.distance));
-        let distances: HashMap<u64, Option<f32>> = distances.collect();
+        let near: HashMap<u64, &SearchHit> = near.iter().map(|near| (near.slot, near)).collect();
         for hit in &mut fused {
-            hit.distance = distances.get(&hit.slot).copied().flatten();
+            if let Some(near) = near.get(&hit.slot) {
+                (hit.distance, hit.chunk) = (near.distance, near.chunk);
+            }
         }
         Ok((fused, path))
     }
@@ -240,6 +249,7 @@ fn hits(live: &Live, found: Vec<(u64, f32)>) -> Vec<SearchHit> {
         key: live.key_of(slot).unwrap_or_default().to_owned(),
         score,
         distance: None,
+        chunk: None,
     };
     found.into_iter().map(hit).collect()
 }

@@ -11,7 +11,7 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use futures::StreamExt;
-use lakehouse_actors::PortError;
+use lakehouse_actors::{PortError, ports::ChunkSpan};
 use lakehouse_journal::model::{
     ErrorKind, Fold,
     catalog::{CatalogState, Index, TextSpec},
@@ -30,8 +30,10 @@ pub struct Rows {
     pub keys: Vec<String>,
     /// Their texts; none where vectors stand for no text.
     pub texts: Option<Vec<String>>,
-    /// `[keys, dimensions]`, row-major.
+    /// `[keys, dimensions]`, row-major; `[chunks, dimensions]` where texts are cut.
     pub vectors: Vec<f32>,
+    /// Whose vectors these are, row after row, one at least for each key; empty where a row has one.
+    pub chunks: Vec<ChunkSpan>,
     /// Rows that have no vector.
     pub skipped: u64,
 }

@@ -70,13 +70,18 @@ impl Live {
                     .to_owned(),
             });
         }
-        let only: Option<RoaringBitmap> = match shown {
-            Shown::All => None,
-            Shown::Except(_) | Shown::Only(_) => {
+        let only: Option<RoaringBitmap> = match (shown, &self.base.chunks) {
+            (Shown::All, _) => None,
+            (Shown::Except(_) | Shown::Only(_), None) => {
                 let end = u32::try_from(rows).expect("slots have 32 bits");
                 let mut set = shown.to_set(rows);
                 set.remove_range(end..);
                 Some(set)
+            }
+            (Shown::Except(_) | Shown::Only(_), Some(chunks)) => {
+                let rows = (0_u32..).zip(chunks.firsts());
+                let rows = rows.filter(|(_, first)| shown.allows(u64::from(**first)));
+                Some(rows.map(|(row, _)| row).collect())
             }
         };
         let mut hits = match index {
@@ -85,6 +90,14 @@ impl Live {
             }
             _ => Vec::new(),
         };
+        if let Some(chunks) = &self.base.chunks {
+            // Where texts are cut, they are numbered by row, and a row's slot is that of its first chunk.
+            let first = |row: u64| chunks.firsts().get(usize::try_from(row).ok()?).copied();
+            hits = hits
+                .into_iter()
+                .filter_map(|(row, score)| Some((u64::from(first(row)?), score)))
+                .collect();
+        }
         let texts = self.delta_texts(shown);
         if !texts.is_empty() {
             hits.extend(score(index, words, texts).await?);
@@ -96,6 +109,7 @@ impl Live {
         let slots = self.segments.iter().flat_map(|segment| {
             segment
                 .slots()
+                .filter(|slot| self.row_of(*slot) == *slot)
                 .filter_map(|slot| Some((slot, segment.text(slot)?.to_owned())))
         });
         slots.filter(|(slot, _)| shown.allows(*slot)).collect()

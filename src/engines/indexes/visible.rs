@@ -199,7 +199,7 @@ fn deleted_since(dataset: &Dataset, live: &Live, key_hash: &KeyHash) -> Shown {
     if dataset.has_hashed_keys() {
         // A hash does not lead to its key: every key is hashed and looked up.
         let deleted = |key: &str| dataset.tombstones.get(&key_hash(key)).copied();
-        for slot in 0..live.rows() {
+        for slot in (0..live.rows()).filter(|slot| live.row_of(*slot) == *slot) {
             let Some(seq) = live.key_of(slot).and_then(deleted) else {
                 continue;
             };

@@ -1,6 +1,8 @@
 //! Vectors at rest: Parquet of `key` (text), `text` (text, or null) and `vector` (a fixed-size list of
 //! f32), which `DuckDB`, Polars and pyarrow read as it is. Generations of the usearch engine lie beside
-//! such a file, deltas are one: there a null vector says that the key left the index.
+//! such a file, deltas are one: there a null vector says that the key left the index. Where texts are cut,
+//! a line of a delta is a chunk, with `chunk`, `start` and `end` (bytes of the text, which stands in the
+//! first line of its row); lines of one row follow one another.
 //! Builders and the delta writer call it; deltas are read through it after their hash was checked.
 
 use std::fs::File;
@@ -9,8 +11,10 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, FixedSizeListBuilder, Float32Builder, RecordBatch, StringBuilder,
+    UInt32Array, UInt32Builder,
 };
-use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef, UInt32Type};
+use lakehouse_actors::ports::ChunkSpan;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
@@ -24,9 +28,12 @@ const BATCH_ROWS: usize = 1_024;
 /// Bytes of vectors in a row group: what a writer holds in memory.
 const GROUP_BYTES: usize = 32 << 20;
 
+/// Columns that say which chunk of a text a line is.
+const CHUNK: [&str; 3] = ["chunk", "start", "end"];
+
 /// The columns.
-pub fn schema(dimensions: usize) -> SchemaRef {
-    Arc::new(Schema::new(vec![
+fn schema(dimensions: usize, chunked: bool) -> SchemaRef {
+    let mut fields = vec![
         Field::new("key", DataType::Utf8, false),
         Field::new("text", DataType::Utf8, true),
         Field::new(
@@ -34,7 +41,11 @@ pub fn schema(dimensions: usize) -> SchemaRef {
             DataType::FixedSizeList(item(), width(dimensions)),
             true,
         ),
-    ]))
+    ];
+    if chunked {
+        fields.extend(CHUNK.map(|name| Field::new(name, DataType::UInt32, true)));
+    }
+    Arc::new(Schema::new(fields))
 }
 
 fn item() -> Arc<Field> {
@@ -53,6 +64,8 @@ pub struct AtRestWriter {
     keys: StringBuilder,
     texts: StringBuilder,
     vectors: FixedSizeListBuilder<Float32Builder>,
+    /// Numbers, first and last bytes, where lines are chunks.
+    chunks: Option<[UInt32Builder; 3]>,
     waiting: usize,
 }
 
@@ -62,6 +75,23 @@ impl AtRestWriter {
     /// # Errors
     /// `Io`.
     pub fn create(dir: &Path, name: &str, dimensions: usize) -> Result<Self, VectorError> {
+        Self::begin(dir, name, dimensions, false)
+    }
+
+    /// The same for lines that are chunks.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn create_chunked(dir: &Path, name: &str, dimensions: usize) -> Result<Self, VectorError> {
+        Self::begin(dir, name, dimensions, true)
+    }
+
+    fn begin(
+        dir: &Path,
+        name: &str,
+        dimensions: usize,
+        chunked: bool,
+    ) -> Result<Self, VectorError> {
         let file = File::create_new(dir.join(name)).map_err(VectorError::io(name))?;
         // Numbers of a vector hardly compress, and no reader looks for a row by their bounds.
         let vector = ColumnPath::new(["vector", "list", "item"].map(str::to_owned).to_vec());
@@ -73,7 +103,7 @@ impl AtRestWriter {
             .set_max_row_group_row_count(Some((GROUP_BYTES / (dimensions * 4)).max(BATCH_ROWS)))
             .set_data_page_row_count_limit(BATCH_ROWS)
             .build();
-        let writer = ArrowWriter::try_new(file, schema(dimensions), Some(properties))
+        let writer = ArrowWriter::try_new(file, schema(dimensions, chunked), Some(properties))
             .map_err(|error| failed(name, error))?;
         Ok(Self {
             name: name.to_owned(),
@@ -83,6 +113,7 @@ impl AtRestWriter {
             texts: StringBuilder::new(),
             vectors: FixedSizeListBuilder::new(Float32Builder::new(), width(dimensions))
                 .with_field(item()),
+            chunks: chunked.then(Default::default),
             waiting: 0,
         })
     }
@@ -97,6 +128,35 @@ impl AtRestWriter {
         text: Option<&str>,
         vector: Option<&[f32]>,
     ) -> Result<(), VectorError> {
+        self.push_line(key, text, vector, None)
+    }
+
+    /// Takes a chunk of a row; the text comes with the first.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn push_chunk(
+        &mut self,
+        key: &str,
+        text: Option<&str>,
+        vector: &[f32],
+        chunk: &ChunkSpan,
+    ) -> Result<(), VectorError> {
+        self.push_line(key, text, Some(vector), Some(chunk))
+    }
+
+    fn push_line(
+        &mut self,
+        key: &str,
+        text: Option<&str>,
+        vector: Option<&[f32]>,
+        chunk: Option<&ChunkSpan>,
+    ) -> Result<(), VectorError> {
+        if let Some([numbers, starts, ends]) = &mut self.chunks {
+            numbers.append_option(chunk.map(|chunk| chunk.number));
+            starts.append_option(chunk.map(|chunk| chunk.start));
+            ends.append_option(chunk.map(|chunk| chunk.end));
+        }
         self.keys.append_value(key);
         self.texts.append_option(text);
         match vector {
@@ -113,12 +173,15 @@ impl AtRestWriter {
 
     fn flush(&mut self) -> Result<(), VectorError> {
         self.waiting = 0;
-        let columns: Vec<ArrayRef> = vec![
+        let mut columns: Vec<ArrayRef> = vec![
             Arc::new(self.keys.finish()),
             Arc::new(self.texts.finish()),
             Arc::new(self.vectors.finish()),
         ];
-        let batch = RecordBatch::try_new(schema(self.dimensions), columns)
+        for chunks in self.chunks.iter_mut().flatten() {
+            columns.push(Arc::new(chunks.finish()));
+        }
+        let batch = RecordBatch::try_new(schema(self.dimensions, self.chunks.is_some()), columns)
             .map_err(|error| failed(&self.name, error))?;
         self.writer
             .write(&batch)
@@ -148,8 +211,10 @@ pub struct RowsAtRest {
     pub keys: Vec<String>,
     /// Their texts.
     pub texts: Vec<Option<String>>,
-    /// Their vectors, `[keys, dimensions]`, row-major.
+    /// Their vectors, `[keys, dimensions]`, row-major; `[chunks, dimensions]` where lines are chunks.
     pub vectors: Vec<f32>,
+    /// Whose vectors these are, row after row; empty where a row has one.
+    pub chunks: Vec<ChunkSpan>,
     /// Keys without a vector.
     pub removed: Vec<String>,
 }
@@ -178,14 +243,36 @@ fn take(batch: &RecordBatch, dimensions: usize, rows: &mut RowsAtRest) -> Option
     if vectors.value_length() != width(dimensions) {
         return None;
     }
+    let of_chunks = CHUNK.iter().filter_map(|name| {
+        let column = batch.column_by_name(name)?;
+        column.as_primitive_opt::<UInt32Type>()
+    });
+    let of_chunks: Vec<&UInt32Array> = of_chunks.collect();
+    let chunks = match of_chunks[..] {
+        [] => None,
+        [numbers, starts, ends] => Some([numbers, starts, ends]),
+        _ => return None,
+    };
     for row in 0..batch.num_rows() {
+        let key = keys.value(row);
         if vectors.is_null(row) {
-            rows.removed.push(keys.value(row).to_owned());
+            rows.removed.push(key.to_owned());
             continue;
         }
-        rows.keys.push(keys.value(row).to_owned());
-        let text = texts.is_valid(row).then(|| texts.value(row).to_owned());
-        rows.texts.push(text);
+        let goes_on = chunks.is_some() && rows.keys.last().is_some_and(|last| last == key);
+        if !goes_on {
+            rows.keys.push(key.to_owned());
+            let text = texts.is_valid(row).then(|| texts.value(row).to_owned());
+            rows.texts.push(text);
+        }
+        if let Some([numbers, starts, ends]) = chunks {
+            rows.chunks.push(ChunkSpan {
+                row: u32::try_from(rows.keys.len() - 1).ok()?,
+                number: numbers.value(row),
+                start: starts.value(row),
+                end: ends.value(row),
+            });
+        }
         let vector = vectors.value(row);
         let numbers = vector.as_primitive_opt::<Float32Type>()?;
         rows.vectors.extend_from_slice(numbers.values());
@@ -228,6 +315,34 @@ mod tests {
             refused,
             "index file `d` does not have the columns of vectors"
         );
+    }
+
+    #[test]
+    fn chunks_come_back_with_the_row_that_they_are_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = AtRestWriter::create_chunked(dir.path(), "d", 1).unwrap();
+        let chunk = |row, number, start, end| ChunkSpan {
+            row,
+            number,
+            start,
+            end,
+        };
+        let chunks = vec![chunk(0, 0, 0, 4), chunk(0, 2, 3, 9), chunk(1, 0, 0, 2)];
+        let lines = [("a", Some("whole")), ("a", None), ("b", Some("it"))];
+        for ((key, text), chunk) in lines.into_iter().zip(&chunks) {
+            writer.push_chunk(key, text, &[1.5], chunk).unwrap();
+        }
+        writer.push("c", None, None).unwrap();
+        writer.finish().unwrap();
+        let file = File::open(dir.path().join("d")).unwrap();
+        let expected = RowsAtRest {
+            keys: vec!["a".to_owned(), "b".to_owned()],
+            texts: vec![Some("whole".to_owned()), Some("it".to_owned())],
+            vectors: vec![1.5; 3],
+            chunks,
+            removed: vec!["c".to_owned()],
+        };
+        assert_eq!(read("d", file, 1).unwrap(), expected);
     }
 
     #[test]

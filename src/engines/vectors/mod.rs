@@ -12,6 +12,7 @@ pub mod files;
 pub mod keys;
 pub mod mapped;
 mod port;
+pub mod spans;
 #[cfg(test)]
 mod tests;
 pub mod tune;
