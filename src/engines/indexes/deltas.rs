@@ -11,11 +11,11 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use lakehouse_actors::{
     PortError,
-    ports::{DeltaRows, IndexChanges, IndexDeltas, Progress},
+    ports::{ChunkSpan, DeltaRows, IndexChanges, IndexDeltas, Progress},
 };
 use lakehouse_journal::model::{
     ErrorKind, Fold,
-    catalog::{CatalogState, DeltaFile, Index},
+    catalog::{CatalogState, DeltaFile, Generation, Index},
 };
 use roaring::RoaringBitmap;
 use tempfile::TempDir;
@@ -34,7 +34,9 @@ use crate::{
     engines::{
         buckets::{of_bucket, of_store},
         tables::of_query,
-        vectors::{Chunk, FileDigest, VectorError, at_rest::AtRestWriter, files::seal},
+        vectors::{
+            Chunk, FileDigest, VectorError, at_rest::AtRestWriter, files::seal, spans::Spans,
+        },
     },
     query::SessionTables,
 };
@@ -58,6 +60,8 @@ impl IndexDeltas for LakeIndexes {
             // Every vector is to be made anew.
             return Ok(None);
         }
+        let generation = index.live_generation();
+        let vectors_max = generation.map_or(u64::MAX, Generation::delta_vectors_max);
         let mut difference = Difference::default();
         let tables = SessionTables::all(Arc::new(catalog.state.clone()), catalog.seq);
         let mut batches = self
@@ -65,13 +69,17 @@ impl IndexDeltas for LakeIndexes {
             .await?;
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|error| of_query(&error))?;
-            let against = (live.as_ref(), &shown);
-            difference
-                .compare(&owned, &mut maker, against, batch)
-                .await?;
-            // A generation says how many rows were refused, a delta does not.
-            if difference.rows.len() as u64 > most || maker.has_refusals() {
-                return Ok(None);
+            for batch in maker.portions(&batch) {
+                let against = (live.as_ref(), &shown);
+                difference
+                    .compare(&owned, &mut maker, against, batch)
+                    .await?;
+                // A generation says how many rows were refused, a delta does not.
+                let too_many =
+                    difference.rows.len() as u64 > most || difference.vectors > vectors_max;
+                if too_many || maker.has_refusals() {
+                    return Ok(None);
+                }
             }
         }
         let deleted = self.deleted_rows(catalog, index, &live)?;
@@ -100,6 +108,7 @@ impl IndexDeltas for LakeIndexes {
             .map_err(|error| internal(&error))?;
         let staged = work.path().join(STAGED);
         let (count, removed) = (rows.keys.len() as u64, rows.removed.len() as u64);
+        let vectors = (!rows.chunks.is_empty()).then_some(rows.chunks.len() as u64);
         let digest = tokio::task::spawn_blocking(move || write(work, dimensions, &rows));
         let digest = digest.await.map_err(|error| internal(&error))?;
         let (_work, digest) = digest.map_err(|error| of_vector(&error))?;
@@ -110,6 +119,7 @@ impl IndexDeltas for LakeIndexes {
             bytes: digest.bytes,
             blake3: digest.blake3,
             rows: count,
+            vectors,
             removed,
         })
     }
@@ -119,11 +129,20 @@ impl IndexDeltas for LakeIndexes {
 #[derive(Default)]
 struct Difference {
     /// New and changed rows. Of several rows of one key the last counts, as in a build.
-    rows: BTreeMap<String, (Option<String>, Vec<f32>)>,
+    rows: BTreeMap<String, NewRow>,
+    /// Their vectors, those of rows that were replaced too.
+    vectors: u64,
     /// Slots of rows that the index has as they are.
     same: RoaringBitmap,
     /// Rows that have no vector.
     skipped: u64,
+}
+
+/// A new or changed row.
+struct NewRow {
+    text: Option<String>,
+    vectors: Vec<f32>,
+    chunks: Vec<ChunkSpan>,
 }
 
 impl Difference {
@@ -155,9 +174,20 @@ impl Difference {
     fn put(&mut self, index: &Index, rows: Rows) {
         self.skipped += rows.skipped;
         let mut texts = rows.texts.unwrap_or_default().into_iter();
-        let vectors = rows.vectors.chunks_exact(index.spec.dimensions as usize);
-        for (key, vector) in rows.keys.into_iter().zip(vectors) {
-            self.rows.insert(key, (texts.next(), vector.to_vec()));
+        let mut vectors = rows.vectors.chunks_exact(index.spec.dimensions as usize);
+        let mut chunks = rows.chunks.into_iter().peekable();
+        for (key, number) in rows.keys.into_iter().zip(0..) {
+            let of_row = std::iter::from_fn(|| chunks.next_if(|chunk| chunk.row == number));
+            let of_row: Vec<ChunkSpan> = of_row.collect();
+            let count = of_row.len().max(1);
+            self.vectors += count as u64;
+            let numbers = vectors.by_ref().take(count).flatten();
+            let row = NewRow {
+                text: texts.next(),
+                vectors: numbers.copied().collect(),
+                chunks: of_row,
+            };
+            self.rows.insert(key, row);
         }
     }
 
@@ -167,7 +197,7 @@ impl Difference {
         // One of several rows of a key is as the index has it: that one stays.
         self.rows
             .retain(|key, _| !slot(key).is_some_and(|slot| self.same.contains(slot)));
-        let mut gone = shown.to_set(live.rows()) - &self.same;
+        let mut gone = live.rows_of(shown) - &self.same;
         self.rows
             .keys()
             .filter_map(|key| slot(key))
@@ -183,10 +213,15 @@ impl Difference {
             removed: removed.collect(),
             ..DeltaRows::default()
         };
-        for (key, (text, vector)) in self.rows {
+        for ((key, row), number) in self.rows.into_iter().zip(0..) {
             rows.keys.push(key);
-            rows.texts.extend(text);
-            rows.vectors.extend(vector);
+            rows.texts.extend(row.text);
+            rows.vectors.extend(row.vectors);
+            let chunks = row.chunks.into_iter();
+            rows.chunks.extend(chunks.map(|chunk| ChunkSpan {
+                row: number,
+                ..chunk
+            }));
         }
         Some(IndexChanges {
             rows,
@@ -205,12 +240,25 @@ fn write(
     rows: &DeltaRows,
 ) -> Result<(TempDir, FileDigest), VectorError> {
     let dir = work.path();
-    let mut writer = AtRestWriter::create(dir, STAGED, dimensions)?;
     let vectors = rows.vectors.chunks_exact(dimensions);
-    for (row, (key, vector)) in rows.keys.iter().zip(vectors).enumerate() {
-        let text = rows.texts.get(row).map(String::as_str);
-        writer.push(key, text, Some(vector))?;
-    }
+    let text = |row: usize| rows.texts.get(row).map(String::as_str);
+    let mut writer = if rows.chunks.is_empty() {
+        let mut writer = AtRestWriter::create(dir, STAGED, dimensions)?;
+        for (row, (key, vector)) in rows.keys.iter().zip(vectors).enumerate() {
+            writer.push(key, text(row), Some(vector))?;
+        }
+        writer
+    } else {
+        let mut writer = AtRestWriter::create_chunked(dir, STAGED, dimensions)?;
+        let mut last = None;
+        for (chunk, vector) in rows.chunks.iter().zip(vectors) {
+            let row = chunk.row as usize;
+            let text = text(row).filter(|_| last != Some(row));
+            writer.push_chunk(&rows.keys[row], text, vector, chunk)?;
+            last = Some(row);
+        }
+        writer
+    };
     for key in &rows.removed {
         writer.push(key, None, None)?;
     }
@@ -233,10 +281,25 @@ fn unfit(error: PortError) -> PortError {
 /// Checks the rows as an engine does at its door.
 fn check(index: &Index, rows: &DeltaRows) -> Result<(), PortError> {
     let dimensions = index.spec.dimensions as usize;
-    let chunk = Chunk {
-        keys: &rows.keys,
-        texts: (!rows.texts.is_empty()).then_some(&rows.texts),
-        vectors: &rows.vectors,
+    let of_vectors: Vec<String>;
+    let chunk = if rows.chunks.is_empty() {
+        Chunk {
+            keys: &rows.keys,
+            texts: (!rows.texts.is_empty()).then_some(&rows.texts),
+            vectors: &rows.vectors,
+        }
+    } else {
+        let spans = Spans::new(rows.chunks.clone());
+        if spans.is_none_or(|spans| spans.rows() != rows.keys.len()) {
+            return Err(PortError::internal("chunks that are not of the rows"));
+        }
+        let of_row = rows.chunks.iter().map(|chunk| chunk.row as usize);
+        of_vectors = of_row.map(|row| rows.keys[row].clone()).collect();
+        Chunk {
+            keys: &of_vectors,
+            texts: None,
+            vectors: &rows.vectors,
+        }
     };
     chunk
         .check(dimensions, metric(&index.spec.config)?)

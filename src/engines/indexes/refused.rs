@@ -23,6 +23,7 @@ use lakehouse_journal::{
 
 use super::{
     LakeIndexes, Live,
+    making::parts_of,
     source::{rows_query, texts_of},
     visible::dataset_of,
 };
@@ -79,7 +80,9 @@ impl LakeIndexes {
         while let Some(batch) = rows.next().await {
             let texts = read(&batch.map_err(|error| of_query(&error))?, index)?;
             let more = match &kept {
-                Some(kept) => refused_before(kept, texts),
+                Some(kept) => refused_before(kept, texts, |text| {
+                    parts_of(text, index.spec.chunk, embedder.as_ref())
+                }),
                 None => refused_now(embedder.as_ref(), live.as_deref(), texts).await?,
             };
             found.extend(more.take(most - found.len()));
@@ -144,7 +147,10 @@ impl LakeIndexes {
             let mut rows = self.texts(catalog, Seq::MAX, index).await?;
             while let Some(batch) = rows.next().await {
                 let texts = read(&batch.map_err(|error| of_query(&error))?, index)?;
-                keys.extend(texts.iter().map(|(_, text)| kept.key(text)));
+                let parts = texts
+                    .iter()
+                    .flat_map(|(_, text)| parts_of(text, index.spec.chunk, embedder.as_ref()));
+                keys.extend(parts.map(|text| kept.key(text)));
             }
         }
         let used: Vec<Used> = used
@@ -191,15 +197,22 @@ fn read(batch: &RecordBatch, index: &Index) -> Result<Texts, PortError> {
         .collect())
 }
 
-/// Rows whose refusal is kept.
-fn refused_before(kept: &Kept, texts: Texts) -> std::vec::IntoIter<RefusedRow> {
-    let rows = texts.into_iter().filter_map(|(key, text)| {
-        let refusal = if is_blank(&text) {
+/// Rows whose refusal is kept: of their text, or of the first of its chunks that was refused.
+fn refused_before(
+    kept: &Kept,
+    texts: Texts,
+    parts: impl Fn(&str) -> Vec<&str>,
+) -> std::vec::IntoIter<RefusedRow> {
+    let refusal = |text: &str| {
+        if is_blank(text) {
             Some(blank())
         } else {
-            kept.refusal(&kept.key(&text))
-        };
-        of_refusal(key, refusal?)
+            kept.refusal(&kept.key(text))
+        }
+    };
+    let rows = texts.into_iter().filter_map(|(key, text)| {
+        let refused = parts(&text).into_iter().find_map(refusal);
+        of_refusal(key, refused?)
     });
     rows.collect::<Vec<_>>().into_iter()
 }

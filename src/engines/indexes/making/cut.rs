@@ -2,7 +2,7 @@
 //! same text keep their vectors. A row is there when one of its chunks is; one of which a chunk is refused
 //! counts as refused.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use arrow::{array::StringArray, record_batch::RecordBatch};
 use lakehouse_actors::{
@@ -75,9 +75,11 @@ impl CutRow {
     /// The vector that is held of a chunk.
     fn kept(&self, chunk: &Range<usize>, dimensions: usize) -> Option<&[f32]> {
         let kept = self.kept.as_ref()?;
-        let same =
-            |held: &ChunkSpan| held.start as usize == chunk.start && held.end as usize == chunk.end;
-        let at = kept.chunks.iter().position(same)?;
+        let begins = |held: &ChunkSpan| held.start as usize;
+        let at = kept.chunks.binary_search_by_key(&chunk.start, begins);
+        let at = at
+            .ok()
+            .filter(|at| kept.chunks[*at].end as usize == chunk.end)?;
         kept.vectors.get(at * dimensions..(at + 1) * dimensions)
     }
 }
@@ -109,10 +111,10 @@ impl Maker {
         let mut held = kept.rows;
         held.resize(texts.len(), None);
         let rows = texts.into_iter().zip(held).collect();
-        let rows = Arc::new(self.cut(rows).await?);
+        let rows = self.cut(rows).await?;
         let mut missing: Vec<String> = Vec::new();
         let mut unmade = 0;
-        for row in rows.iter() {
+        for row in &rows {
             let before = missing.len();
             let new = row.chunks.iter();
             let new = new.filter(|chunk| row.kept(chunk, dimensions).is_none());
