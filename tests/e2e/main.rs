@@ -13,6 +13,7 @@ mod access;
 mod agents;
 mod audit;
 mod catalog;
+mod chunks;
 mod command_line;
 mod compliance;
 mod composite;

@@ -5,8 +5,8 @@ use std::{sync::atomic::Ordering, time::Duration};
 use lakehouse_journal::model::{
     Event,
     catalog::{
-        CatalogCommand, DefineIndex, EmbeddingSpec, IngestMode, PatchDataset, RefreshCause,
-        RefreshPolicy, RefreshSchedule,
+        CatalogCommand, Chunker, DefineIndex, EmbeddingSpec, IngestMode, PatchDataset,
+        RefreshCause, RefreshPolicy, RefreshSchedule,
     },
     event::CatalogEvent,
 };
@@ -258,6 +258,45 @@ async fn an_embedding_that_is_set_becomes_an_index_of_the_datasets_name() {
     })
     .await;
     until("fresh", || is_fresh(&world, "d")).await;
+}
+
+#[actix::test]
+async fn texts_that_are_to_be_cut_otherwise_are_a_generation_beside_the_one_that_answers() {
+    let world = world();
+    world
+        .ingest("d", IngestMode::Create, &["a", "b"], caller())
+        .await
+        .expect("taken in");
+    let spec = index_spec("d");
+    let chunk = |tokens| Chunker { tokens, overlap: 2 };
+    for (generation, chunk) in [
+        (1, None),
+        (2, Some(chunk(8))),
+        (3, Some(chunk(16))),
+        (4, None),
+    ] {
+        let patch = CatalogCommand::PatchDataset(PatchDataset {
+            dataset: "d".to_owned(),
+            embedding: Some(EmbeddingSpec {
+                text: spec.text.clone(),
+                key: spec.key.clone(),
+                provider: spec.provider.clone(),
+                model: spec.model.clone(),
+                bucket: None,
+                backend: None,
+                chunk,
+            }),
+            ..PatchDataset::default()
+        });
+        world.lake.ask_catalog(patch, caller()).await.expect("set");
+        assert!(!is_fresh(&world, "d"));
+        let done = world.lake.refresh("d", RefreshCause::Call, caller()).await;
+        done.expect("refreshed");
+        let catalog = world.lake.catalog();
+        let index = &catalog.state.indexes["d"];
+        assert_eq!((index.live, index.spec.chunk), (Some(generation), chunk));
+        assert!(is_fresh(&world, "d"));
+    }
 }
 
 #[actix::test]

@@ -76,7 +76,7 @@ impl IndexDeltas for LakeIndexes {
                     .await?;
                 // A generation says how many rows were refused, a delta does not.
                 let too_many =
-                    difference.rows.len() as u64 > most || difference.vectors > vectors_max;
+                    difference.rows.len() as u64 > most || difference.chunks > vectors_max;
                 if too_many || maker.has_refusals() {
                     return Ok(None);
                 }
@@ -130,8 +130,8 @@ impl IndexDeltas for LakeIndexes {
 struct Difference {
     /// New and changed rows. Of several rows of one key the last counts, as in a build.
     rows: BTreeMap<String, NewRow>,
-    /// Their vectors, those of rows that were replaced too.
-    vectors: u64,
+    /// How many chunks they have.
+    chunks: u64,
     /// Slots of rows that the index has as they are.
     same: RoaringBitmap,
     /// Rows that have no vector.
@@ -179,9 +179,8 @@ impl Difference {
         for (key, number) in rows.keys.into_iter().zip(0..) {
             let of_row = std::iter::from_fn(|| chunks.next_if(|chunk| chunk.row == number));
             let of_row: Vec<ChunkSpan> = of_row.collect();
-            let count = of_row.len().max(1);
-            self.vectors += count as u64;
-            let numbers = vectors.by_ref().take(count).flatten();
+            self.chunks += of_row.len() as u64;
+            let numbers = vectors.by_ref().take(of_row.len().max(1)).flatten();
             let row = NewRow {
                 text: texts.next(),
                 vectors: numbers.copied().collect(),

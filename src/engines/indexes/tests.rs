@@ -1,6 +1,7 @@
 //! Indexes in service, on both engines, over a dataset in a temporary bucket: what answers after
 //! deltas, deletions, filters and folds, held against a comparison of every row.
 
+mod chunked;
 mod deltas;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -127,6 +128,7 @@ impl Served {
                 key: "id".into(),
                 text: TextSpec::Columns(vec!["body".to_owned()]),
                 vector_column: Some("v".to_owned()),
+                chunk: None,
                 provider: "column".to_owned(),
                 model: "v".to_owned(),
                 dimensions: u32::try_from(DIMENSIONS).unwrap(),
@@ -188,6 +190,7 @@ impl Served {
             prefix: built.prefix,
             files: built.files,
             vectors: built.vectors,
+            rows: built.rows,
             skipped: built.skipped,
             reused: built.reused,
             changed: built.changed,
@@ -347,6 +350,7 @@ fn changes(rows: &Rows) -> DeltaRows {
         row.iter().map(|x| x * 1.1 + 0.01).collect::<Vec<f32>>()
     };
     DeltaRows {
+        chunks: Vec::new(),
         texts: keys.iter().map(|key| format!("emerald {key}")).collect(),
         vectors: keys.iter().flat_map(|_| near(&mut random)).collect(),
         keys,
@@ -364,6 +368,7 @@ async fn deltas_deletions_and_folds(backend: Backend) {
     let again = DeltaRows {
         keys: vec!["new-1".to_owned()],
         texts: vec!["topaz".to_owned()],
+        chunks: Vec::new(),
         vectors: served.rows.row(9).to_vec(),
         removed: vec!["new-2".to_owned(), served.rows.keys[1].clone()],
     };
@@ -410,6 +415,7 @@ async fn filters(backend: Backend) {
     served
         .ride(DeltaRows {
             texts: vec!["emerald".to_owned()],
+            chunks: Vec::new(),
             keys,
             vectors,
             removed,

@@ -4,7 +4,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use lakehouse_journal::model::{
     Event,
-    catalog::{Backend, CatalogCommand, DefineIndex, IndexConfig, IndexSpec, TextSpec},
+    catalog::{Backend, CatalogCommand, Chunker, DefineIndex, IndexConfig, IndexSpec, TextSpec},
     event::CatalogEvent,
 };
 use serde::Deserialize;
@@ -36,6 +36,7 @@ pub struct NewIndex {
     key: AskedKey,
     text: Option<TextSpec>,
     vector_column: Option<String>,
+    chunk: Option<Chunker>,
     provider: Option<String>,
     model: Option<String>,
     backend: Option<Backend>,
@@ -46,7 +47,8 @@ pub struct NewIndex {
 }
 
 /// Defines an index; building it is a job. What is not asked for of its tuning and bucket is that of the
-/// active profile.
+/// active profile. With `chunk` ({tokens, overlap}) long texts are cut, and a row is found by the best of its
+/// chunks.
 #[utoipa::path(post, path = "/vectors/index", tag = "vectors", params(("wait" = Option<bool>, Query)),
     responses((status = 202, description = "{index, job, journal_seq}; 200 with `wait`"),
         (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
@@ -93,7 +95,7 @@ async fn defined(
     let name = body.value.name.clone();
     let slo = body.value.slo.as_ref().map(slo_of).transpose()?.flatten();
     if slo.is_some() {
-        has_graph(backend, &name)?;
+        has_graph(backend, body.value.chunk, &name)?;
     }
     let define = DefineIndex {
         slo,
@@ -124,6 +126,10 @@ async fn spec_of(
     backend: Backend,
     bucket: Option<String>,
 ) -> Result<IndexSpec, Problem> {
+    if let Some(chunk) = &asked.chunk {
+        // Before a server is asked for its dimensions.
+        chunk.check()?;
+    }
     let made = match &asked.vector_column {
         Some(column) => of_column(edge, &asked, column).await?,
         None => of_text(edge, &asked).await?,
@@ -145,6 +151,7 @@ async fn spec_of(
         key: asked.key.try_into()?,
         text: made.text,
         vector_column: asked.vector_column,
+        chunk: asked.chunk,
         provider: made.provider,
         model: made.model,
         dimensions: made.dimensions,

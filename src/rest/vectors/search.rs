@@ -14,6 +14,7 @@ use arrow::{
     datatypes::DataType,
 };
 use futures::StreamExt;
+use lakehouse_actors::ports::ChunkSpan;
 use lakehouse_journal::model::{
     Fold,
     catalog::{CatalogState, Index},
@@ -50,7 +51,7 @@ const SCORE_STEPS: f64 = 1_000.0;
 
 /// The rows whose text is nearest in meaning, or fits the words.
 #[utoipa::path(post, path = "/vectors/search", tag = "vectors",
-    responses((status = 200, description = "{index, generation, hits: [{key, score, distance, text?, row?}], elapsed_us, path}; with `queries`: {index, generation, results: [{hits, elapsed_us, path}]}"),
+    responses((status = 200, description = "{index, generation, hits: [{key, score, distance, text?, chunk?: {number, start, end, text}, row?}], elapsed_us, path}; with `queries`: {index, generation, results: [{hits, elapsed_us, path}]}"),
         (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub async fn search(
     edge: web::Data<Edge>,
@@ -180,6 +181,9 @@ async fn results_of(
                 "distance": hit.distance.map(&told_as),
                 "text": text,
             });
+            if let Some(chunk) = &hit.chunk {
+                value["chunk"] = shown_chunk(chunk, text.as_deref());
+            }
             if let Some(rows) = rows {
                 value["row"] = rows.get(&hit.key).cloned().unwrap_or(Value::Null);
             }
@@ -193,6 +197,17 @@ async fn results_of(
         }));
     }
     Ok(results)
+}
+
+/// The chunk that a row was found by: a part of the text that stands beside it, in bytes of that.
+fn shown_chunk(chunk: &ChunkSpan, text: Option<&str>) -> Value {
+    let bytes = chunk.start as usize..chunk.end as usize;
+    json!({
+        "number": chunk.number,
+        "start": chunk.start,
+        "end": chunk.end,
+        "text": text.and_then(|text| text.get(bytes)),
+    })
 }
 
 /// The rows that a search found, as the audit has them.

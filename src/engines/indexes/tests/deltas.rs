@@ -34,6 +34,7 @@ async fn bad_deltas_are_refused_by_key_and_leave_no_object() {
     let rows = |keys: &[&str], number: f32, removed: &[&str]| DeltaRows {
         keys: keys.iter().map(|key| (*key).to_owned()).collect(),
         texts: Vec::new(),
+        chunks: Vec::new(),
         vectors: vec![number; keys.len() * DIMENSIONS],
         removed: removed.iter().map(|key| (*key).to_owned()).collect(),
     };

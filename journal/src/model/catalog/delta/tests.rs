@@ -217,6 +217,21 @@ fn a_delta_past_its_share_asks_for_a_fold_which_keeps_what_came_after() {
 }
 
 #[test]
+fn what_is_folded_in_is_counted_in_vectors_as_searches_compare_them() {
+    let mut given = indexed();
+    let CatalogCommand::CommitIndexDelta(mut command) = delta("d1", 1, 100, given.seq()) else {
+        unreachable!()
+    };
+    let file = command.deltas[0].file.as_mut().unwrap();
+    file.vectors = Some(FOLD_ROWS_MIN + 1);
+    given
+        .when(&CatalogCommand::CommitIndexDelta(command))
+        .unwrap();
+    assert_eq!(live(&given).delta_rows(), 100);
+    assert!(given.state.indexes["kb"].folding);
+}
+
+#[test]
 fn many_small_deltas_are_folded_too() {
     let mut given = indexed();
     for number in 1..FOLD_DELTAS_MAX {

@@ -2,9 +2,9 @@
 
 use super::super::{
     super::{Aggregate, ModelError, Work},
-    CatalogCommand, CommitGeneration, CompleteRefresh, EmbeddingSpec, FailRefresh, IngestMode,
-    Making, ModelIdentity, OtherModel, PatchDataset, PromoteGeneration, RefreshCause,
-    RefreshCounts, RefreshPolicy, RefreshSchedule, TextSpec,
+    CatalogCommand, Chunker, CommitGeneration, CompleteRefresh, Cutting, EmbeddingSpec,
+    FailRefresh, IngestMode, Making, ModelIdentity, OtherModel, PatchDataset, PromoteGeneration,
+    RefreshCause, RefreshCounts, RefreshPolicy, RefreshSchedule, TextSpec,
     tests::{Given, commit, define, generation, people},
 };
 use crate::record::Seq;
@@ -214,6 +214,54 @@ fn built_by(given: &Given, provider: &str, dimensions: u32) -> CatalogCommand {
         })),
         ..commit
     })
+}
+
+#[test]
+fn texts_that_are_cut_otherwise_are_built_beside_and_go_back_with_their_generation() {
+    let chunk = Chunker {
+        tokens: 64,
+        overlap: 8,
+    };
+    let remake = CatalogCommand::RemakeIndex {
+        index: "kb".to_owned(),
+        model: OtherModel {
+            provider: "in-process".to_owned(),
+            model: "m".to_owned(),
+            dimensions: 128,
+            chunk: Some(chunk),
+        },
+    };
+    let given = indexed().and(&remake);
+    let index = given.state.indexes["kb"].clone();
+    assert_eq!(
+        (index.spec.chunk, index.spec_to_build().chunk),
+        (None, Some(chunk))
+    );
+    let CatalogCommand::CommitGeneration(mut commit) = built_by(&given, "in-process", 128) else {
+        unreachable!("that is what it makes");
+    };
+    commit.rows = Some(4);
+    let making = commit.making.as_mut().expect("it says who made it");
+    making.cutting = Some(Cutting {
+        tokenizer: "wordpiece@1".to_owned(),
+        chunk,
+    });
+    let given = given.and(&CatalogCommand::CommitGeneration(commit));
+    let index = given.state.indexes["kb"].clone();
+    let live = index.live_generation().expect("it answers");
+    assert_eq!(
+        (live.vectors, live.rows(), index.spec.chunk),
+        (10, 4, Some(chunk))
+    );
+    let back = CatalogCommand::PromoteGeneration(PromoteGeneration {
+        index: "kb".to_owned(),
+        generation: 1,
+        trial: None,
+    });
+    let given = given.and(&back);
+    let index = given.state.indexes["kb"].clone();
+    assert_eq!(index.spec.chunk, None, "as it was built");
+    given.replays();
 }
 
 #[test]
