@@ -109,7 +109,14 @@ fn hit_row(hit: &Value, columns: &[String]) -> Vec<String> {
     let score = hit["score"].as_f64().unwrap_or_default();
     let mut row = vec![format!("{score:.3}"), output::cell(&hit["key"])];
     if columns.is_empty() {
-        row.push(output::shortened(&output::cell(&hit["text"])));
+        // Of a long text the part that the row was found by.
+        let chunk = &hit["chunk"]["text"];
+        let text = if chunk.is_string() {
+            chunk
+        } else {
+            &hit["text"]
+        };
+        row.push(output::shortened(&output::cell(text)));
     }
     row.extend(
         columns
@@ -132,5 +139,10 @@ mod tests {
         assert!(text.contains("0.798") && text.contains("n1") && text.contains("a text"));
         let columns = hits_table(&answer, &["pos".to_owned()]);
         assert!(columns.contains("noun") && !columns.contains("a text"));
+        let part = json!({"hits": [
+            {"key": "n1", "score": 0.5, "text": "a long text", "chunk": {"text": "its end"}},
+        ]});
+        let part = hits_table(&part, &[]);
+        assert!(part.contains("its end") && !part.contains("a long text"));
     }
 }
