@@ -237,7 +237,7 @@ mod tests {
         let rows = [
             row("one two", &[0..4, 4..7], Some(held)),
             row("? three", &[0..2, 2..7], None),
-            row("?", &[0..1], None),
+            row("?", std::slice::from_ref(&(0..1)), None),
         ];
         let refused = || TextVector::Refused {
             code: "text_refused".to_owned(),
