@@ -54,7 +54,8 @@ async fn indexed(backend: &str, csv: &str) -> (Daemon, Api) {
     let daemon = Daemon::start_with(&ON_REQUEST);
     let api = daemon.admin();
     api.create("d", csv).await;
-    let built = api.post("/vectors/index?wait=true", &definition(backend));
+    let definition = definition(backend);
+    let built = api.post("/vectors/index?wait=true", &definition);
     built.await.ok();
     (daemon, api)
 }
@@ -232,7 +233,8 @@ async fn rides_and_is_replaced(backend: &str) {
     let api = daemon.admin();
     answers(api.clone()).await;
     // A generation built anew has the same rows, and takes over what it has of their texts.
-    let again = api.post("/vectors/indexes/idx/generations?wait=true", &json!({}));
+    let nothing = json!({});
+    let again = api.post("/vectors/indexes/idx/generations?wait=true", &nothing);
     again.await.ok();
     let shown = index(&api).await;
     assert_eq!(
@@ -409,7 +411,8 @@ async fn chunks_that_cannot_be_made_are_refused() {
     refused.problem_code(422, "impossible");
     // Nothing of it is there; what is, is not measured.
     assert!(list(&api.get("/vectors/indexes").await.ok()).is_empty());
-    let built = api.post("/vectors/index?wait=true", &definition("hnsw"));
+    let definition = definition("hnsw");
+    let built = api.post("/vectors/index?wait=true", &definition);
     built.await.ok();
     let slo = json!({ "min_recall": 0.9 });
     let set = api.call(reqwest::Method::PUT, "/vectors/indexes/idx/slo");
@@ -557,7 +560,8 @@ async fn texts_that_are_to_be_cut_otherwise_are_embedded_anew_beside_what_answer
             "{told}"
         );
     }
-    let back = api.post("/vectors/indexes/d/rollback", &json!({}));
+    let nothing = json!({});
+    let back = api.post("/vectors/indexes/d/rollback", &nothing);
     back.await.ok();
     let shown = api.get("/vectors/indexes/d").await.ok();
     assert!(
