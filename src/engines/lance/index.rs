@@ -15,6 +15,7 @@ use roaring::RoaringBitmap;
 
 use super::super::vectors::column::Column;
 use super::super::vectors::files::{files_below, open_verified, read_all};
+use super::super::vectors::spans::CHUNKS_FILE;
 use super::super::vectors::{FileDigest, IndexStats, StoredRow, VectorError};
 use super::builder::uri;
 use super::text::TEXTS;
@@ -227,10 +228,11 @@ pub(super) fn vectors(batch: &RecordBatch) -> Result<&[f32], VectorError> {
 /// Checks every file, and that there is none besides: Lance takes the newest version that it finds.
 fn verify(dir: &Path, expected: &[FileDigest]) -> Result<(Manifest, Column), VectorError> {
     let there = files_below(dir)?;
+    // What lies beside the vectors is checked when it is opened.
+    let is_beside = |name: &str| name.starts_with(TEXTS) || name == CHUNKS_FILE;
     if let Some(name) = there
         .iter()
-        // The texts beside the vectors are checked when they are opened.
-        .find(|name| !name.starts_with(TEXTS) && expected.iter().all(|file| file.name != **name))
+        .find(|name| !is_beside(name) && expected.iter().all(|file| file.name != **name))
     {
         return Err(VectorError::corrupt(name, "does not belong to the index"));
     }
