@@ -29,6 +29,8 @@ use crate::{
 
 /// Tokens that there are.
 const TOKENS: usize = 100;
+/// Letters in which a near secret is wrong.
+const LAST_LETTERS: usize = 8;
 /// Secrets that are made before they are looked up.
 const MADE_AT_A_TIME: u64 = 1_000;
 /// |t| from which two classes count as told apart.
@@ -89,10 +91,10 @@ pub fn run(words: &[String]) -> Result<Value, BenchError> {
     report.finish()
 }
 
-/// |t| between look-ups of secrets that differ from a right one in the last letter, and of others.
+/// |t| between look-ups of secrets that differ from a right one in the last letters, and of others.
 fn told_apart(hashes: &TokenHashes, lookups: u64) -> f64 {
     progress("access: timing of secrets");
-    let secret = |number: usize| format!("lh_{:043}", number * 7_919);
+    let secret = |number: usize| secret_of(number as u64);
     let mut access = AccessState::default();
     for number in 0..TOKENS {
         let token = Token {
@@ -151,19 +153,28 @@ fn told_apart(hashes: &TokenHashes, lookups: u64) -> f64 {
     ((near.0 - far.0) / spread).abs()
 }
 
-/// A secret that is wrong in its last letter, or altogether; of the same length. With its class.
+/// A secret as tokens have them, out of a number.
+fn secret_of(number: u64) -> String {
+    let digits = blake3::hash(&number.to_le_bytes()).to_hex();
+    format!("lh_{}", &digits[..43])
+}
+
+/// A secret that begins as the right one does and is wrong in its last letters, or altogether; of the same
+/// length, and hardly ever the same twice: what was looked up before is found sooner. With its class.
 fn some_secret(right: &str, random: &mut u64) -> (usize, String) {
-    *random ^= *random << 13;
-    *random ^= *random >> 7;
-    *random ^= *random << 17;
-    let class = usize::from(*random & (1 << 40) != 0);
-    let last = char::from(b'a' + u8::try_from(*random % 26).unwrap_or_default());
-    let shown = if class == 0 {
-        format!("{}{last}", &right[..right.len() - 1])
-    } else {
-        format!("lh_{:042}{last}", *random % 1_000_000_007)
+    let mut next = || {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        *random
     };
-    (class, shown)
+    let class = usize::from(next() & (1 << 40) != 0);
+    let letter = |number: u64| char::from(b'a' + u8::try_from(number % 26).unwrap_or_default());
+    let last: String = (0..LAST_LETTERS).map(|_| letter(next())).collect();
+    let far = secret_of(next());
+    let begins = if class == 0 { right } else { &far };
+    let kept = right.len() - LAST_LETTERS;
+    (class, format!("{}{last}", &begins[..kept]))
 }
 
 /// Mean, variance and number.
