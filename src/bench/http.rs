@@ -52,6 +52,7 @@ impl Connection {
     }
 
     /// Connects for requests whose bodies differ.
+    #[cfg(feature = "lance")]
     pub(super) async fn to(
         address: SocketAddr,
         token: &str,
@@ -70,6 +71,7 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Self::exchange`].
+    #[cfg(feature = "lance")]
     pub(super) async fn post(&mut self, body: &str) -> Result<&[u8], BenchError> {
         self.request.truncate(self.number_at);
         let rest = format!("Content-Length: {}\r\n\r\n{body}", body.len());
