@@ -87,6 +87,8 @@ pub struct StorageConfig {
     pub orphan_sweep: String,
     /// How long files that left a dataset are kept for `as_of`, in seconds.
     pub retention_s: u64,
+    /// How long a store may be silent within a request, tries again included, in seconds.
+    pub request_timeout_s: u64,
 }
 
 /// How rows deleted for good leave the disks. They are hidden at the answer in any case.
@@ -256,6 +258,7 @@ impl Default for StorageConfig {
             orphan_grace_s: 86_400,
             orphan_sweep: "0 17 * * * *".to_owned(),
             retention_s: 7 * 86_400,
+            request_timeout_s: 20,
         }
     }
 }

@@ -175,7 +175,8 @@ fn open_buckets(config: &Config) -> anyhow::Result<Stores> {
     let buckets = Arc::new(Buckets::noting(errors));
     let egress = bucket_egress(config);
     let staging = config.data_dir.join("staging");
-    let store = LakeBuckets::new(Arc::clone(&buckets), Arc::clone(&secrets), egress, staging);
+    let store = LakeBuckets::new(Arc::clone(&buckets), Arc::clone(&secrets), egress, staging)
+        .with_timeout(Duration::from_secs(config.storage.request_timeout_s));
     for (name, spec) in config.bucket_specs() {
         store.open_or_broken(&name, &spec);
         if let Some(local) = buckets.get(&name)?.local {

@@ -2,7 +2,10 @@
 //! one connection, one prepared request of which only a number changes, one buffer for the answer.
 //! Speaks HTTP/1.1 with `Content-Length` and nothing else.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use memchr::memmem;
 use tokio::{
@@ -16,12 +19,16 @@ use super::BenchError;
 const DIGITS: usize = 10;
 /// Where the number goes in a request's body.
 pub(super) const PLACE: &str = "##########";
+/// A connection that rested so long is made anew: servers wait for a first request 5 s.
+const REST_MAX: Duration = Duration::from_secs(3);
 /// A larger answer is not one to this request, in bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// One kept-alive connection.
 pub(super) struct Connection {
+    address: SocketAddr,
     stream: TcpStream,
+    used: Instant,
     request: Vec<u8>,
     number_at: usize,
     answer: Vec<u8>,
@@ -41,10 +48,10 @@ impl Connection {
             body.len()
         );
         let number_at = request.rfind(PLACE);
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
         Ok(Self {
-            stream,
+            address,
+            stream: connect(address).await?,
+            used: Instant::now(),
             request: request.into_bytes(),
             number_at: number_at.expect("the body has a place for the number"),
             answer: Vec::with_capacity(16 << 10),
@@ -91,6 +98,9 @@ impl Connection {
     }
 
     async fn ask(&mut self) -> Result<&[u8], BenchError> {
+        if self.used.elapsed() > REST_MAX {
+            self.stream = connect(self.address).await?;
+        }
         self.stream.write_all(&self.request).await?;
         self.answer.clear();
         let head = loop {
@@ -106,6 +116,7 @@ impl Connection {
         if !self.answer.starts_with(b"HTTP/1.1 200 ") {
             return Err(self.odd());
         }
+        self.used = Instant::now();
         Ok(&self.answer[head..])
     }
 
@@ -121,6 +132,12 @@ impl Connection {
         let text = String::from_utf8_lossy(&self.answer);
         BenchError::wrong("rest", format!("it answered `{}`", text.trim()))
     }
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, BenchError> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn content_length(head: &[u8]) -> Option<usize> {

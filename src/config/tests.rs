@@ -207,6 +207,10 @@ fn a_value_that_makes_no_sense_is_refused_with_its_key() {
             "storage.orphan_grace_s",
         ),
         (
+            "[storage]\nrequest_timeout_s = 0".to_owned(),
+            "storage.request_timeout_s",
+        ),
+        (
             "[storage]\norphan_sweep = \"hourly\"".to_owned(),
             "storage.orphan_sweep",
         ),

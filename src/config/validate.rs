@@ -39,6 +39,7 @@ impl Config {
     fn validate_storage(&self) -> Result<(), ConfigError> {
         let storage = &self.storage;
         must_be_positive("storage.orphan_grace_s", storage.orphan_grace_s)?;
+        must_be_positive("storage.request_timeout_s", storage.request_timeout_s)?;
         if let Err(e) = cron::Schedule::from_str(&storage.orphan_sweep) {
             let reason = format!("not a cron line with seconds such as \"0 17 * * * *\": {e}");
             return invalid("storage.orphan_sweep", reason);

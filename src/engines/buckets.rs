@@ -34,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a look may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a store may be silent within a request, unless said otherwise.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The buckets of the daemon.
 pub struct LakeBuckets {
@@ -42,6 +44,8 @@ pub struct LakeBuckets {
     egress: EgressPolicy,
     /// Where copies lie on their way from one bucket to another.
     staging: std::path::PathBuf,
+    /// How long a store may be silent within a request.
+    timeout: Duration,
 }
 
 impl LakeBuckets {
@@ -57,7 +61,14 @@ impl LakeBuckets {
             secrets,
             egress,
             staging,
+            timeout: REQUEST_TIMEOUT,
         }
+    }
+
+    /// With another patience for stores that are silent within a request.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Opens a bucket without making it known.
@@ -68,6 +79,7 @@ impl LakeBuckets {
         let with = Opening {
             secrets: self.secrets.as_ref(),
             egress: &self.egress,
+            timeout: self.timeout,
         };
         Bucket::open(name, spec, &with)
     }

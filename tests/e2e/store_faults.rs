@@ -12,11 +12,12 @@ use crate::support::daemon::{Daemon, Site};
 use crate::support::s3::{self, Fault, S3Server};
 use crate::support::{number_from_env, until};
 
+/// A daemon whose patience with a silent store is one second: a store that hangs is tried often here.
 fn daemon(server: &S3Server) -> Daemon {
     let site = Site::new(&[]);
     s3::write_secrets(&site.data_dir());
     let primary = format!(
-        "[[storage.buckets]]\nname = \"primary\"\nbackend = \"s3\"\nurl = \"{}\"\nsecret = \"store\"\nallow_http = true\n",
+        "[storage]\nrequest_timeout_s = 1\n[[storage.buckets]]\nname = \"primary\"\nbackend = \"s3\"\nurl = \"{}\"\nsecret = \"store\"\nallow_http = true\n",
         server.url("lake")
     );
     std::fs::write(site.scratch().join("lakehouse.toml"), primary).unwrap();

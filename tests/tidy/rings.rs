@@ -45,6 +45,9 @@ const JOURNAL_MAY_USE: [&str; 16] = [
     "zstd",
 ];
 
+/// What the kernels may stand on: nothing that they could do I/O with.
+const KERNELS_MAY_USE: [&str; 4] = ["arrow", "memmap2", "numkong", "thiserror"];
+
 fn dependencies(manifest: &str) -> BTreeSet<String> {
     let text = read(manifest).unwrap_or_else(|| panic!("{manifest} is there"));
     let manifest: toml::Table = text.parse().unwrap();
@@ -70,6 +73,15 @@ fn the_journal_stands_on_no_actor_and_no_runtime() {
         .filter(|name| !JOURNAL_MAY_USE.contains(&name.as_str()))
         .collect();
     assert!(more.is_empty(), "the journal may not use {more:?}");
+}
+
+#[test]
+fn the_kernels_know_nothing_of_the_rings() {
+    let more: Vec<String> = dependencies("src/kernels/Cargo.toml")
+        .into_iter()
+        .filter(|name| !KERNELS_MAY_USE.contains(&name.as_str()))
+        .collect();
+    assert!(more.is_empty(), "the kernels may not use {more:?}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{
     },
     Options, append,
     contest::Standing,
+    crossover,
     data::{K, Random, Set, clustered},
     engine::{BuildCost, Ours, Raw, spelled},
     filters,
@@ -109,7 +110,7 @@ impl Backends {
         standings: &[Standing],
         report: &mut Report,
     ) -> Result<(), BenchError> {
-        let mut figures = serde_json::Map::new();
+        let (mut figures, mut crossings) = (serde_json::Map::new(), serde_json::Map::new());
         for pair in &self.hnsw {
             let name = format!(
                 "engine hnsw {}",
@@ -132,8 +133,11 @@ impl Backends {
                 lowest,
                 Limit::AtLeast(0.99),
             );
-            figures.insert(name, json);
+            figures.insert(name.clone(), json);
+            progress(&format!("vectors: where walk and scan cross, {name}"));
+            crossings.insert(name, crossover::measure(&pair.ours, set, ef)?);
         }
+        report.set("crossover", crossings.into());
         for built in self.lance.iter().filter(|built| !built.ours.is_flat()) {
             let name = format!("engine lance {}", lance::spelled(built.ours.index.kind()));
             let nprobes = Some(standing(standings, &name)?.setting);

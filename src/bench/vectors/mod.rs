@@ -5,6 +5,7 @@
 mod append;
 mod backends;
 mod contest;
+mod crossover;
 mod data;
 mod engine;
 mod filters;

@@ -106,6 +106,7 @@ async fn no_spelling_of_an_inner_address_reaches_the_tripwire() {
         let with = Opening {
             secrets: &secrets,
             egress: &policy,
+            timeout: Duration::from_secs(20),
         };
         if let Ok(bucket) = Bucket::open("s", &spec, &with) {
             assert!(bucket.canary().await.is_err(), "{url}");

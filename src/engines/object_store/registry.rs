@@ -1,7 +1,7 @@
 //! The registry of buckets: a name stands for a store, and for a directory when it is a local one.
 //! Filled by the daemon from the bucket owners' state; asked by ingest, queries and sweeps.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use lakehouse_journal::model::bucket::BucketSpec;
@@ -96,6 +96,8 @@ pub struct Opening<'a> {
     pub secrets: &'a dyn SecretsProvider,
     /// Where the daemon may connect to.
     pub egress: &'a EgressPolicy,
+    /// How long a store may be silent within a request.
+    pub timeout: Duration,
 }
 
 /// A file in a bucket's directory that is no object.
@@ -164,7 +166,11 @@ impl Bucket {
                     path_style: path_style.unwrap_or(true),
                     keys: keys.as_ref(),
                 };
-                Self::new(name, s3::open(name, &place, with.egress)?, None)
+                Self::new(
+                    name,
+                    s3::open(name, &place, with.egress, with.timeout)?,
+                    None,
+                )
             }
         };
         bucket.rescue = spec.rescue_bucket().map(str::to_owned);

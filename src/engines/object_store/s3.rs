@@ -19,8 +19,6 @@ use crate::engines::egress::{EgressPolicy, Endpoint};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a server may be silent.
-const READ_TIMEOUT: Duration = Duration::from_secs(20);
 /// Attempts after the first.
 const RETRIES_MAX: usize = 3;
 
@@ -97,7 +95,8 @@ impl Address {
     }
 }
 
-/// Opens the bucket. Puts are conditional.
+/// Opens the bucket. Puts are conditional. A store may be silent for `timeout` within a request, tries
+/// again included.
 ///
 /// # Errors
 /// [`BucketError::BadSpec`] when the address names no bucket or the policy does not let it through.
@@ -105,6 +104,7 @@ pub fn open(
     name: &str,
     place: &S3Place<'_>,
     policy: &EgressPolicy,
+    timeout: Duration,
 ) -> Result<Arc<dyn ObjectStore>, BucketError> {
     let bad = |reason: String| BucketError::BadSpec {
         name: name.to_owned(),
@@ -128,11 +128,12 @@ pub fn open(
                 base: 2.0,
             },
             max_retries: RETRIES_MAX,
-            retry_timeout: READ_TIMEOUT,
+            retry_timeout: timeout,
         })
         .with_http_connector(GuardedConnector {
             policy: policy.clone(),
             endpoint,
+            timeout,
         });
     builder = match place.keys {
         Some(keys) => {
@@ -164,6 +165,7 @@ pub fn open(
 struct GuardedConnector {
     policy: EgressPolicy,
     endpoint: Endpoint,
+    timeout: Duration,
 }
 
 impl HttpConnector for GuardedConnector {
@@ -173,7 +175,7 @@ impl HttpConnector for GuardedConnector {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
+            .read_timeout(self.timeout)
             .build()
             .map_err(|source| object_store::Error::Generic {
                 store: "S3",
@@ -191,7 +193,9 @@ struct GuardedResolver(GuardedConnector);
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let GuardedConnector { policy, endpoint } = self.0.clone();
+        let GuardedConnector {
+            policy, endpoint, ..
+        } = self.0.clone();
         Box::pin(async move {
             let asked = name.as_str().trim_end_matches('.');
             if !asked.eq_ignore_ascii_case(&endpoint.host) {
@@ -218,7 +222,7 @@ mod tests {
             allow: allow.iter().map(|entry| (*entry).to_owned()).collect(),
             allow_loopback: false,
         };
-        open("s", &place, &policy).map(|_| ())
+        open("s", &place, &policy, Duration::from_secs(20)).map(|_| ())
     }
 
     #[test]

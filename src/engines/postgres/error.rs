@@ -3,6 +3,7 @@
 //! neither `Display` nor `Debug` can show one.
 
 use lakehouse_journal::model::error::ErrorKind;
+use lakehouse_kernels::pgcopy::CopyError;
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
 use crate::engines::egress::EgressError;
@@ -114,20 +115,9 @@ pub enum PostgresError {
         /// What, and what to do instead.
         what: String,
     },
-    /// A value that does not fit the type of its column.
-    #[error("column `{column}` holds {reason}")]
-    Value {
-        /// The column.
-        column: String,
-        /// What is wrong with the value; never the value.
-        reason: &'static str,
-    },
-    /// The stream of rows is not a binary `COPY`.
-    #[error("the server sent a row stream that cannot be read: {reason}")]
-    Protocol {
-        /// What was expected.
-        reason: String,
-    },
+    /// The rows as sent are not decoded.
+    #[error(transparent)]
+    Rows(#[from] CopyError),
     /// Any other error of the server.
     #[error("PostgreSQL reports {code}: {message}")]
     Server {
@@ -150,7 +140,7 @@ impl PostgresError {
             | Self::Syntax { .. }
             | Self::ReadOnly { .. }
             | Self::Unsupported { .. }
-            | Self::Value { .. } => ErrorKind::Invalid,
+            | Self::Rows(CopyError::Value { .. }) => ErrorKind::Invalid,
             Self::NoDatabase { .. } | Self::NoTable { .. } | Self::NoColumn { .. } => {
                 ErrorKind::NotFound
             }
@@ -160,7 +150,7 @@ impl PostgresError {
                 ErrorKind::Unavailable
             }
             Self::StatementTimeout { .. } => ErrorKind::Timeout,
-            Self::Protocol { .. } => ErrorKind::Corrupt,
+            Self::Rows(CopyError::Protocol { .. }) => ErrorKind::Corrupt,
             // Data exceptions and the like come from the caller's own query.
             Self::Server { code, .. } if code.starts_with("22") || code.starts_with("42") => {
                 ErrorKind::Invalid
@@ -187,8 +177,8 @@ impl PostgresError {
             Self::ConnectionLost { .. } => "source_connection_lost",
             Self::StatementTimeout { .. } => "source_statement_timeout",
             Self::Unsupported { .. } => "source_unsupported",
-            Self::Value { .. } => "source_value_unsupported",
-            Self::Protocol { .. } => "source_protocol_error",
+            Self::Rows(CopyError::Value { .. }) => "source_value_unsupported",
+            Self::Rows(CopyError::Protocol { .. }) => "source_protocol_error",
             Self::Server { .. } => "source_error",
             Self::Stopped => "source_reader_stopped",
         }

@@ -3,8 +3,6 @@
 //! batches at its own pace; memory is bounded by batches, not by the table.
 //! Never writes, never pages by `OFFSET`, and knows no catalog, no REST and no journal.
 
-mod copy;
-mod decode;
 mod dsn;
 mod error;
 mod plan;
@@ -14,7 +12,6 @@ mod stream;
 pub mod testing;
 #[cfg(test)]
 mod tests;
-mod text;
 mod tls;
 mod types;
 

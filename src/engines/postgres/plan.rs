@@ -7,10 +7,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use lakehouse_kernels::pgcopy::{TextWire, Wire};
 
 use super::error::PostgresError;
 use super::session::{Session, quoted_literal, quoted_name};
-use super::types::{TextWire, Wire, wire};
+use super::types::wire;
 use super::{ReadOptions, Relation, Watermark};
 
 /// From this size on a table is read over several connections, unless the caller says otherwise.

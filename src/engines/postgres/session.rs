@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
+use lakehouse_kernels::pgcopy::RowDecoder;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{
     CancelToken, Client, Config, Connection, CopyOutStream, SimpleQueryMessage, SimpleQueryRow,
@@ -18,7 +19,6 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::copy::RowDecoder;
 use super::dsn::{Dsn, Password};
 use super::error::{self, PostgresError};
 use crate::engines::egress::Endpoint;

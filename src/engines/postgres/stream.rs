@@ -10,10 +10,10 @@ use std::task::{Context, Poll, ready};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::Stream;
+use lakehouse_kernels::pgcopy::RowDecoder;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::copy::RowDecoder;
 use super::error::PostgresError;
 use super::plan::Plan;
 use super::session::{Canceller, Copying, Session};

@@ -1,6 +1,6 @@
 //! usearch's index as this engine uses it: which numbers it gets, how it is saved, mapped and asked.
 //! `builder` has it built, `search` asks it. It knows slots and rounded vectors, but no keys.
-//! A search walks the mapped file itself (see `walk`); one that keeps very many candidates is usearch's.
+//! A search walks the mapped file itself (`kernels::hnsw`); one that keeps very many candidates is usearch's.
 //!
 //! What is minded here of usearch 2.26: it forgets `expansion_search` on reload, and to change that
 //! while others search is a race, so it stays at 1 and a search asks for as many results as it wants
@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use lakehouse_kernels::hnsw::{Distances, Form, Layers, Number, Query, Scratch, Tape};
 use parking_lot::{Condvar, Mutex};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
@@ -22,10 +23,7 @@ use super::super::vectors::{
     BuildOptions, HnswConfig, Metric, Quantization, VectorError, processors,
 };
 use super::GRAPH_FILE;
-use super::kernels::{Distances, Query};
 use super::matrix::{Matrix, Range, graph_scale};
-use super::tape::Tape;
-use super::walk::{self, Scratch};
 
 /// Bytes before usearch's own in the file: its rows, which come after 8 of its own, then begin on a
 /// cache line's boundary, and a row of 768 bytes is read in 12 lines, not 13.
@@ -176,12 +174,9 @@ pub struct Proposal {
 
 /// A saved graph, mapped.
 pub struct Graph {
-    /// Points into `tape`, so it is declared, and dropped, before it.
+    /// Points into the tape of `layers`, so it is declared, and dropped, before it.
     index: Index,
-    pub(super) tape: Tape,
-    pub(super) distances: Distances,
-    /// Nodes that walks begin at besides the entry.
-    pub(super) landmarks: Vec<u32>,
+    pub(super) layers: Layers,
     rounding: Rounding,
     permits: Permits,
     /// Room for searches, of those that ended.
@@ -202,8 +197,19 @@ impl Graph {
         config: &HnswConfig,
     ) -> Result<Self, VectorError> {
         let map = map(file).map_err(VectorError::io(GRAPH_FILE))?;
-        let tape = Tape::open(map, start)?;
-        let distances = Distances::new(config.metric, config.quantization, dimensions);
+        let tape = Tape::open(map, start)
+            .ok_or_else(|| VectorError::corrupt(GRAPH_FILE, "is no graph of usearch"))?;
+        let form = match config.metric {
+            Metric::Cosine | Metric::Dot => Form::Dot,
+            Metric::L2 => Form::SquaredEuclidean,
+        };
+        let number = match config.quantization {
+            Quantization::F32 => Number::F32,
+            Quantization::F16 => Number::F16,
+            Quantization::Bf16 => Number::Bf16,
+            Quantization::I8 => Number::I8,
+        };
+        let distances = Distances::new(form, number, dimensions);
         let threads = (processors() * 4).clamp(8, 64);
         let index = Index::new(&index_options(config, dimensions)).map_err(engine)?;
         index
@@ -229,9 +235,11 @@ impl Graph {
         }
         Ok(Self {
             index,
-            tape,
-            distances,
-            landmarks: Vec::new(),
+            layers: Layers {
+                tape,
+                distances,
+                landmarks: Vec::new(),
+            },
             rounding,
             permits: Permits::new(threads),
             scratches: Mutex::default(),
@@ -247,7 +255,7 @@ impl Graph {
     ) -> Result<Vec<Proposal>, VectorError> {
         if wanted <= WALKED_MAX {
             let walk = |query: &Query, scratch: &mut Scratch| {
-                walk::nearest(self, query, wanted, scratch);
+                self.layers.nearest(query, wanted, scratch);
                 true
             };
             return Ok(self.walked(query, norm, walk).unwrap_or_default());
@@ -271,9 +279,10 @@ impl Graph {
         budget: usize,
     ) -> Result<Option<Vec<Proposal>>, VectorError> {
         if wanted <= WALKED_MAX {
-            let test = |node| test(self.tape.key(node));
+            let test = |node| test(self.layers.tape.key(node));
             let walk = |query: &Query, scratch: &mut Scratch| {
-                walk::nearest_passing(self, query, wanted, &test, budget, scratch)
+                self.layers
+                    .nearest_passing(query, wanted, &test, budget, scratch)
             };
             return Ok(self.walked(query, norm, walk));
         }
@@ -296,7 +305,7 @@ impl Graph {
         let mut scratch = self.scratches.lock().pop().unwrap_or_default();
         let ended = walk(&query, &mut scratch);
         let proposed = scratch.pool.iter().map(|met| Proposal {
-            slot: self.tape.key(met.node),
+            slot: self.layers.tape.key(met.node),
             distance: Some(self.rounding.restored(met.distance)),
         });
         let proposed = ended.then(|| proposed.collect());
@@ -306,26 +315,27 @@ impl Graph {
 
     /// A search for the row of `matrix` that a node stands for.
     pub(super) fn query_at(&self, node: u32, matrix: &Matrix) -> Query {
-        let row = usize::try_from(self.tape.key(node)).expect("a slot is the number of a row");
+        let row =
+            usize::try_from(self.layers.tape.key(node)).expect("a slot is the number of a row");
         self.rounded(matrix.row(row), matrix.norm(row))
     }
 
     fn rounded(&self, query: &[f32], norm: f32) -> Query {
         match self.rounding.round(query, norm) {
-            Rounded::Floats(query) => self.distances.floats(query),
+            Rounded::Floats(query) => self.layers.distances.floats(query),
             Rounded::Bytes(query) => Query::I8(query),
         }
     }
 
     /// Reads a byte of every page of the file.
     pub fn touch(&self) {
-        let pages = self.tape.content().iter().step_by(4_096);
+        let pages = self.layers.tape.content().iter().step_by(4_096);
         std::hint::black_box(pages.map(|byte| u64::from(*byte)).sum::<u64>());
     }
 
     /// Bytes in memory when all of the graph has been touched: the file and what points into it.
     pub fn memory_bytes(&self) -> usize {
-        self.tape.memory_bytes() + self.index.memory_usage()
+        self.layers.tape.memory_bytes() + self.index.memory_usage()
     }
 }
 

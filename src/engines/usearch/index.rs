@@ -92,7 +92,8 @@ impl HnswIndex {
                 &manifest.config,
             )?;
             if digest_of(expected, LANDMARKS_FILE).is_ok() {
-                graph.landmarks = landmarks::read(&open(LANDMARKS_FILE)?, graph.tape.nodes)?;
+                graph.layers.landmarks =
+                    landmarks::read(&open(LANDMARKS_FILE)?, graph.layers.tape.nodes)?;
             }
             Some((graph, Twins::open(&open(TWINS_FILE)?, rows)?))
         } else {

@@ -5,12 +5,13 @@
 use std::fs::File;
 use std::path::Path;
 
+use lakehouse_kernels::hnsw::Scratch;
+
 use super::super::vectors::files::{read_all, write_new};
 use super::super::vectors::{BuildOptions, VectorError};
 use super::LANDMARKS_FILE;
 use super::graph::Graph;
 use super::matrix::Matrix;
-use super::walk::{self, Scratch};
 
 /// Rows that are tried because they lie far from those before them, and distances spent on choosing them.
 const FAR_MAX: usize = 128;
@@ -34,27 +35,30 @@ pub fn find(
     ef: usize,
     options: &BuildOptions,
 ) -> Result<(), VectorError> {
-    let nodes = graph.tape.nodes;
+    let nodes = graph.layers.tape.nodes;
     let mut scratch = Scratch::default();
     let far = farthest(&graph, matrix, options)?;
     let sampled = (0..nodes).step_by(nodes.div_ceil(SAMPLED).max(1));
     for node in far.into_iter().chain(sampled.map(node_number)) {
         options.check_cancelled()?;
         let (query, mut own) = (graph.query_at(node, matrix), Vec::new());
-        let rows = graph.tape.rows();
-        graph.distances.measure(&query, rows, &[node], &mut own);
-        walk::nearest(&graph, &query, ef, &mut scratch);
+        let rows = graph.layers.tape.rows();
+        graph
+            .layers
+            .distances
+            .measure(&query, rows, &[node], &mut own);
+        graph.layers.nearest(&query, ef, &mut scratch);
         let nearest = scratch.pool.first();
         if nearest.is_none_or(|nearest| nearest.distance > own[0]) {
-            graph.landmarks.push(node);
-            if graph.landmarks.len() == KEPT_MAX {
+            graph.layers.landmarks.push(node);
+            if graph.layers.landmarks.len() == KEPT_MAX {
                 break;
             }
         }
     }
-    let count = node_number(graph.landmarks.len());
+    let count = node_number(graph.layers.landmarks.len());
     let bytes: Vec<u8> = std::iter::once(&count)
-        .chain(&graph.landmarks)
+        .chain(&graph.layers.landmarks)
         .flat_map(|node| node.to_le_bytes())
         .collect();
     write_new(dir, LANDMARKS_FILE, &bytes)
@@ -66,9 +70,9 @@ fn farthest(
     matrix: &Matrix,
     options: &BuildOptions,
 ) -> Result<Vec<u32>, VectorError> {
-    let nodes = graph.tape.nodes;
+    let nodes = graph.layers.tape.nodes;
     let count = FAR_MAX.min(FAR_DISTANCES / nodes).clamp(1, nodes);
-    let mut picked = vec![graph.tape.entry];
+    let mut picked = vec![graph.layers.tape.entry];
     let mut to_picked = vec![f32::INFINITY; nodes];
     while picked.len() < count {
         let query = graph.query_at(picked[picked.len() - 1], matrix);
@@ -78,8 +82,11 @@ fn farthest(
                 options.check_cancelled()?;
                 let begin = first + at * BLOCK;
                 let there: Vec<u32> = (begin..begin + block.len()).map(node_number).collect();
-                let rows = graph.tape.rows();
-                graph.distances.measure(&query, rows, &there, &mut measured);
+                let rows = graph.layers.tape.rows();
+                graph
+                    .layers
+                    .distances
+                    .measure(&query, rows, &there, &mut measured);
                 for (nearest, distance) in block.iter_mut().zip(&measured) {
                     *nearest = nearest.min(*distance);
                 }

@@ -6,16 +6,13 @@
 mod builder;
 mod graph;
 mod index;
-mod kernels;
 mod landmarks;
 mod matrix;
 mod port;
 mod search;
-mod tape;
 #[cfg(test)]
 mod tests;
 mod twins;
-mod walk;
 
 use serde::{Deserialize, Serialize};
 

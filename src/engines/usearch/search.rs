@@ -1,6 +1,8 @@
 //! Searches of a generation: through the graph, or over every visible row, whichever is surer or
 //! sooner. The graph only proposes; distances and order come from the vectors in full precision.
 
+use lakehouse_kernels::hnsw::fetch;
+
 use super::super::vectors::exact::{Candidate, Measure, Nearest, norm};
 use super::super::vectors::mapped::bytes;
 use super::super::vectors::{
@@ -8,7 +10,6 @@ use super::super::vectors::{
 };
 use super::graph::Proposal;
 use super::index::HnswIndex;
-use super::kernels::fetch;
 use super::twins::Twins;
 
 /// Rows that a scan compares in the time in which a graph search looks at one candidate's links; see
@@ -37,20 +38,32 @@ impl HnswIndex {
     ) -> Result<Found, VectorError> {
         check_vector(query, self.dimensions(), self.config().metric)?;
         let k = k.min(self.matrix.rows());
-        let Some((graph, twins)) = self.graph.as_ref().filter(|_| k > 0) else {
-            return Ok(Found {
-                hits: Vec::new(),
-                path: SearchPath::Exact,
-            });
-        };
-        let ef = ef
-            .unwrap_or(self.config().expansion_search)
-            .max(k)
-            .min(self.matrix.rows());
-        let shown = visible.estimate(self.len());
-        if self.scan_is_sooner(ef as u64, shown) {
-            return Ok(self.scan(query, k, visible));
+        let ef = self.candidates_for(k, ef);
+        if !self.scan_is_sooner(ef as u64, visible.estimate(self.len()))
+            && let Some(found) = self.search_graph(query, k, Some(ef), visible)?
+        {
+            return Ok(found);
         }
+        Ok(self.scan(query, k, visible))
+    }
+
+    /// The same through the graph, whatever a scan would take; `None` when it gives up, or finds fewer than
+    /// `k`.
+    ///
+    /// # Errors
+    /// `Engine`.
+    pub fn search_graph(
+        &self,
+        query: &[f32],
+        k: usize,
+        ef: Option<usize>,
+        visible: Visible,
+    ) -> Result<Option<Found>, VectorError> {
+        let Some((graph, twins)) = self.graph.as_ref().filter(|_| k > 0) else {
+            return Ok(None);
+        };
+        let ef = self.candidates_for(k, ef);
+        let shown = visible.estimate(self.len());
         let any_visible = |slot: u64| twins.from(slot).any(|slot| visible.allows(slot));
         let norm = norm(query);
         let wanted = ef.min(self.linked());
@@ -63,16 +76,17 @@ impl HnswIndex {
             }
         };
         let Some(candidates) = candidates else {
-            return Ok(self.scan(query, k, visible));
+            return Ok(None);
         };
         let hits = self.rescored(query, k, &candidates, twins, visible);
-        if hits.len() < k {
-            return Ok(self.scan(query, k, visible));
-        }
-        Ok(Found {
-            hits,
-            path: SearchPath::Ann,
-        })
+        let path = SearchPath::Ann;
+        Ok((hits.len() == k).then_some(Found { hits, path }))
+    }
+
+    /// How many candidates a search keeps.
+    fn candidates_for(&self, k: usize, ef: Option<usize>) -> usize {
+        let ef = ef.unwrap_or(self.config().expansion_search);
+        ef.max(k).min(self.matrix.rows())
     }
 
     /// The `k` visible rows nearest to `query`, by comparing it with every one of them.

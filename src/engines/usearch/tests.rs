@@ -329,8 +329,12 @@ fn rows_that_are_nearly_all_alike_hide_no_few_others() {
     assert_eq!(found(&index, Visible::Where(&most)), 20 * islands);
 
     let graph = &mut index.graph.as_mut().unwrap().0;
-    assert!(graph.landmarks.len() <= 100, "{}", graph.landmarks.len());
-    graph.landmarks.clear();
+    assert!(
+        graph.layers.landmarks.len() <= 100,
+        "{}",
+        graph.layers.landmarks.len()
+    );
+    graph.layers.landmarks.clear();
     let without = found(&index, Visible::All);
     assert!(
         without < 20 * islands,
@@ -341,6 +345,6 @@ fn rows_that_are_nearly_all_alike_hide_no_few_others() {
 #[test]
 fn a_graph_that_leads_everywhere_has_few_landmarks() {
     let Fixture { index, .. } = HnswIndex::fixture();
-    let landmarks = &index.graph.as_ref().unwrap().0.landmarks;
+    let landmarks = &index.graph.as_ref().unwrap().0.layers.landmarks;
     assert!(landmarks.len() < 20, "{}", landmarks.len());
 }

@@ -1,13 +1,10 @@
 //! usearch's file as it lies in memory: the rounded vectors, then a tape with the links of each node.
-//! `graph` opens it, `walk` follows its links. Format of usearch 2.26: u32 rows, u32 bytes a row, the
+//! A walk follows its links. Format of usearch 2.26: u32 rows, u32 bytes a row, the
 //! rows; a head of 64 bytes; five u64 (nodes, links a node on upper levels and on the lowest, highest
 //! level, entry); an i16 level a node; then for each node a u64 key, its i16 level, and for each level
 //! from the lowest a u32 count and room for so many u32 links.
 
 use memmap2::Mmap;
-
-use super::super::vectors::VectorError;
-use super::GRAPH_FILE;
 
 const HEAD_BYTES: usize = 64;
 const COUNTS_BYTES: usize = 40;
@@ -33,16 +30,9 @@ pub struct Tape {
 }
 
 impl Tape {
-    /// Reads where things lie; `start` bytes come before usearch's own.
-    ///
-    /// # Errors
-    /// `Corrupt` when the parts do not add up to the file.
-    pub fn open(map: Mmap, start: usize) -> Result<Self, VectorError> {
-        Self::parse(map, start)
-            .ok_or_else(|| VectorError::corrupt(GRAPH_FILE, "is no graph of usearch"))
-    }
-
-    fn parse(map: Mmap, start: usize) -> Option<Self> {
+    /// Reads where things lie; `start` bytes come before usearch's own. `None` when the parts do not add
+    /// up to the file.
+    pub fn open(map: Mmap, start: usize) -> Option<Self> {
         let size = |at: usize| usize::try_from(u64_at(&map, at)?).ok();
         let nodes = u32_at(&map, start)? as usize;
         let stride = u32_at(&map, start + 4)? as usize;

@@ -1,33 +1,36 @@
 //! Distances of one query to many rows of the graph's file at once, in the graph's own number format.
-//! `walk` calls it with the neighbours of a node. One call for all of them costs one dispatch, has
+//! A walk calls it with the neighbours of a node. One call for all of them costs one dispatch, has
 //! every row on its way before the first is summed, and lets four be summed at a time: reading, not
 //! arithmetic, is what a search over rows in main memory waits for.
 //!
 //! Dot products of x86-64 with AVX-512 are our own; everything else is numkong's, row by row.
 
-#[cfg(target_arch = "x86_64")]
-mod wide;
-
 use numkong::{Dot, Euclidean, bf16, f16};
 
-use super::super::vectors::{Metric, Quantization};
+#[cfg(target_arch = "x86_64")]
+use super::wide;
+use super::{Form, Number};
 
 /// A query in the number format that the distances are computed in.
 pub enum Query {
+    /// For rows of f32, and for all floats where a kernel of our own widens them.
     F32(Vec<f32>),
+    /// For rows of f16.
     F16(Vec<f16>),
+    /// For rows of bf16.
     Bf16(Vec<bf16>),
+    /// For rows of i8.
     I8(Vec<i8>),
 }
 
 /// A kernel over rows: query, rows, bytes of a row, slots, where the distances go.
-type Wide = fn(&Query, &[u8], usize, &[u32], &mut Vec<f32>);
+pub(super) type Wide = fn(&Query, &[u8], usize, &[u32], &mut Vec<f32>);
 
 /// How distances in one graph are computed.
 #[derive(Clone, Copy)]
 pub struct Distances {
-    metric: Metric,
-    quantization: Quantization,
+    form: Form,
+    number: Number,
     /// Bytes of a row.
     stride: usize,
     wide: Option<Wide>,
@@ -35,18 +38,18 @@ pub struct Distances {
 
 impl Distances {
     /// With the best that this machine has.
-    pub fn new(metric: Metric, quantization: Quantization, dimensions: usize) -> Self {
+    pub fn new(form: Form, number: Number, dimensions: usize) -> Self {
         Self {
-            metric,
-            quantization,
-            stride: dimensions * number_bytes(quantization),
-            wide: wide(metric, quantization),
+            form,
+            number,
+            stride: dimensions * number.bytes(),
+            wide: wide_kernel(form, number),
         }
     }
 
     /// The same without kernels of our own, as on other machines.
     #[cfg(test)]
-    pub fn plain(self) -> Self {
+    fn plain(self) -> Self {
         Self { wide: None, ..self }
     }
 
@@ -57,11 +60,11 @@ impl Distances {
 
     /// A query of floats, scaled as the rows were.
     pub fn floats(self, query: Vec<f32>) -> Query {
-        match self.quantization {
+        match self.number {
             _ if self.wide.is_some() => Query::F32(query),
-            Quantization::F16 => Query::F16(query.into_iter().map(f16::from_f32).collect()),
-            Quantization::Bf16 => Query::Bf16(query.into_iter().map(bf16::from_f32).collect()),
-            Quantization::F32 | Quantization::I8 => Query::F32(query),
+            Number::F16 => Query::F16(query.into_iter().map(f16::from_f32).collect()),
+            Number::Bf16 => Query::Bf16(query.into_iter().map(bf16::from_f32).collect()),
+            Number::F32 | Number::I8 => Query::F32(query),
         }
     }
 
@@ -84,30 +87,25 @@ impl Distances {
         reason = "an order of neighbours, not a result"
     )]
     fn distance(self, query: &Query, row: &[u8]) -> f32 {
-        let distance = match (query, self.metric) {
-            (Query::F32(query), Metric::L2) => {
+        let distance = match (query, self.form) {
+            (Query::F32(query), Form::SquaredEuclidean) => {
                 <f32 as Euclidean>::sqeuclidean(query, seen(row)).map(|sum| sum as f32)
             }
             (Query::F32(query), _) => <f32 as Dot>::dot(query, seen(row)).map(|sum| -sum as f32),
-            (Query::F16(query), Metric::L2) => <f16 as Euclidean>::sqeuclidean(query, seen(row)),
+            (Query::F16(query), Form::SquaredEuclidean) => {
+                <f16 as Euclidean>::sqeuclidean(query, seen(row))
+            }
             (Query::F16(query), _) => <f16 as Dot>::dot(query, seen(row)).map(|sum| -sum),
-            (Query::Bf16(query), Metric::L2) => <bf16 as Euclidean>::sqeuclidean(query, seen(row)),
+            (Query::Bf16(query), Form::SquaredEuclidean) => {
+                <bf16 as Euclidean>::sqeuclidean(query, seen(row))
+            }
             (Query::Bf16(query), _) => <bf16 as Dot>::dot(query, seen(row)).map(|sum| -sum),
-            (Query::I8(query), Metric::L2) => {
+            (Query::I8(query), Form::SquaredEuclidean) => {
                 <i8 as Euclidean>::sqeuclidean(query, seen(row)).map(|sum| sum as f32)
             }
             (Query::I8(query), _) => <i8 as Dot>::dot(query, seen(row)).map(|sum| -sum as f32),
         };
         distance.expect("query and rows have the index's dimensions")
-    }
-}
-
-/// Bytes of a number.
-pub fn number_bytes(quantization: Quantization) -> usize {
-    match quantization {
-        Quantization::F32 => 4,
-        Quantization::F16 | Quantization::Bf16 => 2,
-        Quantization::I8 => 1,
     }
 }
 
@@ -131,15 +129,15 @@ fn seen<T: Plain>(row: &[u8]) -> &[T] {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn wide(metric: Metric, quantization: Quantization) -> Option<Wide> {
-    match metric {
-        Metric::Cosine | Metric::Dot => wide::dot(quantization),
-        Metric::L2 => None,
+fn wide_kernel(form: Form, number: Number) -> Option<Wide> {
+    match form {
+        Form::Dot => wide::dot(number),
+        Form::SquaredEuclidean => None,
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn wide(_: Metric, _: Quantization) -> Option<Wide> {
+fn wide_kernel(_: Form, _: Number) -> Option<Wide> {
     None
 }
 
@@ -166,24 +164,19 @@ mod tests {
     fn our_kernels_and_numkongs_agree_for_every_width_and_number_of_rows() {
         for dimensions in [1, 7, 16, 31, 63, 64, 65, 128, 200, 768] {
             let number = |at: usize| ((at * 37 + 11) % 101) as f32 / 50.0 - 1.0;
-            for quantization in [
-                Quantization::F32,
-                Quantization::F16,
-                Quantization::Bf16,
-                Quantization::I8,
-            ] {
+            for format in [Number::F32, Number::F16, Number::Bf16, Number::I8] {
                 let rows: Vec<u8> = (0..9 * dimensions)
-                    .flat_map(|at| match quantization {
-                        Quantization::F32 => number(at).to_le_bytes().to_vec(),
-                        Quantization::F16 => f16::from_f32(number(at)).0.to_le_bytes().to_vec(),
-                        Quantization::Bf16 => bf16::from_f32(number(at)).0.to_le_bytes().to_vec(),
-                        Quantization::I8 => ((number(at) * 100.0) as i8).to_le_bytes().to_vec(),
+                    .flat_map(|at| match format {
+                        Number::F32 => number(at).to_le_bytes().to_vec(),
+                        Number::F16 => f16::from_f32(number(at)).0.to_le_bytes().to_vec(),
+                        Number::Bf16 => bf16::from_f32(number(at)).0.to_le_bytes().to_vec(),
+                        Number::I8 => ((number(at) * 100.0) as i8).to_le_bytes().to_vec(),
                     })
                     .collect();
                 let floats: Vec<f32> = (0..dimensions).map(|at| number(at * 3 + 1)).collect();
-                let distances = Distances::new(Metric::Dot, quantization, dimensions);
-                let query = |distances: Distances| match quantization {
-                    Quantization::I8 => {
+                let distances = Distances::new(Form::Dot, format, dimensions);
+                let query = |distances: Distances| match format {
+                    Number::I8 => {
                         Query::I8(floats.iter().map(|value| (value * 100.0) as i8).collect())
                     }
                     _ => distances.floats(floats.clone()),
@@ -196,7 +189,7 @@ mod tests {
                     assert_eq!(ours.len(), theirs.len());
                     for (ours, theirs) in ours.iter().zip(&theirs) {
                         let near = (ours - theirs).abs() <= 0.01 * theirs.abs().max(1.0);
-                        assert!(near, "{ours} {theirs} {dimensions} {quantization:?}");
+                        assert!(near, "{ours} {theirs} {dimensions} {format:?}");
                     }
                 }
             }

@@ -14,7 +14,7 @@ use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::IntervalMonthDayNano;
 
 use super::text::{self, FieldError, Numeric};
-use super::types::{TextWire, Wire};
+use super::wire::{TextWire, Wire};
 
 /// From 1970-01-01 to Postgres's epoch, 2000-01-01.
 const EPOCH_DAYS: i32 = 10_957;

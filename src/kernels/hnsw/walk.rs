@@ -1,8 +1,8 @@
 //! Our own search over usearch's graph: the same greedy descent and the same best-first walk on the
-//! lowest level, over the file in place. `graph` calls it, with and without a filter.
+//! lowest level, over the file in place, with and without a filter.
 //!
 //! What it does otherwise than usearch 2.26, and why it is quicker: all unvisited neighbours of a
-//! node are measured in one call (see `kernels`); the links of the node that is likely next are on
+//! node are measured in one call (see `distances`); the links of the node that is likely next are on
 //! their way meanwhile; visited nodes are bits that stay in the first cache, not a hash set; one
 //! sorted array is both the queue and the answer. With a filter the queue is a heap of all that was met,
 //! and the answer holds what passes; nothing calls back out of C++.
@@ -10,8 +10,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-use super::graph::Graph;
-use super::kernels::{Distances, Query, fetch};
+use super::distances::{Distances, Query, fetch};
 use super::tape::Tape;
 
 /// A node that was measured.
@@ -120,118 +119,125 @@ impl Scratch {
     }
 }
 
-/// Leaves the `ef` nodes that seem nearest to the query in the scratch's pool.
-pub fn nearest(graph: &Graph, query: &Query, ef: usize, scratch: &mut Scratch) {
-    let (tape, distances) = (&graph.tape, graph.distances);
-    scratch.begin(tape.nodes);
-    for (node, distance) in beginnings(graph, query, scratch) {
-        if scratch.visit(node) {
-            scratch.admit(distance, node, ef);
-        }
-    }
-    let mut next = 0;
-    while let Some(met) = scratch.pool.get_mut(next) {
-        if !met.open {
-            next += 1;
-            continue;
-        }
-        met.open = false;
-        let node = met.node;
-        let mut fresh = std::mem::take(&mut scratch.fresh);
-        fresh.clear();
-        for link in tape.links(node, 0) {
-            if (link as usize) < tape.nodes && scratch.visit(link) {
-                fresh.push(link);
-            }
-        }
-        if let Some(met) = scratch.pool[next..].iter().find(|met| met.open) {
-            fetch(tape.lowest(met.node));
-        }
-        let mut measured = std::mem::take(&mut scratch.distances);
-        distances.measure(query, tape.rows(), &fresh, &mut measured);
-        let mut lowest = next + 1;
-        for (&node, &distance) in fresh.iter().zip(&measured) {
-            if let Some(at) = scratch.admit(distance, node, ef) {
-                lowest = lowest.min(at);
-            }
-        }
-        (scratch.fresh, scratch.distances) = (fresh, measured);
-        next = lowest;
-    }
+/// A graph as it is walked.
+pub struct Layers {
+    /// Its file.
+    pub tape: Tape,
+    /// How its rows are compared.
+    pub distances: Distances,
+    /// Nodes that walks begin at besides the entry.
+    pub landmarks: Vec<u32>,
 }
 
-/// Leaves the `ef` nodes that pass `test` and seem nearest in the scratch's pool. Gives up once `budget`
-/// nodes were measured, and says so: the pool is then of no use.
-pub fn nearest_passing(
-    graph: &Graph,
-    query: &Query,
-    ef: usize,
-    test: &dyn Fn(u32) -> bool,
-    budget: usize,
-    scratch: &mut Scratch,
-) -> bool {
-    let (tape, distances) = (&graph.tape, graph.distances);
-    scratch.begin(tape.nodes);
-    for (node, distance) in beginnings(graph, query, scratch) {
-        if scratch.visit(node) {
-            scratch.queue.push(Reverse(Queued { distance, node }));
-            if test(node) {
+impl Layers {
+    /// Leaves the `ef` nodes that seem nearest to the query in the scratch's pool.
+    pub fn nearest(&self, query: &Query, ef: usize, scratch: &mut Scratch) {
+        let (tape, distances) = (&self.tape, self.distances);
+        scratch.begin(tape.nodes);
+        for (node, distance) in self.beginnings(query, scratch) {
+            if scratch.visit(node) {
                 scratch.admit(distance, node, ef);
             }
         }
-    }
-    let mut spent = 0;
-    while let Some(Reverse(next)) = scratch.queue.pop() {
-        if scratch.worst(ef).is_some_and(|worst| next.distance > worst) {
-            return true;
-        }
-        let mut fresh = std::mem::take(&mut scratch.fresh);
-        fresh.clear();
-        for link in tape.links(next.node, 0) {
-            if (link as usize) < tape.nodes && scratch.visit(link) {
-                fresh.push(link);
+        let mut next = 0;
+        while let Some(met) = scratch.pool.get_mut(next) {
+            if !met.open {
+                next += 1;
+                continue;
             }
+            met.open = false;
+            let node = met.node;
+            let mut fresh = std::mem::take(&mut scratch.fresh);
+            fresh.clear();
+            for link in tape.links(node, 0) {
+                if (link as usize) < tape.nodes && scratch.visit(link) {
+                    fresh.push(link);
+                }
+            }
+            if let Some(met) = scratch.pool[next..].iter().find(|met| met.open) {
+                fetch(tape.lowest(met.node));
+            }
+            let mut measured = std::mem::take(&mut scratch.distances);
+            distances.measure(query, tape.rows(), &fresh, &mut measured);
+            let mut lowest = next + 1;
+            for (&node, &distance) in fresh.iter().zip(&measured) {
+                if let Some(at) = scratch.admit(distance, node, ef) {
+                    lowest = lowest.min(at);
+                }
+            }
+            (scratch.fresh, scratch.distances) = (fresh, measured);
+            next = lowest;
         }
-        if let Some(Reverse(soon)) = scratch.queue.peek() {
-            fetch(tape.lowest(soon.node));
-        }
-        spent += fresh.len();
-        let mut measured = std::mem::take(&mut scratch.distances);
-        distances.measure(query, tape.rows(), &fresh, &mut measured);
-        for (&node, &distance) in fresh.iter().zip(&measured) {
-            if scratch.worst(ef).is_none_or(|worst| distance < worst) {
+    }
+
+    /// Leaves the `ef` nodes that pass `test` and seem nearest in the scratch's pool. Gives up once `budget`
+    /// nodes were measured, and says so: the pool is then of no use.
+    pub fn nearest_passing(
+        &self,
+        query: &Query,
+        ef: usize,
+        test: &dyn Fn(u32) -> bool,
+        budget: usize,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let (tape, distances) = (&self.tape, self.distances);
+        scratch.begin(tape.nodes);
+        for (node, distance) in self.beginnings(query, scratch) {
+            if scratch.visit(node) {
                 scratch.queue.push(Reverse(Queued { distance, node }));
                 if test(node) {
                     scratch.admit(distance, node, ef);
                 }
             }
         }
-        (scratch.fresh, scratch.distances) = (fresh, measured);
-        if spent > budget {
-            return false;
+        let mut spent = 0;
+        while let Some(Reverse(next)) = scratch.queue.pop() {
+            if scratch.worst(ef).is_some_and(|worst| next.distance > worst) {
+                return true;
+            }
+            let mut fresh = std::mem::take(&mut scratch.fresh);
+            fresh.clear();
+            for link in tape.links(next.node, 0) {
+                if (link as usize) < tape.nodes && scratch.visit(link) {
+                    fresh.push(link);
+                }
+            }
+            if let Some(Reverse(soon)) = scratch.queue.peek() {
+                fetch(tape.lowest(soon.node));
+            }
+            spent += fresh.len();
+            let mut measured = std::mem::take(&mut scratch.distances);
+            distances.measure(query, tape.rows(), &fresh, &mut measured);
+            for (&node, &distance) in fresh.iter().zip(&measured) {
+                if scratch.worst(ef).is_none_or(|worst| distance < worst) {
+                    scratch.queue.push(Reverse(Queued { distance, node }));
+                    if test(node) {
+                        scratch.admit(distance, node, ef);
+                    }
+                }
+            }
+            (scratch.fresh, scratch.distances) = (fresh, measured);
+            if spent > budget {
+                return false;
+            }
         }
+        true
     }
-    true
-}
 
-/// Where a walk begins: at what the descent comes to, and at the landmarks that are nearer.
-fn beginnings(graph: &Graph, query: &Query, scratch: &mut Scratch) -> Vec<(u32, f32)> {
-    let (entry, distance) = descend(&graph.tape, graph.distances, query, scratch);
-    let mut beginnings = vec![(entry, distance)];
-    if !graph.landmarks.is_empty() {
-        let rows = graph.tape.rows();
-        let measured = &mut scratch.distances;
-        graph
-            .distances
-            .measure(query, rows, &graph.landmarks, measured);
-        let landmarks = graph
-            .landmarks
-            .iter()
-            .copied()
-            .zip(measured.iter().copied());
-        beginnings.extend(landmarks.filter(|(_, nearer)| *nearer < distance));
+    /// Where a walk begins: at what the descent comes to, and at the landmarks that are nearer.
+    fn beginnings(&self, query: &Query, scratch: &mut Scratch) -> Vec<(u32, f32)> {
+        let (entry, distance) = descend(&self.tape, self.distances, query, scratch);
+        let mut beginnings = vec![(entry, distance)];
+        if !self.landmarks.is_empty() {
+            let rows = self.tape.rows();
+            let measured = &mut scratch.distances;
+            self.distances
+                .measure(query, rows, &self.landmarks, measured);
+            let landmarks = self.landmarks.iter().copied().zip(measured.iter().copied());
+            beginnings.extend(landmarks.filter(|(_, nearer)| *nearer < distance));
+        }
+        beginnings
     }
-    beginnings
 }
 
 /// From the entry down the upper levels, to the nearest node of each.

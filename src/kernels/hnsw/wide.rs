@@ -1,5 +1,5 @@
 //! Dot products on AVX-512, four rows at a time: i8 through VNNI, the float formats widened to f32.
-//! `kernels` asks once what the machine has. Rows need no alignment, but those that begin on a
+//! `distances` asks once what the machine has. Rows need no alignment, but those that begin on a
 //! boundary of 64 touch a cache line less each.
 
 use std::arch::x86_64::{
@@ -10,29 +10,32 @@ use std::arch::x86_64::{
     _mm512_slli_epi32, _mm512_xor_si512,
 };
 
-use super::{super::super::vectors::Quantization, Query, Wide};
+use super::{
+    Number,
+    distances::{Query, Wide, fetch},
+};
 
 /// Rows that are summed together.
 const TOGETHER: usize = 4;
 
 /// The kernel for a number format, when the machine has what it takes.
-pub(super) fn dot(quantization: Quantization) -> Option<Wide> {
+pub(super) fn dot(number: Number) -> Option<Wide> {
     let base = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl");
-    let kernel: Wide = match quantization {
-        Quantization::I8 => bytes,
-        Quantization::F16 => |query, rows, stride, slots, out| {
+    let kernel: Wide = match number {
+        Number::I8 => bytes,
+        Number::F16 => |query, rows, stride, slots, out| {
             floats(query, rows, stride, 2, slots, out, halves);
         },
-        Quantization::Bf16 => |query, rows, stride, slots, out| {
+        Number::Bf16 => |query, rows, stride, slots, out| {
             floats(query, rows, stride, 2, slots, out, brains);
         },
-        Quantization::F32 => |query, rows, stride, slots, out| {
+        Number::F32 => |query, rows, stride, slots, out| {
             floats(query, rows, stride, 4, slots, out, singles);
         },
     };
-    let vnni = quantization != Quantization::I8 || is_x86_feature_detected!("avx512vnni");
+    let vnni = number != Number::I8 || is_x86_feature_detected!("avx512vnni");
     (base && vnni).then_some(kernel)
 }
 
@@ -58,7 +61,7 @@ fn pointers(rows: &[u8], stride: usize, slots: &[u32]) -> [*const u8; TOGETHER] 
 fn fetch_rows(rows: &[u8], stride: usize, slots: &[u32]) {
     for &slot in slots {
         let slot = slot as usize;
-        super::fetch(&rows[slot * stride..(slot + 1) * stride]);
+        fetch(&rows[slot * stride..(slot + 1) * stride]);
     }
 }
 

@@ -1,16 +1,15 @@
 //! The binary `COPY` format: bytes in chunks of any size become record batches.
-//! Called by `session` with what the server sends; it holds one batch and at most one cut field.
-//! Does no I/O.
+//! It holds one batch and at most one cut field.
 
 use std::collections::VecDeque;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 
-use super::decode::ColumnBuilder;
-use super::error::PostgresError;
+use super::CopyError;
+use super::columns::ColumnBuilder;
 use super::text::FieldError;
-use super::types::Wire;
+use super::wire::Wire;
 
 const SIGNATURE: &[u8; 11] = b"PGCOPY\n\xff\r\n\0";
 /// Signature, flags, length of the extension.
@@ -21,7 +20,7 @@ const BATCH_BYTES: usize = 16 << 20;
 const WEIGH_EVERY: usize = 64;
 
 /// Decodes one `COPY … TO STDOUT (FORMAT binary)` after the other into batches of one schema.
-pub(super) struct RowDecoder {
+pub struct RowDecoder {
     schema: SchemaRef,
     columns: Vec<ColumnBuilder>,
     batch_rows: usize,
@@ -46,7 +45,7 @@ enum At {
 
 impl RowDecoder {
     /// A decoder for columns of these types, in the order of the schema.
-    pub(super) fn new(schema: SchemaRef, wires: &[Wire], batch_rows: usize) -> Self {
+    pub fn new(schema: SchemaRef, wires: &[Wire], batch_rows: usize) -> Self {
         // Builders grow as needed: a small table must not cost the room of a large batch.
         const FIRST_ROWS: usize = 1024;
         let room = batch_rows.min(FIRST_ROWS);
@@ -67,25 +66,25 @@ impl RowDecoder {
     }
 
     /// Rows decoded since the beginning.
-    pub(super) fn rows(&self) -> u64 {
+    pub fn rows(&self) -> u64 {
         self.rows_before + self.rows as u64
     }
 
     /// The next batch that is full.
-    pub(super) fn take_ready(&mut self) -> Option<RecordBatch> {
+    pub fn take_ready(&mut self) -> Option<RecordBatch> {
         self.ready.pop_front()
     }
 
     /// Whether a batch is full.
-    pub(super) fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
     /// Takes the next chunk of the stream.
     ///
     /// # Errors
-    /// [`PostgresError::Protocol`] and [`PostgresError::Value`].
-    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<(), PostgresError> {
+    /// [`CopyError::Protocol`] and [`CopyError::Value`].
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), CopyError> {
         if self.cut.is_empty() {
             let used = self.consume(chunk)?;
             self.cut.extend_from_slice(&chunk[used..]);
@@ -102,8 +101,8 @@ impl RowDecoder {
     /// Ends one `COPY`; the next one may follow.
     ///
     /// # Errors
-    /// [`PostgresError::Protocol`] when the trailer is missing.
-    pub(super) fn end_of_copy(&mut self) -> Result<(), PostgresError> {
+    /// [`CopyError::Protocol`] when the trailer is missing.
+    pub fn end_of_copy(&mut self) -> Result<(), CopyError> {
         if self.at != At::End {
             return Err(protocol("it ended without its trailer"));
         }
@@ -114,8 +113,8 @@ impl RowDecoder {
     /// The rows that are left, if there are any.
     ///
     /// # Errors
-    /// [`PostgresError::Value`] for text that is no UTF-8.
-    pub(super) fn flush(&mut self) -> Result<Option<RecordBatch>, PostgresError> {
+    /// [`CopyError::Value`] for text that is no UTF-8.
+    pub fn flush(&mut self) -> Result<Option<RecordBatch>, CopyError> {
         if self.rows > 0 {
             self.finish_batch()?;
         }
@@ -123,7 +122,7 @@ impl RowDecoder {
     }
 
     /// Columns of which values became null on the way, and how many did.
-    pub(super) fn nulled(&self) -> Vec<(String, u64)> {
+    pub fn nulled(&self) -> Vec<(String, u64)> {
         let fields = self.schema.fields().iter().zip(&self.columns);
         fields
             .map(|(field, column)| (field.name().clone(), column.unrepresentable()))
@@ -132,7 +131,7 @@ impl RowDecoder {
     }
 
     /// Decodes as far as `bytes` reaches and returns how many of them it needs no more.
-    fn consume(&mut self, bytes: &[u8]) -> Result<usize, PostgresError> {
+    fn consume(&mut self, bytes: &[u8]) -> Result<usize, CopyError> {
         let mut rest = bytes;
         loop {
             let more = match self.at {
@@ -148,7 +147,7 @@ impl RowDecoder {
         }
     }
 
-    fn header(&mut self, rest: &mut &[u8]) -> Result<bool, PostgresError> {
+    fn header(&mut self, rest: &mut &[u8]) -> Result<bool, CopyError> {
         let Some((head, after)) = rest.split_at_checked(HEADER_BYTES) else {
             return Ok(false);
         };
@@ -166,7 +165,7 @@ impl RowDecoder {
         Ok(true)
     }
 
-    fn row(&mut self, rest: &mut &[u8]) -> Result<bool, PostgresError> {
+    fn row(&mut self, rest: &mut &[u8]) -> Result<bool, CopyError> {
         let Some((head, after)) = rest.split_first_chunk::<2>() else {
             return Ok(false);
         };
@@ -182,7 +181,7 @@ impl RowDecoder {
         Ok(true)
     }
 
-    fn fields(&mut self, first: usize, rest: &mut &[u8]) -> Result<bool, PostgresError> {
+    fn fields(&mut self, first: usize, rest: &mut &[u8]) -> Result<bool, CopyError> {
         for index in first..self.columns.len() {
             let Some((head, after)) = rest.split_first_chunk::<4>() else {
                 self.at = At::Field(index);
@@ -222,7 +221,7 @@ impl RowDecoder {
                 && self.columns.iter().map(ColumnBuilder::bytes).sum::<usize>() >= BATCH_BYTES)
     }
 
-    fn finish_batch(&mut self) -> Result<(), PostgresError> {
+    fn finish_batch(&mut self) -> Result<(), CopyError> {
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
         for index in 0..self.columns.len() {
             match self.columns[index].finish() {
@@ -240,16 +239,16 @@ impl RowDecoder {
         Ok(())
     }
 
-    fn value_error(&self, index: usize, reason: FieldError) -> PostgresError {
-        PostgresError::Value {
+    fn value_error(&self, index: usize, reason: FieldError) -> CopyError {
+        CopyError::Value {
             column: self.schema.field(index).name().clone(),
             reason,
         }
     }
 }
 
-fn protocol(reason: &str) -> PostgresError {
-    PostgresError::Protocol {
+fn protocol(reason: &str) -> CopyError {
+    CopyError::Protocol {
         reason: reason.to_owned(),
     }
 }
@@ -262,7 +261,7 @@ mod tests {
     use arrow::compute::concat_batches;
     use arrow::datatypes::{Field, Int32Type, Schema};
 
-    use super::super::types::TextWire;
+    use super::super::wire::TextWire;
     use super::*;
 
     fn decoder(batch_rows: usize) -> RowDecoder {

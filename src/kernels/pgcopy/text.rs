@@ -3,9 +3,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::types::TextWire;
+use super::wire::TextWire;
 
-/// What is wrong with a field, for [`super::PostgresError::Value`].
+/// What is wrong with a field, for [`super::CopyError::Value`].
 pub(super) type FieldError = &'static str;
 
 /// Appends the text of a field.
