@@ -8,9 +8,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use arrow::{
-    array::ArrayRef, datatypes::SchemaRef, ipc::writer::StreamWriter, record_batch::RecordBatch,
-};
+use arrow::{array::ArrayRef, datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
 use lakehouse_actors::{
@@ -27,8 +25,8 @@ use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuild
 use super::{
     buckets::{of_bucket, of_store},
     ingest::{
-        self, ChannelReader, FileFormat, IngestError, IngestErrorKind, IngestLimits, IngestOptions,
-        Staged, StagedFile,
+        self, FileFormat, IngestError, IngestErrorKind, IngestLimits, IngestOptions, Staged,
+        StagedFile,
     },
     object_store::Buckets,
     postgres::{PostgresError, PostgresSource, ReadOptions, Relation, Watermark},
@@ -402,40 +400,33 @@ impl RowLookup for LakeTables {
     }
 }
 
-/// Batches as staged rows: through the same door as an Arrow stream of a client.
+/// Batches as staged rows.
 async fn stage_batches(
     schema: SchemaRef,
     batches: impl Stream<Item = Result<RecordBatch, PortError>>,
     options: IngestOptions,
 ) -> Result<Staged, PortError> {
-    let options = IngestOptions {
-        format: Some(FileFormat::ArrowIpc),
-        ..options
-    };
-    let (sender, reader) = ChannelReader::bounded(BATCHES_WAITING);
-    let ingest = tokio::task::spawn_blocking(move || ingest::ingest_reader(reader, &options));
     let internal = |error: &dyn std::fmt::Display| PortError::internal(error.to_string());
-    let mut writer =
-        StreamWriter::try_new(Vec::new(), &schema).map_err(|error| internal(&error))?;
+    let (sender, mut waiting) = tokio::sync::mpsc::channel(BATCHES_WAITING);
+    let ingest = tokio::task::spawn_blocking(move || {
+        // A sender that goes without saying that it was all has failed.
+        let next = || match waiting.blocking_recv() {
+            Some(batch) => Ok(batch),
+            None => Err(IngestError::Disconnected(
+                std::io::ErrorKind::UnexpectedEof.into(),
+            )),
+        };
+        ingest::ingest_batches(&schema, next, &options)
+    });
     let mut batches = std::pin::pin!(batches);
-    let mut read = true;
     while let Some(batch) = batches.next().await {
-        writer.write(&batch?).map_err(|error| internal(&error))?;
-        let bytes = std::mem::take(writer.get_mut());
-        if sender.send(bytes.into()).await.is_err() {
+        if sender.send(Some(batch?)).await.is_err() {
             // The ingest has failed and says why below.
-            read = false;
             break;
         }
     }
-    if read {
-        writer.finish().map_err(|error| internal(&error))?;
-        let bytes = std::mem::take(writer.get_mut());
-        if sender.send(bytes.into()).await.is_ok() {
-            // An ingest that is gone needs no end.
-            let _ = sender.finish().await;
-        }
-    }
+    // One that is gone needs no end.
+    let _ = sender.send(None).await;
     ingest
         .await
         .map_err(|error| internal(&error))?

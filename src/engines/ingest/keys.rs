@@ -1,6 +1,6 @@
 //! Row keys: present in every row, in order or not, and which rows a later row replaces.
 //! Parsers ask for a `KeySpan` per block, the writer joins the spans in file order, and
-//! `mark_superseded` reads the key columns back when the keys did not simply increase.
+//! `mark_superseded` reads the key columns back when the spans do not show that no key comes twice.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -134,7 +134,8 @@ fn first_null(column: &dyn Array) -> Option<usize> {
 pub(super) struct KeyOrder {
     last: Option<Key>,
     pub sorted: bool,
-    pub strict: bool,
+    /// First and last key of every block; nothing once the keys of a block did not increase.
+    blocks: Option<Vec<(Key, Key)>>,
 }
 
 impl Default for KeyOrder {
@@ -142,7 +143,7 @@ impl Default for KeyOrder {
         Self {
             last: None,
             sorted: true,
-            strict: true,
+            blocks: Some(Vec::new()),
         }
     }
 }
@@ -155,8 +156,22 @@ impl KeyOrder {
         };
         let before = self.last.as_deref();
         self.sorted &= span.sorted && before.is_none_or(|before| before <= &**first);
-        self.strict &= span.strict && before.is_none_or(|before| before < &**first);
+        if !span.strict {
+            self.blocks = None;
+        }
+        if let Some(blocks) = &mut self.blocks {
+            blocks.push((first.clone(), last.clone()));
+        }
         self.last = Some(last.clone());
+    }
+
+    /// Whether it shows that no key came twice: keys increase in every block, and the blocks, in whatever
+    /// order they came (a table is copied over several connections), lie apart.
+    pub fn shows_unique(self) -> bool {
+        self.blocks.is_some_and(|mut blocks| {
+            blocks.sort_unstable();
+            blocks.windows(2).all(|pair| pair[0].1 < pair[1].0)
+        })
     }
 }
 
@@ -245,4 +260,43 @@ fn read_keys(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(blocks: &[(bool, u8, u8)]) -> KeyOrder {
+        let mut order = KeyOrder::default();
+        for &(strict, first, last) in blocks {
+            order.push(&KeySpan {
+                sorted: true,
+                strict,
+                ends: Some(([first].into(), [last].into())),
+            });
+        }
+        order
+    }
+
+    #[test]
+    fn keys_are_known_to_come_once_where_blocks_increase_and_lie_apart() {
+        for (blocks, unique) in [
+            (&[][..], true),
+            (&[(true, 1, 4), (true, 5, 9)], true),
+            (
+                &[(true, 50, 54), (true, 1, 4), (true, 55, 59), (true, 5, 9)],
+                true,
+            ),
+            (&[(true, 7, 7)], true),
+            (&[(true, 1, 4), (true, 4, 9)], false),
+            (&[(true, 50, 54), (true, 1, 51)], false),
+            (&[(true, 50, 54), (true, 1, 90)], false),
+            (&[(true, 1, 4), (true, 1, 4)], false),
+            (&[(true, 1, 4), (false, 5, 9)], false),
+            (&[(false, 1, 4), (true, 5, 9)], false),
+        ] {
+            assert_eq!(order(blocks).shows_unique(), unique, "{blocks:?}");
+        }
+        assert!(!order(&[(true, 5, 9), (true, 1, 4)]).sorted);
+    }
 }

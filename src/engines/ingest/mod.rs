@@ -46,6 +46,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrow::datatypes::SchemaRef;
 
+pub use columnar::ingest_batches;
 pub use error::{ColumnDifference, IngestError, IngestErrorKind};
 pub use format::{FileFormat, UnknownFormatName};
 pub use rewrite::{Rewrite, Seen};
@@ -65,7 +66,13 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// Blocks in flight for each thread.
 const BLOCKS_A_THREAD: usize = 6;
 
-/// Threads of one ingest.
+/// The threads of one ingest.
+fn threads() -> Result<Threads, IngestError> {
+    let threads = worker_threads();
+    Threads::start(threads, threads * BLOCKS_A_THREAD)
+}
+
+/// Their number.
 fn worker_threads() -> usize {
     std::thread::available_parallelism()
         .map_or(2, usize::from)
@@ -174,6 +181,24 @@ struct Setup {
 }
 
 impl Setup {
+    fn new(
+        options: &IngestOptions,
+        threads: &Threads,
+        dir: &StagingDir,
+        block_bytes: usize,
+    ) -> Self {
+        Self {
+            expected: options.expected.clone(),
+            key: options.key.clone(),
+            limits: options.limits.clone(),
+            progress: Arc::clone(&options.progress),
+            pool: threads.pool(),
+            dir: dir.path().to_owned(),
+            block_bytes,
+            layout: Layout::default(),
+        }
+    }
+
     /// A sink for the rows of a pass.
     fn sink(
         &self,
@@ -287,18 +312,8 @@ fn ingest_source(
     block_bytes: usize,
 ) -> Result<Staged, IngestError> {
     let format = format_of(&source, options)?;
-    let threads = worker_threads();
-    let threads = Threads::start(threads, threads * BLOCKS_A_THREAD)?;
-    let setup = Setup {
-        expected: options.expected.clone(),
-        key: options.key.clone(),
-        limits: options.limits.clone(),
-        progress: Arc::clone(&options.progress),
-        pool: threads.pool(),
-        dir: dir.path().to_owned(),
-        block_bytes,
-        layout: Layout::default(),
-    };
+    let threads = threads()?;
+    let setup = Setup::new(options, &threads, &dir, block_bytes);
     let ready = match format {
         FileFormat::Csv => csv::ingest(source, &setup, replay),
         FileFormat::Ndjson => json::ingest_lines(source, &setup, replay),
@@ -322,7 +337,7 @@ fn finish(ready: Ready, setup: &Setup, dir: StagingDir) -> Result<Staged, Ingest
     let key = KeyPlan::new(&schema, &setup.key)?;
     let mut written = sink.finish()?;
     let superseded_rows = match &key {
-        Some(key) if !written.keys_increase => keys::mark_superseded(&mut written.files, key)?,
+        Some(key) if !written.keys_are_unique => keys::mark_superseded(&mut written.files, key)?,
         _ => 0,
     };
     if setup.progress.is_cancelled() {

@@ -12,7 +12,7 @@ use super::columnar::Rewriter;
 use super::error::IngestError;
 use super::parallel::Threads;
 use super::staging::{Staged, StagedFile, StagingDir};
-use super::{BLOCK_BYTES, BLOCKS_A_THREAD, IngestLimits, Layout, Progress, Setup, worker_threads};
+use super::{BLOCK_BYTES, IngestLimits, Layout, Progress, Setup, threads};
 
 /// Looks at every batch as it was read, on any thread and in any order.
 pub type Seen = Arc<dyn Fn(&RecordBatch) -> Result<(), IngestError> + Send + Sync>;
@@ -36,9 +36,8 @@ impl Rewrite {
     /// # Errors
     /// `Internal` when the directory or the threads cannot be made.
     pub fn start(staging: &Path, schema: SchemaRef, layout: Layout) -> Result<Self, IngestError> {
-        let threads = worker_threads();
         Ok(Self {
-            threads: Threads::start(threads, threads * BLOCKS_A_THREAD)?,
+            threads: threads()?,
             dir: StagingDir::create(staging)?,
             schema,
             layout,

@@ -1,7 +1,8 @@
-//! Parquet and Arrow IPC in: checked before they are decoded, then rewritten to our own layout.
-//! `parquet_in` and `ipc_in` decode; the `Rewriter` here takes their batches. Hostile input gives an
+//! Parquet, Arrow IPC and record batches in: checked before they are decoded, then rewritten to our own layout.
+//! `parquet_in` and `ipc_in` decode, `batches_in` takes what is decoded; the `Rewriter` here takes their batches. Hostile input gives an
 //! error, never a panic and never an allocation that its own size does not justify.
 
+mod batches_in;
 mod ipc_in;
 mod parquet_in;
 
@@ -23,6 +24,7 @@ use super::schema::{
 };
 use super::writer::{Sink, Written};
 
+pub use batches_in::ingest_batches;
 pub(super) use ipc_in::ingest_ipc;
 pub(super) use parquet_in::ingest_parquet;
 

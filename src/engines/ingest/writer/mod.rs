@@ -57,8 +57,8 @@ pub(super) struct Written {
     pub rows: u64,
     pub batches: u64,
     pub proposals: BTreeMap<String, Proposal>,
-    /// Whether every key was greater than the one before it, so that none comes twice.
-    pub keys_increase: bool,
+    /// Whether the order of the keys shows that none comes twice.
+    pub keys_are_unique: bool,
 }
 
 /// Takes batches in the order of their rows.
@@ -220,7 +220,7 @@ impl Sink {
             rows: self.rows,
             batches: self.batches,
             proposals: self.detector.proposals(),
-            keys_increase: self.order.strict,
+            keys_are_unique: self.order.shows_unique(),
         })
     }
 
