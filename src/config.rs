@@ -87,7 +87,8 @@ pub struct StorageConfig {
     pub orphan_sweep: String,
     /// How long files that left a dataset are kept for `as_of`, in seconds.
     pub retention_s: u64,
-    /// How long a store may be silent within a request, tries again included, in seconds.
+    /// How long a request to a store may wait for its answer, its own upload included, and until when it is
+    /// tried again: up to twice as long in all. In seconds.
     pub request_timeout_s: u64,
 }
 

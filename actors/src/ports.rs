@@ -90,9 +90,9 @@ pub trait StagedTable: Send + Sync {
     fn rows(&self) -> u64;
     /// Batches read.
     fn batches(&self) -> u64;
-    /// Bytes of the source as received.
+    /// Bytes of the source as received, or of a database's rows in memory.
     fn source_bytes(&self) -> u64;
-    /// blake3 (hex) of the source as received.
+    /// blake3 (hex) of the same.
     fn content_hash(&self) -> &str;
     /// How far the source was read, as it writes it, when only its newer rows were asked for.
     fn watermark(&self) -> Option<&str> {

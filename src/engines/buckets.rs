@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How long a look may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a store may be silent within a request, unless said otherwise.
+/// How long a request to a store may wait for its answer, unless said otherwise.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The buckets of the daemon.
@@ -44,7 +44,7 @@ pub struct LakeBuckets {
     egress: EgressPolicy,
     /// Where copies lie on their way from one bucket to another.
     staging: std::path::PathBuf,
-    /// How long a store may be silent within a request.
+    /// How long a request to a store may wait for its answer.
     timeout: Duration,
 }
 
@@ -65,7 +65,7 @@ impl LakeBuckets {
         }
     }
 
-    /// With another patience for stores that are silent within a request.
+    /// With another patience for answers of stores.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }

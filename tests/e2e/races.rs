@@ -312,7 +312,8 @@ impl Race {
                     .map(|digest| file(&built.prefix, &digest.name))
                     .collect::<Vec<_>>()
             });
-            files.collect::<Vec<_>>()
+            let deltas = index.deltas().map(|delta| delta.file.key.clone());
+            files.chain(deltas).collect::<Vec<_>>()
         });
         files.chain(generations).collect()
     }

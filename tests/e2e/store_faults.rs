@@ -12,12 +12,12 @@ use crate::support::daemon::{Daemon, Site};
 use crate::support::s3::{self, Fault, S3Server};
 use crate::support::{number_from_env, until};
 
-/// A daemon whose patience with a silent store is one second: a store that hangs is tried often here.
-fn daemon(server: &S3Server) -> Daemon {
+/// A daemon that has so many seconds of patience with a silent store.
+fn daemon(server: &S3Server, patience_s: u64) -> Daemon {
     let site = Site::new(&[]);
     s3::write_secrets(&site.data_dir());
     let primary = format!(
-        "[storage]\nrequest_timeout_s = 1\n[[storage.buckets]]\nname = \"primary\"\nbackend = \"s3\"\nurl = \"{}\"\nsecret = \"store\"\nallow_http = true\n",
+        "[storage]\nrequest_timeout_s = {patience_s}\n[[storage.buckets]]\nname = \"primary\"\nbackend = \"s3\"\nurl = \"{}\"\nsecret = \"store\"\nallow_http = true\n",
         server.url("lake")
     );
     std::fs::write(site.scratch().join("lakehouse.toml"), primary).unwrap();
@@ -78,7 +78,7 @@ async fn whichever_operation_of_the_store_fails_a_write_is_there_once_or_not_at_
 /// Has the operations up to `last` fail in turn, as long as there are so many, each for so many operations.
 async fn each_fails_in_turn(fault: Fault, lasting: &'static [u64], last: u64) {
     let server = S3Server::start(&["lake"]);
-    let daemon = daemon(&server);
+    let daemon = daemon(&server, 1);
     let api = daemon.admin();
     api.ingest("dataset=t&mode=create", "text/csv", "id\n0\n")
         .await
@@ -150,7 +150,7 @@ async fn each_fails_in_turn(fault: Fault, lasting: &'static [u64], last: u64) {
 #[tokio::test]
 async fn a_put_that_is_done_and_answered_with_an_error_is_there_once_or_said_to_have_failed() {
     let server = S3Server::start(&["lake"]);
-    let daemon = daemon(&server);
+    let daemon = daemon(&server, 20);
     let api = daemon.admin();
     api.ingest("dataset=t&mode=create", "text/csv", "id\n0\n")
         .await
@@ -196,7 +196,7 @@ async fn a_put_that_is_done_and_answered_with_an_error_is_there_once_or_said_to_
 #[tokio::test]
 async fn writers_that_race_on_s3_lose_nothing_and_conflicts_are_told() {
     let server = S3Server::start(&["lake"]);
-    let daemon = daemon(&server);
+    let daemon = daemon(&server, 20);
     let api = daemon.admin();
     api.ingest("dataset=t&mode=create&key=id", "text/csv", "id,v\n0,0\n")
         .await
@@ -220,10 +220,23 @@ async fn writers_that_race_on_s3_lose_nothing_and_conflicts_are_told() {
             written
         }));
     }
+    // Compaction races with them, as it does in a daemon that is written to all day.
+    let merging = {
+        let api = api.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                let merged = api.post("/catalog/datasets/t/compact", &json!({})).await;
+                assert!(merged.is_ok() || merged.status == 409, "{}", merged.text());
+            }
+        })
+    };
     let mut expected = BTreeSet::from([0]);
     for task in tasks {
         expected.extend(task.await.unwrap());
     }
+    assert!(!merging.is_finished(), "a compaction failed");
+    merging.abort();
     assert!(i64::try_from(expected.len()).unwrap() > 2 * each);
     assert_eq!(ids(&api).await, expected);
 }

@@ -45,7 +45,7 @@ const JOURNAL_MAY_USE: [&str; 16] = [
     "zstd",
 ];
 
-/// What the kernels may stand on: nothing that they could do I/O with.
+/// What the kernels may stand on.
 const KERNELS_MAY_USE: [&str; 4] = ["arrow", "memmap2", "numkong", "thiserror"];
 
 fn dependencies(manifest: &str) -> BTreeSet<String> {
@@ -82,6 +82,15 @@ fn the_kernels_know_nothing_of_the_rings() {
         .filter(|name| !KERNELS_MAY_USE.contains(&name.as_str()))
         .collect();
     assert!(more.is_empty(), "the kernels may not use {more:?}");
+    let named = places_in(
+        "src/kernels",
+        &["std::fs", "std::io", "std::thread", "TcpStream"],
+    );
+    assert!(
+        named.is_empty(),
+        "files and connections are the edge's:\n{}",
+        named.join("\n")
+    );
 }
 
 #[test]

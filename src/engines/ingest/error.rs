@@ -193,10 +193,10 @@ pub enum IngestError {
         /// `gzip` or `zstd`.
         codec: &'static str,
     },
-    /// Parquet or Arrow IPC that does not decode.
+    /// Parquet or Arrow IPC that does not decode, or rows that do not fit.
     #[error("invalid {format}: {reason}")]
     Columnar {
-        /// `Parquet` or `Arrow IPC`.
+        /// `Parquet`, `Arrow IPC` or `rows`.
         format: &'static str,
         /// What the decoder said.
         reason: String,

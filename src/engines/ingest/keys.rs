@@ -15,6 +15,8 @@ use parquet::errors::ParquetError;
 use super::error::IngestError;
 use super::staging::StagedFile;
 
+/// Bytes of keys that are kept to show that none comes twice.
+const ENDS_BYTES_MAX: usize = 32 << 20;
 /// Rows whose keys are compared in one pass: 24 bytes each, 96 MiB.
 const PASS_ROWS: u64 = 4 << 20;
 
@@ -134,8 +136,11 @@ fn first_null(column: &dyn Array) -> Option<usize> {
 pub(super) struct KeyOrder {
     last: Option<Key>,
     pub sorted: bool,
-    /// First and last key of every block; nothing once the keys of a block did not increase.
+    /// First and last key of every block; nothing once the keys of a block did not increase, or these
+    /// became too many.
     blocks: Option<Vec<(Key, Key)>>,
+    /// Bytes of them.
+    held: usize,
 }
 
 impl Default for KeyOrder {
@@ -144,6 +149,7 @@ impl Default for KeyOrder {
             last: None,
             sorted: true,
             blocks: Some(Vec::new()),
+            held: 0,
         }
     }
 }
@@ -156,7 +162,8 @@ impl KeyOrder {
         };
         let before = self.last.as_deref();
         self.sorted &= span.sorted && before.is_none_or(|before| before <= &**first);
-        if !span.strict {
+        self.held += first.len() + last.len() + size_of::<(Key, Key)>();
+        if !span.strict || self.held > ENDS_BYTES_MAX {
             self.blocks = None;
         }
         if let Some(blocks) = &mut self.blocks {
@@ -298,5 +305,24 @@ mod tests {
             assert_eq!(order(blocks).shows_unique(), unique, "{blocks:?}");
         }
         assert!(!order(&[(true, 5, 9), (true, 1, 4)]).sorted);
+    }
+
+    #[test]
+    fn keys_that_are_large_are_not_kept_without_end() {
+        let mut order = KeyOrder::default();
+        let key = |number: u8| {
+            let mut key = vec![0; ENDS_BYTES_MAX / 8];
+            key[0] = number;
+            key.into_boxed_slice()
+        };
+        for number in 0..4 {
+            order.push(&KeySpan {
+                sorted: true,
+                strict: true,
+                ends: Some((key(number), key(number))),
+            });
+        }
+        assert!(order.blocks.is_none(), "they hold {} bytes", order.held);
+        assert!(order.sorted);
     }
 }

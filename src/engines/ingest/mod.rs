@@ -1,6 +1,6 @@
-//! Files in: CSV, NDJSON, JSON, Parquet and Arrow IPC streams become Parquet files.
-//! The ingest worker calls `ingest_reader` on a blocking thread and commits what is staged; this
-//! engine knows no catalog, no HTTP and no journal, and leaves nothing behind when it fails.
+//! Rows in: CSV, NDJSON, JSON, Parquet, Arrow IPC streams and batches of a database become Parquet files.
+//! The ingest worker calls `ingest_reader`, or `ingest_batches`, on a blocking thread and commits what is
+//! staged; this engine knows no catalog, no HTTP and no journal, and leaves nothing behind when it fails.
 //!
 //! A body is hashed and spooled while it arrives, cut into blocks at record boundaries, parsed by
 //! a few threads straight into Arrow, and encoded column by column by the same threads. The types

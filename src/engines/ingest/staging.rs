@@ -71,9 +71,9 @@ pub struct Staged {
     pub batches: u64,
     /// What columns look like that hold data about people.
     pub proposals: BTreeMap<String, Proposal>,
-    /// Size of the body as received, in bytes.
+    /// Size of the body as received, or of a database's rows in memory, in bytes.
     pub source_bytes: u64,
-    /// blake3 of the body as received, in hex: equal bytes have equal hashes.
+    /// blake3 of the same, in hex: equal bytes, or equal batches, have equal hashes.
     pub source_blake3: String,
     /// Removes the files when dropped.
     pub dir: StagingDir,

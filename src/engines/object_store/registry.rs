@@ -96,7 +96,7 @@ pub struct Opening<'a> {
     pub secrets: &'a dyn SecretsProvider,
     /// Where the daemon may connect to.
     pub egress: &'a EgressPolicy,
-    /// How long a store may be silent within a request.
+    /// How long a request may wait for its answer.
     pub timeout: Duration,
 }
 

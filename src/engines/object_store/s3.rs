@@ -95,8 +95,8 @@ impl Address {
     }
 }
 
-/// Opens the bucket. Puts are conditional. A store may be silent for `timeout` within a request, tries
-/// again included.
+/// Opens the bucket. Puts are conditional. A request may wait for its answer for `timeout`, and is tried
+/// again until then.
 ///
 /// # Errors
 /// [`BucketError::BadSpec`] when the address names no bucket or the policy does not let it through.

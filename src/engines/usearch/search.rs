@@ -38,9 +38,15 @@ impl HnswIndex {
     ) -> Result<Found, VectorError> {
         check_vector(query, self.dimensions(), self.config().metric)?;
         let k = k.min(self.matrix.rows());
-        let ef = self.candidates_for(k, ef);
-        if !self.scan_is_sooner(ef as u64, visible.estimate(self.len()))
-            && let Some(found) = self.search_graph(query, k, Some(ef), visible)?
+        if k == 0 {
+            return Ok(Found {
+                hits: Vec::new(),
+                path: SearchPath::Exact,
+            });
+        }
+        let (ef, shown) = (self.candidates_for(k, ef), visible.estimate(self.len()));
+        if !self.scan_is_sooner(ef as u64, shown)
+            && let Some(found) = self.walked(query, k, ef, shown, visible)?
         {
             return Ok(found);
         }
@@ -51,7 +57,7 @@ impl HnswIndex {
     /// `k`.
     ///
     /// # Errors
-    /// `Engine`.
+    /// What [`check_vector`] says of the query; `Engine`.
     pub fn search_graph(
         &self,
         query: &[f32],
@@ -59,11 +65,23 @@ impl HnswIndex {
         ef: Option<usize>,
         visible: Visible,
     ) -> Result<Option<Found>, VectorError> {
-        let Some((graph, twins)) = self.graph.as_ref().filter(|_| k > 0) else {
+        check_vector(query, self.dimensions(), self.config().metric)?;
+        let k = k.min(self.matrix.rows());
+        let shown = visible.estimate(self.len());
+        self.walked(query, k, self.candidates_for(k, ef), shown, visible)
+    }
+
+    fn walked(
+        &self,
+        query: &[f32],
+        k: usize,
+        ef: usize,
+        shown: u64,
+        visible: Visible,
+    ) -> Result<Option<Found>, VectorError> {
+        let Some((graph, twins)) = &self.graph else {
             return Ok(None);
         };
-        let ef = self.candidates_for(k, ef);
-        let shown = visible.estimate(self.len());
         let any_visible = |slot: u64| twins.from(slot).any(|slot| visible.allows(slot));
         let norm = norm(query);
         let wanted = ef.min(self.linked());

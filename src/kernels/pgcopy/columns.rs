@@ -1,5 +1,5 @@
 //! Column builders: one field of a binary `COPY` after the other becomes an Arrow array.
-//! Called by `copy` for every field of every row, so a field costs no allocation of its own.
+//! Called by `rows` for every field of every row, so a field costs no allocation of its own.
 //! Knows nothing of rows, chunks or connections.
 
 use std::sync::Arc;
@@ -258,7 +258,7 @@ impl Values {
             } => Arc::new(
                 Decimal128Array::new(taken(values), nulls)
                     .with_precision_and_scale(*precision, *scale)
-                    .expect("`types` makes only decimals of 1 to 38 digits"),
+                    .expect("a decimal has 1 to 38 digits"),
             ),
             Self::Text { ends, bytes, .. } => Arc::new(
                 StringArray::try_new(taken_ends(ends), taken_bytes(bytes), nulls)

@@ -1,5 +1,5 @@
 //! Values that Postgres sends in a form of its own and that are carried as text, and the exact
-//! digits of `numeric`. Called by `decode`; pure, and appends to the caller's buffer.
+//! digits of `numeric`. Called by `columns`; pure, and appends to the caller's buffer.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

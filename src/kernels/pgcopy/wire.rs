@@ -23,7 +23,7 @@ pub enum Wire {
     Float8,
     /// A `numeric` whose declared precision fits 38 digits.
     Decimal {
-        /// Digits in all.
+        /// Digits in all, 1 to 38.
         precision: u8,
         /// Digits behind the point.
         scale: i8,

@@ -174,7 +174,7 @@ pub struct Source {
     pub kind: String,
     /// A name that says where, without any secret.
     pub name: String,
-    /// blake3 (hex) of the bytes as received.
+    /// blake3 (hex) of the bytes as received, or of a database's rows.
     pub content_hash: String,
     /// How far it was read, when only its newer rows were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

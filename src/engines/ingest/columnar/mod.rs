@@ -1,6 +1,7 @@
-//! Parquet, Arrow IPC and record batches in: checked before they are decoded, then rewritten to our own layout.
-//! `parquet_in` and `ipc_in` decode, `batches_in` takes what is decoded; the `Rewriter` here takes their batches. Hostile input gives an
-//! error, never a panic and never an allocation that its own size does not justify.
+//! Parquet, Arrow IPC and record batches in: files are checked before they are decoded, and all is
+//! rewritten to our own layout. `parquet_in` and `ipc_in` decode, `batches_in` takes what is decoded;
+//! the `Rewriter` here takes their batches. Hostile input gives an error, never a panic and never an
+//! allocation that its own size does not justify.
 
 mod batches_in;
 mod ipc_in;

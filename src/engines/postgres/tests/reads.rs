@@ -69,6 +69,29 @@ async fn a_parallel_read_gives_the_same_rows_as_a_single_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_batch_of_a_parallel_read_holds_rows_of_two_shares() {
+    let server = TestServer::shared();
+    let database = server.create_database();
+    server.sql(&database, &mixed_table(200_000));
+    let options = ReadOptions {
+        partitions: Some(2),
+        ..ReadOptions::default()
+    };
+    let source = source(&server.dsn(&database));
+    let mut stream = source.read(table("mixed"), options).await.expect("a table");
+    let mut spans = Vec::new();
+    while let Some(batch) = stream.next().await {
+        let batch = batch.expect("rows");
+        let ids = batch.column(0).as_primitive::<Int64Type>();
+        spans.push((ids.value(0), ids.value(ids.len() - 1)));
+    }
+    spans.sort_unstable();
+    assert!(spans.len() > 3, "{spans:?}");
+    let apart = spans.windows(2).all(|pair| pair[0].1 < pair[1].0);
+    assert!(apart, "rows lie in the order of their ids: {spans:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_sees_one_snapshot_over_all_its_connections() {
     let server = TestServer::shared();
     let database = server.create_database();
