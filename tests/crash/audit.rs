@@ -21,6 +21,11 @@ pub struct Seen {
 pub type ByRequest = BTreeMap<String, Vec<Value>>;
 
 impl Seen {
+    /// How many events the journal had.
+    pub fn count(&self) -> u64 {
+        self.seq
+    }
+
     /// Reads on: checks that the numbers go on without a gap and that the past is as it was.
     pub async fn read_on(&mut self, api: &Api) -> Vec<Value> {
         let from = self.seq.saturating_sub(1);

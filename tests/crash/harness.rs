@@ -1,6 +1,6 @@
 //! The loop that all crash tests share: load a daemon, kill it, start it again, hold it against ledger and model.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -14,6 +14,8 @@ use crate::support::daemon::{Daemon, Site};
 use crate::support::number_from_env;
 
 const WRITERS: usize = 4;
+/// A long run says how far it is after this many checks.
+const CHECKS_A_LINE: usize = 50;
 
 /// The state of one crash test.
 pub struct Harness {
@@ -23,6 +25,7 @@ pub struct Harness {
     entries: Vec<Entry>,
     seen: Seen,
     cycle: usize,
+    begun: Instant,
     tally: Tally,
 }
 
@@ -59,6 +62,7 @@ impl Harness {
                 entries: Vec::new(),
                 seen,
                 cycle: 0,
+                begun: Instant::now(),
                 tally: Tally::default(),
             },
             daemon,
@@ -121,6 +125,23 @@ impl Harness {
         audit::rows_match(&api, &self.models).await;
         audit::tokens_match(&api, |token| daemon.client(Some(token)), &self.models).await;
         audit::verifies(&api).await;
+        self.say_how_far();
+    }
+
+    fn say_how_far(&self) {
+        let Tally {
+            acknowledged,
+            ready,
+            ..
+        } = &self.tally;
+        if ready.len().is_multiple_of(CHECKS_A_LINE) {
+            println!(
+                "{} restarts, {acknowledged} acknowledged, {} s, {} events",
+                ready.len(),
+                self.begun.elapsed().as_secs(),
+                self.seen.count()
+            );
+        }
     }
 
     /// Sends a request whose outcome was unknown again, under its key: it must succeed, and take effect once in all.

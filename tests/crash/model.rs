@@ -129,6 +129,10 @@ impl Model {
                 dataset,
                 description: self.name("text"),
             },
+            // That of all writers too: it is merged under their hands, and else has a file for every append.
+            64..68 if rng.random_bool(0.3) => Op::Compact {
+                dataset: SHARED.to_owned(),
+            },
             64..68 => Op::Compact { dataset },
             68..78 => self.token(rng),
             78..88 => Op::Append {

@@ -129,6 +129,11 @@ async fn each_fails_in_turn(fault: Fault, lasting: &'static [u64], last: u64) {
             server.heal();
             up(&api).await;
             assert_eq!(ids(&api).await, expected, "{at}");
+            // Every round meets the same: what a failed compaction leaves would give the next more operations
+            // than the fault moves on by, and the last were never reached.
+            api.post("/catalog/datasets/t/compact", &json!({}))
+                .await
+                .ok();
             if met < nth {
                 assert!(nth > 4, "{met} operations only");
                 break;
