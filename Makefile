@@ -37,7 +37,7 @@ demo: build ## the main job on real data, narrated; stays up until Ctrl-C
 	$(LAKEHOUSE) demo --data-dir "$(DEMO_DIR)" --listen "$(DEMO_LISTEN)" --rows "$(DEMO_ROWS)"
 
 demo-exit: build ## the same in a temporary directory, on a free port, ending with the job
-	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"; echo "That was a temporary directory; it is removed."' EXIT; \
 	$(LAKEHOUSE) demo --data-dir "$$dir/demo" --listen 127.0.0.1:0 --rows "$(DEMO_ROWS)" --exit
 
 build: setup-build ## the program, target/debug/lakehouse (its hot dependencies are optimised)

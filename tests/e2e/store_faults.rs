@@ -45,38 +45,35 @@ fn is_data(path: &str) -> bool {
     path.contains("/datasets/")
 }
 
-/// Every fault, each on a server and a daemon of its own; the first four in the short form.
+/// Every fault, each on a server and a daemon of its own.
 const FAULTS: [Fault; 9] = [
     Fault::Status(500),
     Fault::Status(503),
     Fault::Status(403),
-    Fault::Short,
     Fault::Status(404),
     Fault::DoneThen(500),
+    Fault::Short,
     Fault::Broken,
     Fault::OtherEtag,
     Fault::Hang,
 ];
+/// For how many operations a fault lasts: once, with the tries that follow, and until the store is well again.
+const LASTING: [u64; 3] = [1, 4, u64::MAX];
 
-/// O-02. With `LAKEHOUSE_STORE_FAULTS=1` every operation of a write, a compaction and a query fails in turn,
-/// by every fault: once, with the tries that follow, and until the store is well again.
+/// O-02. Every operation of a write, a compaction and a query fails in turn, by every fault.
 #[tokio::test]
 async fn whichever_operation_of_the_store_fails_a_write_is_there_once_or_not_at_all() {
-    let whole = std::env::var_os("LAKEHOUSE_STORE_FAULTS").is_some();
-    let faults = if whole { &FAULTS[..] } else { &FAULTS[..4] };
-    let lasting: &[u64] = if whole { &[1, 4, u64::MAX] } else { &[4] };
-    let last = if whole { u64::MAX } else { 4 };
-    let tasks: Vec<_> = faults
+    let tasks: Vec<_> = FAULTS
         .iter()
-        .map(|&fault| tokio::spawn(each_fails_in_turn(fault, lasting, last)))
+        .map(|&fault| tokio::spawn(each_fails_in_turn(fault)))
         .collect();
     for task in tasks {
         task.await.unwrap();
     }
 }
 
-/// Has the operations up to `last` fail in turn, as long as there are so many, each for so many operations.
-async fn each_fails_in_turn(fault: Fault, lasting: &'static [u64], last: u64) {
+/// Has one operation after the other fail, until a round meets no more of them.
+async fn each_fails_in_turn(fault: Fault) {
     let server = S3Server::start(&["lake"]);
     let daemon = daemon(&server, 1);
     let api = daemon.admin();
@@ -85,8 +82,8 @@ async fn each_fails_in_turn(fault: Fault, lasting: &'static [u64], last: u64) {
         .ok();
     let mut expected = BTreeSet::from([0]);
     let (mut next, mut failed) = (0, 0);
-    for &lasting in lasting {
-        for nth in 1..=last {
+    for lasting in LASTING {
+        for nth in 1.. {
             let count = Arc::new(AtomicU64::new(0));
             let counted = Arc::clone(&count);
             server.plan(move |_, path| {

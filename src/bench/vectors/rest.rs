@@ -33,7 +33,8 @@ pub(super) struct OverRest {
     pub quantization: Quantization,
     /// Seconds from the request to the index that answers.
     pub build_s: f64,
-    client: Runtime,
+    /// What drives the connections.
+    pub client: Runtime,
     connection: Connection,
 }
 

@@ -15,7 +15,6 @@ use tokio::task::JoinSet;
 use super::{
     super::{
         BenchError,
-        daemon::client_runtime,
         error::Doing as _,
         http::Connection,
         report::{Limit, Report, Series, float, number, print, progress},
@@ -33,7 +32,8 @@ const EF: usize = 64;
 pub(super) fn measure(rest: &OverRest, set: &Set, report: &mut Report) -> Result<(), BenchError> {
     progress("vectors: swaps under searches");
     let daemon = &rest.daemon;
-    client_runtime()?.block_on(async {
+    // On the runtime that the daemon's kept connections belong to: on another nobody drives them.
+    rest.client.block_on(async {
         let path = ["vectors", "indexes", DATASET, "generations"];
         let asked = daemon.client().post(&path, &json!({})).await;
         super::rest::built(daemon, &asked.doing("generation")?).await?;
