@@ -24,6 +24,8 @@ use super::{
     times,
 };
 
+/// Steps of its lineage that a manifest shows: a dataset that is written to for a year has half a million.
+const LINEAGE_SHOWN: usize = 100;
 /// Most keys of one tombstone call.
 const ROW_KEYS_MAX: usize = 1_000_000;
 /// Entries of a page unless asked otherwise.
@@ -418,6 +420,7 @@ pub fn manifest(dataset: &Dataset) -> Value {
         "files": files,
         "schema_fingerprint": dataset.schema.fingerprint,
         "lineage": lineage(dataset),
+        "lineage_steps": dataset.lineage.len(),
         "created_at": times::text(dataset.created_at),
         "updated_at": times::text(dataset.updated_at),
         "owner": dataset.owner,
@@ -437,10 +440,13 @@ pub fn manifest(dataset: &Dataset) -> Value {
     })
 }
 
+/// The newest steps, the oldest of them first; the journal has all.
 fn lineage(dataset: &Dataset) -> Vec<Value> {
+    let older = dataset.lineage.len().saturating_sub(LINEAGE_SHOWN);
     dataset
         .lineage
         .iter()
+        .skip(older)
         .map(|step| {
             json!({
                 "source": format!("{}:{}", step.source.kind, step.source.name),

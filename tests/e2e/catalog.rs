@@ -69,6 +69,27 @@ async fn a_manifest_says_everything_that_the_contract_lists() {
 }
 
 #[tokio::test]
+async fn a_manifest_of_many_writes_shows_the_newest_and_says_how_many_there_were() {
+    let daemon = Daemon::start();
+    let api = daemon.admin();
+    api.create("t", "id\n0\n").await;
+    let mut last = json!(null);
+    for id in 1..=104 {
+        let answer = api
+            .ingest("dataset=t&mode=append", "text/csv", format!("id\n{id}\n"))
+            .await;
+        last = answer.ok()["journal_seq"].clone();
+    }
+    let manifest = api.get("/catalog/datasets/t").await.ok();
+    let lineage = list(&manifest["lineage"]);
+    assert_eq!(
+        (lineage.len(), &manifest["lineage_steps"]),
+        (100, &json!(105))
+    );
+    assert_eq!(lineage[99]["journal_seq"], last);
+}
+
+#[tokio::test]
 async fn a_patch_changes_what_it_names_and_survives() {
     let daemon = Daemon::start();
     let api = daemon.admin();
