@@ -225,7 +225,7 @@ async fn begin<P: Needs>(
     told: &mut Told,
 ) -> Result<(QuerySession, Snapshot), Problem> {
     if let Some(kept) = &question.kept {
-        receipts::keep(edge, &may.token, kept.clone().limited(limit), told);
+        receipts::keep(edge, &may.token, || kept.clone().limited(limit), told);
     }
     let snapshot = Snapshot::of(edge, question.as_of).await?;
     told.journal_seq = Some(snapshot.as_of);

@@ -77,8 +77,8 @@ impl Asked {
     }
 }
 
-/// Seals what a caller asks into what is told of it.
-pub fn keep(edge: &Edge, token: &Token, asked: Asked, told: &mut Told) {
+/// Seals what a caller asks into what is told of it, where a receipt is given.
+pub fn keep(edge: &Edge, token: &Token, asked: impl FnOnce() -> Asked, told: &mut Told) {
     let Some(receipt) = &told.receipt else {
         return;
     };
@@ -88,7 +88,7 @@ pub fn keep(edge: &Edge, token: &Token, asked: Asked, told: &mut Told) {
             views: token.views.clone(),
             tools: token.tools.clone(),
         },
-        asked,
+        asked: asked(),
     };
     let text = serde_json::to_string(&kept).unwrap_or_default();
     told.sealed = edge.audit.seal(receipt, &text);

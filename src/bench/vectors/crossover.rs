@@ -37,12 +37,13 @@ pub(super) fn measure(ours: &Ours, set: &Set, ef: usize) -> Result<Value, BenchE
             walk.push(clock.elapsed().as_secs_f64() * 1e6);
             given_up += u32::from(walked.is_none());
             let clock = Instant::now();
-            ours.index.search_exact(query, K, visible)?;
+            ours.index.search_shown(query, K, visible);
             scan.push(clock.elapsed().as_secs_f64() * 1e6);
         }
-        // The rule: a scan where shown² ≤ rows a candidate · ef · rows.
-        let would_cross =
-            float(shown.len()) * float(shown.len()) / (float(ef as u64) * float(set.len() as u64));
+        // The rule: a scan where shown² ≤ rows a candidate · candidates · rows.
+        let candidates = ours.index.candidates_for(K, Some(ef), shown.len());
+        let would_cross = float(shown.len()) * float(shown.len())
+            / (float(candidates as u64) * float(set.len() as u64));
         rows.push(vec![
             number(float(thousandths) / 10.0),
             number(walk.median()),

@@ -31,7 +31,7 @@ pub const START_BYTES: usize = 56;
 /// As usearch writes it, before it is moved to where it begins right.
 const UNALIGNED_FILE: &str = "index.unaligned";
 /// Candidates above which usearch's own queue is quicker than one sorted array.
-const WALKED_MAX: usize = 1_024;
+pub const WALKED_MAX: usize = 1_024;
 
 /// Rows that a building thread takes at a time.
 const BATCH_ROWS: usize = 64;
@@ -292,6 +292,28 @@ impl Graph {
             Rounded::Bytes(query) => self.index.filtered_search(&query, wanted, test),
         });
         Ok(Some(unmeasured(matches.map_err(engine)?)))
+    }
+
+    /// The `wanted` slots that seem nearest of those of `nodes`, nearest first.
+    pub fn candidates_among(
+        &self,
+        query: &[f32],
+        norm: f32,
+        wanted: usize,
+        nodes: impl Iterator<Item = u32>,
+    ) -> Vec<Proposal> {
+        let scan = |query: &Query, scratch: &mut Scratch| {
+            self.layers.nearest_of(query, wanted, nodes, scratch);
+            true
+        };
+        self.walked(query, norm, scan).unwrap_or_default()
+    }
+
+    /// The slot that each node stands for, in the order of the nodes.
+    pub fn slots(&self) -> impl Iterator<Item = u64> {
+        (0_u32..)
+            .take(self.layers.tape.nodes)
+            .map(|node| self.layers.tape.key(node))
     }
 
     /// What a walk of our own leaves, unless it gives up.

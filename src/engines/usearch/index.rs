@@ -2,6 +2,7 @@
 //! and by slot. `search` holds its searches. It is never changed, and shared by any number of threads.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use super::super::vectors::column::Column;
 use super::super::vectors::files::{open_verified, read_all, same_size};
@@ -19,6 +20,8 @@ use super::{
 pub struct HnswIndex {
     /// `None` when there are no rows.
     pub(super) graph: Option<(Graph, Twins)>,
+    /// The node that stands for each row, made when a scan first needs it.
+    pub(super) nodes: OnceLock<Vec<u32>>,
     pub(super) matrix: Matrix,
     keys: Column,
     texts: Column,
@@ -101,6 +104,7 @@ impl HnswIndex {
         };
         Ok(Self {
             graph,
+            nodes: OnceLock::new(),
             matrix,
             keys,
             texts,
@@ -152,7 +156,11 @@ impl HnswIndex {
             .graph
             .as_ref()
             .map_or(0, |(graph, twins)| graph.memory_bytes() + twins.bytes());
-        graph + self.keys.bytes()
+        let nodes = self
+            .nodes
+            .get()
+            .map_or(0, |nodes| nodes.len() * size_of::<u32>());
+        graph + nodes + self.keys.bytes()
     }
 
     /// Reads a byte of every page that searches touch, so that the first of them finds it in memory.

@@ -3,10 +3,13 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use roaring::RoaringBitmap;
+
 use super::super::vectors::contract::{self, Engine, Fixture, ROWS, Rows};
 use super::super::vectors::files::seal;
 use super::super::vectors::{
-    BuildOptions, Built, FileDigest, Found, HnswConfig, Metric, Quantization, VectorError, Visible,
+    BuildOptions, Built, FileDigest, Found, HnswConfig, Metric, Quantization, SearchPath,
+    VectorError, Visible,
 };
 use super::*;
 
@@ -201,6 +204,46 @@ fn every_number_format_finds_the_nearest_once_rescored() {
                 "{right} of 300 for {metric:?} {quantization:?}"
             );
         }
+    }
+}
+
+/// The scan of rounded rows: few of them may be seen, equal ones among them, and some are not of this generation.
+#[test]
+fn a_scan_of_rounded_rows_finds_what_one_of_exact_rows_does() {
+    let mut rows = Rows::clustered(6_000, 64);
+    let dimensions = rows.dimensions;
+    // Every tenth row has the vector of the one before.
+    for row in (10..6_000).step_by(10) {
+        let before = rows.row(row - 1).to_vec();
+        rows.vectors[row * dimensions..(row + 1) * dimensions].copy_from_slice(&before);
+    }
+    let shown: RoaringBitmap = (0..7_000).filter(|slot| slot % 11 < 2).collect();
+    for quantization in [Quantization::F16, Quantization::Bf16, Quantization::I8] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = HnswConfig {
+            quantization,
+            ..HnswConfig::default()
+        };
+        let built = build(dir.path(), &rows, config, BuildOptions::default()).unwrap();
+        let index = HnswIndex::open(dir.path(), &built.files).unwrap();
+        let seen = |slot: u64| slot % 11 < 2;
+        let mut right = 0;
+        for query in rows.queries(30) {
+            for visible in [Visible::Only(&shown), Visible::Where(&seen)] {
+                let found = index.search_shown(&query, 10, visible);
+                assert_eq!(found.path, SearchPath::Ann, "it was not of rounded rows");
+                let exact = index.search_exact(&query, 10, visible).unwrap();
+                let slots =
+                    |found: &Found| -> Vec<u64> { found.hits.iter().map(|hit| hit.slot).collect() };
+                let (found, exact) = (slots(&found), slots(&exact));
+                assert_eq!(found.len(), 10);
+                assert!(found.iter().all(|&slot| slot % 11 < 2), "{found:?}");
+                let once: std::collections::BTreeSet<_> = found.iter().collect();
+                assert_eq!(once.len(), 10, "a row was found twice: {found:?}");
+                right += found.iter().filter(|slot| exact.contains(slot)).count();
+            }
+        }
+        assert!(right >= 597, "{right} of 600 for {quantization:?}");
     }
 }
 

@@ -13,6 +13,9 @@ use std::collections::BinaryHeap;
 use super::distances::{Distances, Query, fetch};
 use super::tape::Tape;
 
+/// Nodes that are measured in one call where all of them are known before.
+const MEASURED_AT_ONCE: usize = 32;
+
 /// A node that was measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Met {
@@ -222,6 +225,34 @@ impl Layers {
             }
         }
         true
+    }
+
+    /// Leaves the `ef` of `nodes` that seem nearest in the scratch's pool, by measuring each once.
+    pub fn nearest_of(
+        &self,
+        query: &Query,
+        ef: usize,
+        nodes: impl Iterator<Item = u32>,
+        scratch: &mut Scratch,
+    ) {
+        scratch.begin(self.tape.nodes);
+        let mut nodes = nodes.filter(|&node| (node as usize) < self.tape.nodes);
+        let mut some = std::mem::take(&mut scratch.fresh);
+        let mut measured = std::mem::take(&mut scratch.distances);
+        loop {
+            some.clear();
+            let first_seen = nodes.by_ref().filter(|&node| scratch.visit(node));
+            some.extend(first_seen.take(MEASURED_AT_ONCE));
+            if some.is_empty() {
+                break;
+            }
+            let rows = self.tape.rows();
+            self.distances.measure(query, rows, &some, &mut measured);
+            for (&node, &distance) in some.iter().zip(&measured) {
+                scratch.admit(distance, node, ef);
+            }
+        }
+        (scratch.fresh, scratch.distances) = (some, measured);
     }
 
     /// Where a walk begins: at what the descent comes to, and at the landmarks that are nearer.

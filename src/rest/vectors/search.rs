@@ -59,8 +59,9 @@ pub async fn search(
     request: HttpRequest,
     body: Body<SearchBody>,
 ) -> Result<HttpResponse, Problem> {
-    let text = String::from_utf8_lossy(&body.bytes);
-    let mut told = ask::begun(&edge, &may, "search", &text);
+    // JSON that could be read is UTF-8.
+    let text = std::str::from_utf8(&body.bytes).unwrap_or_default();
+    let mut told = ask::begun(&edge, &may, "search", text);
     let answer = answer(&edge, &may, &body.value, &mut told).await;
     audited::tell(&request, told);
     Ok(HttpResponse::Ok().json(answer?))
@@ -104,8 +105,8 @@ pub(crate) async fn answer<P: Needs>(
     told.objects = vec![asked.index.clone(), way.through.clone()];
     let session = sessions(edge, may, catalog, &way);
     let sight = sight(&way, &session);
-    let kept = serde_json::to_value(asked).map_err(|error| Problem::internal(&error))?;
-    receipts::keep(edge, &may.token, Asked::Search(kept), told);
+    let kept = || Asked::Search(json!(asked));
+    receipts::keep(edge, &may.token, kept, told);
     let _slot = may.limits().slot()?;
     // Many queries in one are no way around a limit of requests.
     for _ in 1..queries.len() {
