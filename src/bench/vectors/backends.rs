@@ -3,7 +3,7 @@
 
 use std::{path::Path, time::Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     super::{
@@ -16,7 +16,7 @@ use super::{
     data::{K, Random, Set, clustered},
     engine::{BuildCost, EF, Ours, Raw, spelled},
     filters,
-    lance::{self, OnLance},
+    lance::{self, NPROBES, OnLance},
     rules::Cells,
 };
 use crate::engines::lance::LanceSearch;
@@ -118,21 +118,14 @@ impl Backends {
                 "engine hnsw {}",
                 spelled(pair.ours.index.config().quantization)
             );
-            // The cheapest that finds enough at every share, from the one that does without a filter.
             let cheapest = standing(standings, &name)?.setting;
-            let mut settings = EF.iter().filter(|&&ef| ef >= cheapest).peekable();
-            let (ef, json, worst, lowest) = loop {
-                let ef = settings.next().copied().unwrap_or(cheapest);
-                progress(&format!("vectors: filters, {name}, ef {ef}"));
-                let (json, worst, lowest) =
+            let (ef, json, worst, lowest) =
+                at_every_share(&name, EF, cheapest, options.recall, |ef| {
                     filters::measure(&name, set, options.repeat.min(3), |query, visible| {
                         let found = pair.ours.index.search(query, K, Some(ef), visible)?;
                         Ok((found.hits, found.path))
-                    })?;
-                if lowest >= options.recall || settings.peek().is_none() {
-                    break (ef, json, worst, lowest);
-                }
-            };
+                    })
+                })?;
             report.gate(
                 format!("{name}: worst filtered p50"),
                 worst,
@@ -150,17 +143,19 @@ impl Backends {
         report.set("crossover", crossings.into());
         for built in self.lance.iter().filter(|built| !built.ours.is_flat()) {
             let name = format!("engine lance {}", lance::spelled(built.ours.index.kind()));
-            let nprobes = Some(standing(standings, &name)?.setting);
-            progress(&format!("vectors: filters, {name}"));
+            let cheapest = standing(standings, &name)?.setting;
             let few = set.first_queries(50);
-            let (json, worst, lowest) = filters::measure(&name, &few, 1, |query, visible| {
-                let options = LanceSearch {
-                    nprobes,
-                    ..LanceSearch::default()
-                };
-                let found = built.ours.search(query, options, visible)?;
-                Ok((found.hits, found.path))
-            })?;
+            let (nprobes, json, worst, lowest) =
+                at_every_share(&name, NPROBES, cheapest, options.recall, |nprobes| {
+                    let options = LanceSearch {
+                        nprobes: Some(nprobes),
+                        ..LanceSearch::default()
+                    };
+                    filters::measure(&name, &few, 1, |query, visible| {
+                        let found = built.ours.search(query, options, visible)?;
+                        Ok((found.hits, found.path))
+                    })
+                })?;
             report.gate(
                 format!("{name}: worst filtered p50"),
                 worst,
@@ -171,10 +166,30 @@ impl Backends {
                 lowest,
                 Limit::AtLeast(0.99),
             );
-            figures.insert(name, json);
+            figures.insert(name, json!({ "nprobes": nprobes, "shares": json }));
         }
         report.set("filters", figures.into());
         Ok(())
+    }
+}
+
+/// Measures filters at the cheapest of `settings` that finds enough at every share, or at the surest; begins with
+/// the one that does without a filter.
+fn at_every_share(
+    name: &str,
+    settings: &[usize],
+    cheapest: usize,
+    recall: f64,
+    mut measure: impl FnMut(usize) -> Result<(Value, f64, f64), BenchError>,
+) -> Result<(usize, Value, f64, f64), BenchError> {
+    let mut settings = settings.iter().filter(|&&at| at >= cheapest).peekable();
+    loop {
+        let at = settings.next().copied().unwrap_or(cheapest);
+        progress(&format!("vectors: filters, {name}, at {at}"));
+        let (json, worst, lowest) = measure(at)?;
+        if lowest >= recall || settings.peek().is_none() {
+            return Ok((at, json, worst, lowest));
+        }
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn measure(ours: &Ours, set: &Set, ef: usize) -> Result<Value, BenchE
             number(would_cross),
         ]);
         figures.push(json!({
-            "permitted_per_mille": thousandths, "walk_us": walk.json(), "scan_us": scan.json(),
+            "permitted_per_mille": thousandths, "walk_us": walk.median(), "scan_us": scan.median(),
             "given_up": given_up, "rows_a_candidate": would_cross,
         }));
     }

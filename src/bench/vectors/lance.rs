@@ -39,7 +39,7 @@ use crate::engines::{
 /// Where the engine keeps Lance's own dataset within a generation.
 const ROWS: &str = "rows.lance";
 /// Partitions probed, tried from the cheapest.
-const NPROBES: &[usize] = &[1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 200, 316];
+pub(super) const NPROBES: &[usize] = &[1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 200, 316];
 /// Candidates a hit that are compared in full precision by the library alone.
 const REFINE: u32 = 10;
 
