@@ -27,11 +27,13 @@ pub struct Tape {
     upper_bytes: usize,
     /// Where each node's tape begins.
     offsets: Vec<u64>,
+    /// The key of each: a walk with a filter asks for that of every node, and its tape lies far away.
+    keys: Vec<u32>,
 }
 
 impl Tape {
     /// Reads where things lie; `start` bytes come before usearch's own. `None` when the parts do not add
-    /// up to the file.
+    /// up to the file, or a key has more than 32 bits.
     pub fn open(map: Mmap, start: usize) -> Option<Self> {
         let size = |at: usize| usize::try_from(u64_at(&map, at)?).ok();
         let nodes = u32_at(&map, start)? as usize;
@@ -44,8 +46,10 @@ impl Tape {
         let levels = map.get(counts + COUNTS_BYTES..)?.get(..nodes * 2)?;
         let mut at = counts + COUNTS_BYTES + nodes * 2;
         let mut offsets = Vec::with_capacity(nodes);
+        let mut keys = Vec::with_capacity(nodes);
         for level in levels.as_chunks().0 {
             offsets.push(at as u64);
+            keys.push(u32::try_from(u64_at(&map, at)?).ok()?);
             let level = usize::try_from(i16::from_le_bytes(*level)).ok()?;
             at += NODE_HEAD_BYTES + lowest_bytes + level * upper_bytes;
         }
@@ -63,6 +67,7 @@ impl Tape {
             lowest_bytes,
             upper_bytes,
             offsets,
+            keys,
         })
     }
 
@@ -78,8 +83,7 @@ impl Tape {
 
     /// The key that a node was given.
     pub fn key(&self, node: u32) -> u64 {
-        let at = self.offset(node);
-        u64_at(&self.map, at).expect("offsets were added up within the file")
+        u64::from(self.keys[node as usize])
     }
 
     /// The links of a node on a level; none where it is not.
@@ -108,7 +112,7 @@ impl Tape {
 
     /// Bytes in memory when all of it has been touched.
     pub fn memory_bytes(&self) -> usize {
-        self.map.len() + self.offsets.len() * size_of::<u64>()
+        self.map.len() + self.nodes * (size_of::<u64>() + size_of::<u32>())
     }
 
     fn offset(&self, node: u32) -> usize {
