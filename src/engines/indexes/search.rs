@@ -116,6 +116,13 @@ impl LakeIndexes {
         let live = self.live(index).await?;
         let sight = &request.sight;
         let shown = self.shown(catalog, index, &live, sight).await?;
+        let shown = match request.filter {
+            None => shown,
+            Some(filter) => {
+                let passing = slots_where(index, &live, sight, Some(filter)).await?;
+                Shown::Only(Arc::new(shown.within(&passing)))
+            }
+        };
         // What a hidden row does to the graph must not be told by which rows are found.
         let settled = match &shown {
             Shown::Only(_) if sight.is_restricted => {
@@ -123,13 +130,6 @@ impl LakeIndexes {
                 vectors * u64::from(index.spec.dimensions) <= SETTLED_MAX
             }
             _ => false,
-        };
-        let shown = match request.filter {
-            None => shown,
-            Some(filter) => {
-                let passing = slots_where(index, &live, sight, Some(filter)).await?;
-                Shown::Only(Arc::new(shown.within(&passing)))
-            }
         };
         let asked = Looking {
             indexes: self,
