@@ -296,11 +296,8 @@ pub(super) fn each_chunk(
             None => format!("text of row {slot}"),
         };
         let texts: Vec<String> = part.iter().map(text).collect();
-        let vectors: Vec<f32> = part
-            .iter()
-            .flat_map(|&slot| set.row(slot))
-            .copied()
-            .collect();
+        let vectors: Vec<&[f32]> = part.iter().map(|&slot| set.row(slot)).collect();
+        let vectors = vectors.concat();
         take(Chunk {
             keys: &keys,
             texts: Some(&texts),

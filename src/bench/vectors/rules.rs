@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use super::super::report::Series;
+
 /// One backend's row of the table: the seed's five cells, then ours. What was not measured is absent.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Cells {
@@ -27,9 +29,10 @@ pub(super) struct Cells {
     pub append_ms: Option<f64>,
     /// The median search right after that.
     pub search_after_append_us: Option<f64>,
-    pub build_s: f64,
-    /// The same by the library alone.
-    pub raw_build_s: Option<f64>,
+    /// Seconds of each build.
+    pub builds: Series,
+    /// The same by the library alone, in turns with them.
+    pub raw_builds: Option<Series>,
     pub peak_bytes: u64,
     /// One row out of every byte.
     pub erase_s: Option<f64>,
@@ -49,8 +52,8 @@ impl Cells {
             "recall_at_10": self.recall, "recall_reached": self.recall_reached,
             "disk_bytes": self.disk_bytes, "row_by_key_p50_us": self.row_us.0,
             "row_by_key_p99_us": self.row_us.1, "append_10000_ms": self.append_ms,
-            "search_after_append_p50_us": self.search_after_append_us, "build_s": self.build_s,
-            "raw_build_s": self.raw_build_s, "build_peak_bytes": self.peak_bytes,
+            "search_after_append_p50_us": self.search_after_append_us, "build_s": self.builds.json(),
+            "raw_build_s": self.raw_builds.as_ref().map(Series::json), "build_peak_bytes": self.peak_bytes,
             "erase_one_row_s": self.erase_s, "erased_row_still_there": self.erased_still_there,
             "memory_bytes": self.memory_bytes, "graph_file_bytes": self.graph_bytes,
         })
