@@ -87,6 +87,8 @@ pub struct LakeIndexes {
     cache: EmbeddingCache,
     /// One at a time is measured: two would slow each other.
     measuring: Arc<Semaphore>,
+    /// Numbers that a restricted search compares at most to be exact.
+    settled_max: u64,
 }
 
 /// The right to measure, until it is dropped.
@@ -136,6 +138,7 @@ impl LakeIndexes {
             on_corrupt: OnceLock::new(),
             cache: EmbeddingCache::new(CACHE_BYTES),
             measuring: Arc::new(Semaphore::new(1)),
+            settled_max: search::SETTLED_MAX,
         }
     }
 

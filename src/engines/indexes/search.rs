@@ -25,7 +25,7 @@ pub const HITS_MAX: usize = 10_000;
 const NO_VECTOR: &str = "text_without_vector";
 /// Numbers that are compared at most so that an answer depends on nothing but rows that are shown: 200,000
 /// rows of 128 dimensions, which takes some 10 ms.
-const SETTLED_MAX: u64 = 200_000 * 128;
+pub const SETTLED_MAX: u64 = 200_000 * 128;
 /// Rows of each ranking that a fusion looks at, at least.
 const FUSED_MIN: usize = 100;
 
@@ -127,7 +127,7 @@ impl LakeIndexes {
         let settled = match &shown {
             Shown::Only(_) if sight.is_restricted => {
                 let vectors = live.count_shown(&live.vectors_shown(&shown));
-                vectors * u64::from(index.spec.dimensions) <= SETTLED_MAX
+                vectors * u64::from(index.spec.dimensions) <= self.settled_max
             }
             _ => false,
         };

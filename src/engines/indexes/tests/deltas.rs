@@ -54,29 +54,67 @@ async fn bad_deltas_are_refused_by_key_and_leave_no_object() {
     assert_eq!(deltas.count(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reader_finds_what_its_relation_has_and_nothing_else() {
-    let served = Served::on(Backend::Hnsw).await;
-    let mut state = served.catalog.state.clone();
-    // What a view lets through, as a table of its own.
+/// The catalog with what a view lets through, the first rows without `deleted`, as a table of its own, `few`.
+fn beside(served: &Served, count: usize, deleted: Vec<u32>) -> Arc<CatalogState> {
     let few = Rows {
-        keys: served.rows.keys[..40].to_vec(),
-        texts: served.rows.texts[..40].to_vec(),
-        vectors: served.rows.vectors[..40 * DIMENSIONS].to_vec(),
+        keys: served.rows.keys[..count].to_vec(),
+        texts: served.rows.texts[..count].to_vec(),
+        vectors: served.rows.vectors[..count * DIMENSIONS].to_vec(),
         dimensions: DIMENSIONS,
     };
     let mut lake = Lake::new();
-    lake.add("few", &[(batch(&few), vec![3])], 1_000);
+    lake.add("few", &[(batch(&few), deleted)], 1_000);
     let few = lake.state.datasets["few"].clone();
-    let to = local(&served);
+    let to = local(served);
     for file in &few.files {
         let bytes = std::fs::read(lake.folder.path().join("primary").join(&file.entry.key));
         let target = to.file(&file.entry.key).unwrap();
         std::fs::create_dir_all(target.parent().unwrap()).unwrap();
         std::fs::write(target, bytes.unwrap()).unwrap();
     }
+    let mut state = served.catalog.state.clone();
     state.datasets.insert("few".to_owned(), few);
-    let state = Arc::new(state);
+    Arc::new(state)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_a_restricted_answer_is_exact_goes_by_what_its_filter_leaves() {
+    let mut served = Served::on(Backend::Hnsw).await;
+    served.indexes.settled_max = 1_000 * DIMENSIONS as u64;
+    let state = beside(&served, 1_500, Vec::new());
+    let session = || {
+        let tables = SessionTables::all(Arc::clone(&state), served.catalog.seq);
+        served.indexes.query.session(tables)
+    };
+    let sight = |is_restricted| Sight {
+        through: "few",
+        is_restricted,
+        id: format!("few {is_restricted}"),
+        session: &session,
+    };
+    let (index, query) = (served.index(), served.rows.row(7).to_vec());
+    for (is_restricted, filter, path) in [
+        (true, None, "ann"),
+        (true, Some("nr < 400"), "exact"),
+        (false, Some("nr < 400"), "ann"),
+    ] {
+        let wanted = Wanted {
+            filter,
+            ..by_vector(&query, 10)
+        };
+        let request = wanted.through(sight(is_restricted));
+        let found = served
+            .indexes
+            .search(&served.catalog, &index, &request)
+            .await;
+        assert_eq!(found.unwrap().path, path, "{is_restricted} {filter:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_finds_what_its_relation_has_and_nothing_else() {
+    let served = Served::on(Backend::Hnsw).await;
+    let state = beside(&served, 40, vec![3]);
     let session = || {
         let tables = SessionTables::all(Arc::clone(&state), served.catalog.seq);
         served.indexes.query.session(tables)
