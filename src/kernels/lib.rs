@@ -4,3 +4,4 @@
 
 pub mod hnsw;
 pub mod pgcopy;
+pub mod scaling;

@@ -2,10 +2,11 @@
 //! The indexing worker drives it on a blocking thread. It never touches a generation that stands.
 //!
 //! Rows go straight to disk as they come; the graph is linked at the end, from the mapped vectors,
-//! when their number and range are known. In memory stand the graph with its rounded vectors and
-//! about 40 bytes a row.
+//! when their number and range are known. Meanwhile the rows are written as Parquet and made durable.
+//! In memory stand the graph with its rounded vectors and about 40 bytes a row.
 
 use std::fs::{self, File};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -26,12 +27,25 @@ use super::{
 };
 
 /// Where the files are that are written anew without the rows that were replaced.
-const RETAINED: [(&str, &str); 4] = [
+const RETAINED: [(&str, &str); 3] = [
     ("rows.keys.live", KEYS_FILE),
     ("rows.texts.live", TEXTS_FILE),
     ("vectors.f32.live", VECTORS_FILE),
-    ("vectors.parquet.live", AT_REST_FILE),
 ];
+/// The files of a generation that has rows, and of one that has none without the last three.
+const FILES: [&str; 7] = [
+    KEYS_FILE,
+    TEXTS_FILE,
+    VECTORS_FILE,
+    AT_REST_FILE,
+    TWINS_FILE,
+    GRAPH_FILE,
+    LANDMARKS_FILE,
+];
+/// How many of them hold the rows; the others link them.
+const OF_ROWS: usize = 4;
+/// Rows that are written between two looks at whether the build goes on.
+const ROWS_BETWEEN_LOOKS: usize = 1_024;
 
 /// Takes rows and makes a generation of them.
 pub struct HnswBuilder {
@@ -63,12 +77,7 @@ impl HnswBuilder {
         }
         fs::create_dir_all(dir).map_err(VectorError::io("."))?;
         let duplicates = options.duplicates;
-        let rows = RowWriter::create(
-            dir,
-            &config,
-            dimensions,
-            [KEYS_FILE, TEXTS_FILE, VECTORS_FILE, AT_REST_FILE],
-        )?;
+        let rows = RowWriter::create(dir, &config, RETAINED.map(|(_, name)| name))?;
         Ok(Self {
             dir: dir.to_owned(),
             dimensions,
@@ -128,26 +137,23 @@ impl HnswBuilder {
             count -= usize::try_from(replaced.len()).expect("no more rows than were taken");
         }
         let scale = Rounding::scale_for(&config, &range);
-        let mut linked = 0;
-        if count > 0 {
-            let matrix = Matrix::open(&open(&dir, VECTORS_FILE)?, count, dimensions)?;
-            let firsts = twins::chain(&dir, &matrix)?;
-            linked = firsts.len() as u64;
-            graph::build(&dir, &matrix, &firsts, &config, scale, &options)?;
-            let graph = Graph::open(
-                &open(&dir, GRAPH_FILE)?,
-                graph::START_BYTES,
-                linked,
-                dimensions,
-                Rounding::new(&config, scale),
-                &config,
-            )?;
-            let ef = config.expansion_search;
-            landmarks::find(&dir, graph, &matrix, ef, &options)?;
+        let matrix = Matrix::open(&open(&dir, VECTORS_FILE)?, count, dimensions)?;
+        let link = || {
+            if count == 0 {
+                return Ok(0);
+            }
+            link(&dir, &matrix, &config, scale, &options)
+        };
+        let (of_rows, linked) = std::thread::scope(|scope| {
+            let of_rows = scope.spawn(|| seal_rows(&dir, &matrix, &options));
+            let linked = link();
+            let of_rows = of_rows.join().unwrap_or_else(|panic| resume_unwind(panic));
+            Ok::<_, VectorError>((of_rows?, linked?))
+        })?;
+        let mut files = of_rows;
+        for name in file_names(count).skip(OF_ROWS) {
+            files.push(seal(&dir, name)?);
         }
-        let files = file_names(count)
-            .map(|name| seal(&dir, name))
-            .collect::<Result<Vec<_>, _>>()?;
         let manifest = Manifest {
             format: FORMAT.to_owned(),
             dimensions,
@@ -165,13 +171,55 @@ impl HnswBuilder {
 
 /// The files of a generation of `rows` rows, without its manifest.
 pub(super) fn file_names(rows: usize) -> impl Iterator<Item = &'static str> {
-    [KEYS_FILE, TEXTS_FILE, VECTORS_FILE, AT_REST_FILE]
-        .into_iter()
-        .chain(
-            [TWINS_FILE, GRAPH_FILE, LANDMARKS_FILE]
-                .into_iter()
-                .filter(move |_| rows > 0),
-        )
+    let count = if rows > 0 { FILES.len() } else { OF_ROWS };
+    FILES.into_iter().take(count)
+}
+
+/// Links the rows of `matrix` and looks for landmarks; gives how many are in the graph.
+fn link(
+    dir: &Path,
+    matrix: &Matrix,
+    config: &HnswConfig,
+    scale: f32,
+    options: &BuildOptions,
+) -> Result<u64, VectorError> {
+    let firsts = twins::chain(dir, matrix)?;
+    let linked = firsts.len() as u64;
+    graph::build(dir, matrix, &firsts, config, scale, options)?;
+    let graph = Graph::open(
+        &open(dir, GRAPH_FILE)?,
+        graph::START_BYTES,
+        linked,
+        matrix.dimensions(),
+        Rounding::new(config, scale),
+        config,
+    )?;
+    landmarks::find(dir, graph, matrix, config.expansion_search, options)?;
+    Ok(linked)
+}
+
+/// Writes the rows as Parquet and makes everything durable that holds them.
+fn seal_rows(
+    dir: &Path,
+    matrix: &Matrix,
+    options: &BuildOptions,
+) -> Result<Vec<FileDigest>, VectorError> {
+    let keys = Column::open(KEYS_FILE, &open(dir, KEYS_FILE)?)?;
+    let texts = Column::open(TEXTS_FILE, &open(dir, TEXTS_FILE)?)?;
+    let mut at_rest = AtRestWriter::create(dir, AT_REST_FILE, matrix.dimensions())?;
+    for row in 0..matrix.rows() {
+        if row % ROWS_BETWEEN_LOOKS == 0 {
+            options.check_cancelled()?;
+        }
+        let key = keys.get(row as u64).expect("every row was given a key");
+        at_rest.push(key, texts.get(row as u64), Some(matrix.row(row)))?;
+    }
+    at_rest.finish()?;
+    let sealed = FILES[..OF_ROWS].iter().map(|name| {
+        options.check_cancelled()?;
+        seal(dir, name)
+    });
+    sealed.collect()
 }
 
 fn publish(dir: &Path, manifest: Manifest) -> Result<Built, VectorError> {
@@ -211,7 +259,7 @@ fn retain(
     let keys = Column::open(KEYS_FILE, &open(dir, KEYS_FILE)?)?;
     let texts = Column::open(TEXTS_FILE, &open(dir, TEXTS_FILE)?)?;
     let matrix = Matrix::open(&open(dir, VECTORS_FILE)?, count, dimensions)?;
-    let mut live = RowWriter::create(dir, config, dimensions, RETAINED.map(|(name, _)| name))?;
+    let mut live = RowWriter::create(dir, config, RETAINED.map(|(name, _)| name))?;
     for row in (0..count)
         .filter(|&row| !replaced.contains(u32::try_from(row).expect("below the limit of rows")))
     {
@@ -234,7 +282,6 @@ struct RowWriter {
     keys: ColumnWriter,
     texts: ColumnWriter,
     vectors: MatrixWriter,
-    at_rest: AtRestWriter,
     hashes: Vec<u128>,
 }
 
@@ -242,14 +289,12 @@ impl RowWriter {
     fn create(
         dir: &Path,
         config: &HnswConfig,
-        dimensions: usize,
-        [keys, texts, vectors, at_rest]: [&'static str; 4],
+        [keys, texts, vectors]: [&'static str; 3],
     ) -> Result<Self, VectorError> {
         Ok(Self {
             keys: ColumnWriter::create(dir, keys)?,
             texts: ColumnWriter::create(dir, texts)?,
             vectors: MatrixWriter::create(dir, vectors, config)?,
-            at_rest: AtRestWriter::create(dir, at_rest, dimensions)?,
             hashes: Vec::new(),
         })
     }
@@ -264,14 +309,12 @@ impl RowWriter {
         self.hashes.push(hash);
         self.keys.push(Some(key))?;
         self.texts.push(text)?;
-        self.at_rest.push(key, text, Some(vector))?;
         self.vectors.push(vector)
     }
 
     fn finish(self) -> Result<Range, VectorError> {
         self.keys.finish(Some(&self.hashes))?;
         self.texts.finish(None)?;
-        self.at_rest.finish()?;
         self.vectors.finish()
     }
 }

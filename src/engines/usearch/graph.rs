@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lakehouse_kernels::hnsw::{Distances, Form, Layers, Number, Query, Scratch, Tape};
+use lakehouse_kernels::scaling;
 use parking_lot::{Condvar, Mutex};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
@@ -87,15 +88,9 @@ impl Rounding {
 
     fn round(self, vector: &[f32], norm: f32) -> Rounded {
         let factor = graph_scale(self.metric, norm) * self.scale;
-        let scaled = vector.iter().map(|value| value * factor);
         match self.quantization {
-            #[expect(clippy::cast_possible_truncation, reason = "clamped to what fits")]
-            Quantization::I8 => Rounded::Bytes(
-                scaled
-                    .map(|value| value.round().clamp(-127.0, 127.0) as i8)
-                    .collect(),
-            ),
-            _ => Rounded::Floats(scaled.collect()),
+            Quantization::I8 => Rounded::Bytes(scaling::in_bytes(vector, factor)),
+            _ => Rounded::Floats(scaling::scaled(vector, factor)),
         }
     }
 }

@@ -3,7 +3,9 @@
 //! rows once the graph is linked; walks begin at those that are near the query, too. Most graphs have none.
 
 use std::fs::File;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 
 use lakehouse_kernels::hnsw::Scratch;
 
@@ -13,9 +15,11 @@ use super::LANDMARKS_FILE;
 use super::graph::Graph;
 use super::matrix::Matrix;
 
-/// Rows that are tried because they lie far from those before them, and distances spent on choosing them.
+/// Rows that are tried because they lie far from those before them, at least and at most, and distances
+/// spent on choosing them. Every one of them reads all of the graph's rows.
+const FAR_MIN: usize = 32;
 const FAR_MAX: usize = 128;
-const FAR_DISTANCES: usize = 1 << 24;
+const FAR_DISTANCES: usize = 1 << 22;
 /// Rows that are tried wherever they lie.
 const SAMPLED: usize = 4_096;
 /// Landmarks at most: every search measures all of them.
@@ -36,20 +40,13 @@ pub fn find(
     options: &BuildOptions,
 ) -> Result<(), VectorError> {
     let nodes = graph.layers.tape.nodes;
-    let mut scratch = Scratch::default();
-    let far = farthest(&graph, matrix, options)?;
+    let mut tried = farthest(&graph, matrix, options)?;
     let sampled = (0..nodes).step_by(nodes.div_ceil(SAMPLED).max(1));
-    for node in far.into_iter().chain(sampled.map(node_number)) {
+    tried.extend(sampled.map(node_number));
+    let mut scratch = Scratch::default();
+    for node in unreached(&graph, matrix, &tried, ef, options)? {
         options.check_cancelled()?;
-        let (query, mut own) = (graph.query_at(node, matrix), Vec::new());
-        let rows = graph.layers.tape.rows();
-        graph
-            .layers
-            .distances
-            .measure(&query, rows, &[node], &mut own);
-        graph.layers.nearest(&query, ef, &mut scratch);
-        let nearest = scratch.pool.first();
-        if nearest.is_none_or(|nearest| nearest.distance > own[0]) {
+        if !is_reached(&graph, matrix, node, ef, &mut scratch) {
             graph.layers.landmarks.push(node);
             if graph.layers.landmarks.len() == KEPT_MAX {
                 break;
@@ -64,6 +61,49 @@ pub fn find(
     write_new(dir, LANDMARKS_FILE, &bytes)
 }
 
+/// Those of `tried`, in their order, that no search from the graph's entry comes to.
+fn unreached(
+    graph: &Graph,
+    matrix: &Matrix,
+    tried: &[u32],
+    ef: usize,
+    options: &BuildOptions,
+) -> Result<Vec<u32>, VectorError> {
+    let part = |part: &[u32]| -> Result<Vec<u32>, VectorError> {
+        let (mut scratch, mut found) = (Scratch::default(), Vec::new());
+        for &node in part {
+            options.check_cancelled()?;
+            if !is_reached(graph, matrix, node, ef, &mut scratch) {
+                found.push(node);
+            }
+        }
+        Ok(found)
+    };
+    let share = tried.len().div_ceil(options.threads()).max(1);
+    std::thread::scope(|scope| {
+        let parts = tried.chunks(share).map(|chunk| scope.spawn(|| part(chunk)));
+        let parts: Vec<_> = parts.collect();
+        let found = parts.into_iter().map(joined);
+        let found: Vec<Vec<u32>> = found.collect::<Result<_, _>>()?;
+        Ok(found.concat())
+    })
+}
+
+/// Whether a search for the row of `node` that keeps `ef` candidates ends with something as near.
+fn is_reached(graph: &Graph, matrix: &Matrix, node: u32, ef: usize, scratch: &mut Scratch) -> bool {
+    let (query, mut own) = (graph.query_at(node, matrix), Vec::new());
+    let layers = &graph.layers;
+    let rows = layers.tape.rows();
+    layers.distances.measure(&query, rows, &[node], &mut own);
+    layers.nearest(&query, ef, scratch);
+    let nearest = scratch.pool.first();
+    nearest.is_some_and(|nearest| nearest.distance <= own[0])
+}
+
+fn joined<T>(part: ScopedJoinHandle<'_, Result<T, VectorError>>) -> Result<T, VectorError> {
+    part.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
 /// The entry, then each time the node that is farthest from those before.
 fn farthest(
     graph: &Graph,
@@ -71,7 +111,7 @@ fn farthest(
     options: &BuildOptions,
 ) -> Result<Vec<u32>, VectorError> {
     let nodes = graph.layers.tape.nodes;
-    let count = FAR_MAX.min(FAR_DISTANCES / nodes).clamp(1, nodes);
+    let count = (FAR_DISTANCES / nodes).clamp(FAR_MIN, FAR_MAX).min(nodes);
     let mut picked = vec![graph.layers.tape.entry];
     let mut to_picked = vec![f32::INFINITY; nodes];
     while picked.len() < count {
@@ -100,10 +140,7 @@ fn farthest(
                 .enumerate()
                 .map(|(at, chunk)| scope.spawn(move || part(at * share, chunk)))
                 .collect();
-            parts.into_iter().try_for_each(|part| {
-                part.join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+            parts.into_iter().try_for_each(joined)
         })?;
         let last = to_picked
             .iter()

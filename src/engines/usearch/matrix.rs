@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use lakehouse_kernels::scaling;
 use memmap2::Mmap;
 
 use super::super::vectors::exact::norm;
@@ -37,7 +38,7 @@ impl MatrixWriter {
     pub fn push(&mut self, vector: &[f32]) -> Result<(), VectorError> {
         let norm = norm(vector);
         self.norms.push(norm);
-        self.range.add(vector, graph_scale(self.metric, norm));
+        self.range.add(vector, norm, graph_scale(self.metric, norm));
         self.out
             .write_all(bytes(vector))
             .map_err(VectorError::io(VECTORS_FILE))
@@ -73,12 +74,9 @@ pub struct Range {
 }
 
 impl Range {
-    fn add(&mut self, vector: &[f32], scale: f32) {
-        for value in vector {
-            let value = (value * scale).abs();
-            self.largest = self.largest.max(value);
-            self.square_sum += f64::from(value * value);
-        }
+    fn add(&mut self, vector: &[f32], norm: f32, scale: f32) {
+        self.largest = self.largest.max(scaling::largest(vector) * scale);
+        self.square_sum += f64::from(norm * scale).powi(2);
         self.count += vector.len() as u64;
     }
 

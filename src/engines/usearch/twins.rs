@@ -9,6 +9,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use memmap2::Mmap;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::vectors::VectorError;
 use super::super::vectors::mapped::{bytes, map};
@@ -22,13 +23,15 @@ use super::matrix::Matrix;
 pub fn chain(dir: &Path, matrix: &Matrix) -> Result<Vec<u32>, VectorError> {
     let mut next = vec![0_u32; matrix.rows()];
     let mut firsts = Vec::new();
-    let mut last_of: HashMap<blake3::Hash, u32> = HashMap::new();
+    let mut last_of: HashMap<u64, u32> = HashMap::new();
     for index in 0..matrix.rows() {
         let row =
             u32::try_from(index).expect("a builder takes no more rows than a slot has bits for");
-        match last_of.insert(blake3::hash(bytes(matrix.row(index))), row) {
-            None => firsts.push(row),
-            Some(last) => next[last as usize] = row,
+        let content = bytes(matrix.row(index));
+        match last_of.insert(xxh3_64(content), row) {
+            Some(last) if content == bytes(matrix.row(last as usize)) => next[last as usize] = row,
+            // Another vector of the same hash, at worst: both are linked.
+            _ => firsts.push(row),
         }
     }
     write(dir, &next).map_err(VectorError::io(TWINS_FILE))?;

@@ -14,13 +14,18 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     <f32 as Dot>::dot(a, b).expect("both sides have the index's dimensions, checked at the door")
 }
 
+/// The sum of the squares of a vector's numbers.
+pub fn square_sum(vector: &[f32]) -> f64 {
+    dot(vector, vector)
+}
+
 /// The length of a vector.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "f64 to f32 rounds to nearest"
 )]
 pub fn norm(vector: &[f32]) -> f32 {
-    dot(vector, vector).sqrt() as f32
+    square_sum(vector).sqrt() as f32
 }
 
 /// A query, ready to be compared with rows.

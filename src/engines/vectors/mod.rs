@@ -163,13 +163,17 @@ pub fn check_vector(vector: &[f32], dimensions: usize, metric: Metric) -> Result
             found: vector.len(),
         });
     }
-    if let Some(position) = vector.iter().position(|value| !value.is_finite()) {
+    // In f64, where squares of f32 neither overflow nor vanish.
+    let squares = exact::square_sum(vector);
+    if !squares.is_finite()
+        && let Some(position) = vector.iter().position(|value| !value.is_finite())
+    {
         return Err(VectorError::NotFinite {
             key: None,
             position,
         });
     }
-    if metric == Metric::Cosine && vector.iter().all(|&value| value == 0.0) {
+    if metric == Metric::Cosine && squares == 0.0 {
         return Err(VectorError::Zero { key: None });
     }
     Ok(())
