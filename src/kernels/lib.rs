@@ -3,5 +3,6 @@
 //! (ADR-035). It stands on Arrow and knows nothing of the rings.
 
 pub mod hnsw;
+pub mod json;
 pub mod pgcopy;
 pub mod scaling;

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::problem::Problem;
 
 /// Largest JSON body.
-const BODY_BYTES_MAX: usize = 16 << 20;
+pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// Largest JSON body of row keys: a million of two UUIDs each fit.
 pub const KEYS_BYTES_MAX: usize = 128 << 20;
 
@@ -27,28 +27,43 @@ impl<T: DeserializeOwned + 'static, const BYTES_MAX: usize> FromRequest for Body
     type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
 
     fn from_request(_: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let mut payload = payload.take();
+        let payload = payload.take();
         Box::pin(async move {
-            let mut bytes = web::BytesMut::new();
-            while let Some(chunk) = payload.next().await {
-                let chunk = chunk.map_err(|_| Problem::invalid("the body broke off"))?;
-                if bytes.len() + chunk.len() > BYTES_MAX {
-                    return Err(Problem::new(
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "body_too_large",
-                        format!("a JSON body may have {BYTES_MAX} bytes"),
-                    ));
-                }
-                bytes.extend_from_slice(&chunk);
-            }
-            let bytes = bytes.freeze();
-            // An absent body reads as an empty object: a POST without fields needs none.
-            let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-            let value = serde_json::from_slice(text)
-                .map_err(|error| Problem::invalid(format!("the JSON body: {error}")))?;
+            let bytes = whole(payload, BYTES_MAX).await?;
+            let value = serde_json::from_slice(json(&bytes)).map_err(|error| unread(&error))?;
             Ok(Self { value, bytes })
         })
     }
+}
+
+/// What a body reads as: an absent one as an empty object, as a POST without fields needs none.
+pub fn json(bytes: &[u8]) -> &[u8] {
+    if bytes.is_empty() { b"{}" } else { bytes }
+}
+
+/// All bytes of a body.
+///
+/// # Errors
+/// 413 beyond `bytes_max`; 400 when it breaks off.
+pub async fn whole(mut payload: Payload, bytes_max: usize) -> Result<web::Bytes, Problem> {
+    let mut bytes = web::BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_| Problem::invalid("the body broke off"))?;
+        if bytes.len() + chunk.len() > bytes_max {
+            return Err(Problem::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                format!("a JSON body may have {bytes_max} bytes"),
+            ));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
+}
+
+/// Of a body that is not the JSON which is asked for.
+pub fn unread(error: &serde_json::Error) -> Problem {
+    Problem::invalid(format!("the JSON body: {error}"))
 }
 
 /// Query parameters, refused with a problem document.

@@ -93,6 +93,9 @@ pub struct Edge {
 
 /// Every route.
 pub fn routes(config: &mut web::ServiceConfig) {
+    // Paths are tried in this order: what is asked most comes first.
+    query::routes(config);
+    vectors::routes(config);
     health::routes(config);
     openapi::routes(config);
     console::routes(config);
@@ -103,8 +106,6 @@ pub fn routes(config: &mut web::ServiceConfig) {
     jobs::routes(config);
     schedules::routes(config);
     places::routes(config);
-    query::routes(config);
-    vectors::routes(config);
     views::routes(config);
     quality::routes(config);
     profiles::routes(config);

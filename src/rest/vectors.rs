@@ -45,6 +45,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// `/vectors/…`
 pub fn routes(config: &mut web::ServiceConfig) {
     config
+        .route("/vectors/search", web::post().to(search))
         .route("/vectors/index", web::post().to(define))
         .route("/vectors/lance/index", web::post().to(define_lance))
         .route("/vectors/indexes", web::get().to(list))
@@ -60,7 +61,6 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .route("/vectors/indexes/{name}/promote", web::post().to(promote))
         .route("/vectors/indexes/{name}/rollback", web::post().to(rollback))
         .route("/vectors/indexes/{name}/rows/{key}", web::get().to(row))
-        .route("/vectors/search", web::post().to(search))
         .service(
             web::resource("/vectors/refresh/{dataset}")
                 .route(web::get().to(last_run))

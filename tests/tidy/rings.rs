@@ -46,7 +46,14 @@ const JOURNAL_MAY_USE: [&str; 16] = [
 ];
 
 /// What the kernels may stand on.
-const KERNELS_MAY_USE: [&str; 4] = ["arrow", "memmap2", "numkong", "thiserror"];
+const KERNELS_MAY_USE: [&str; 6] = [
+    "arrow",
+    "memmap2",
+    "numkong",
+    "serde",
+    "serde_json",
+    "thiserror",
+];
 
 fn dependencies(manifest: &str) -> BTreeSet<String> {
     let text = read(manifest).unwrap_or_else(|| panic!("{manifest} is there"));

@@ -1,12 +1,19 @@
 //! What a search asks for, as it stands in its body: one query or many, and how many rows they may have
 //! in all.
 
+use std::{future::Future, pin::Pin};
+
+use actix_web::{FromRequest, HttpRequest, dev::Payload, web};
+use lakehouse_kernels::json::object_with_numbers;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     engines::indexes::{HITS_MAX, SearchMode, SearchQuery},
-    rest::problem::Problem,
+    rest::{
+        body::{BODY_BYTES_MAX, json, unread, whole},
+        problem::Problem,
+    },
 };
 
 /// Most queries of one request.
@@ -32,6 +39,31 @@ pub struct SearchBody {
     #[serde(default)]
     pub(super) exact: bool,
     pub(super) as_of: Option<Value>,
+}
+
+/// The body of a search, and its bytes. Its vector is read in the kernels: a number at a time takes as long
+/// as the search itself.
+pub struct SearchAsked {
+    pub(super) value: SearchBody,
+    pub(super) bytes: web::Bytes,
+}
+
+impl FromRequest for SearchAsked {
+    type Error = Problem;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Problem>>>>;
+
+    fn from_request(_: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let payload = payload.take();
+        Box::pin(async move {
+            let bytes = whole(payload, BODY_BYTES_MAX).await?;
+            let read = object_with_numbers(json(&bytes), "vector").and_then(|(fields, vector)| {
+                let body: SearchBody = serde_json::from_value(Value::Object(fields))?;
+                Ok(SearchBody { vector, ..body })
+            });
+            let value = read.map_err(|error| unread(&error))?;
+            Ok(Self { value, bytes })
+        })
+    }
 }
 
 /// One query of many: a text, or an object of one field.

@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     allowed::{must_answer, sessions, sight},
-    asked::{SearchBody, row_limit},
+    asked::{SearchAsked, SearchBody, row_limit},
 };
 use crate::{
     engines::{
@@ -38,7 +38,6 @@ use crate::{
         Edge, ask,
         audited::{self, Told},
         auth::{self, May, Needs, Permission, Search},
-        body::Body,
         past::Snapshot,
         predicate::predicate,
         problem::Problem,
@@ -57,7 +56,7 @@ pub async fn search(
     edge: web::Data<Edge>,
     may: May<Search>,
     request: HttpRequest,
-    body: Body<SearchBody>,
+    body: SearchAsked,
 ) -> Result<HttpResponse, Problem> {
     // JSON that could be read is UTF-8.
     let text = std::str::from_utf8(&body.bytes).unwrap_or_default();
