@@ -110,22 +110,25 @@ fn served(
     {
         return Ok(Err(NoWay::Outdated));
     }
-    let Some(embedded) = Lens::of(state, source, &Reader::daemon(), key)? else {
-        return Ok(Err(NoWay::Unknown));
-    };
     let text = index.spec.text.columns().unwrap_or_default();
     let held = text.iter().chain(index.spec.key.columns());
-    let seen = held.chain(&index.spec.vector_column).all(|column| {
-        as_in_source(state, lens, source, column) && {
-            // What is as it is in the dataset must still be so under the reader's ceiling.
-            !embedded.shows_plain(column) || lens.shows_plain(column)
+    let hidden = || Ok(Err(NoWay::Hidden(lens.name.clone())));
+    for column in held.chain(&index.spec.vector_column) {
+        if !as_in_source(state, lens, source, column) {
+            return hidden();
         }
-    });
-    Ok(if seen {
-        Ok(())
-    } else {
-        Err(NoWay::Hidden(lens.name.clone()))
-    })
+        if lens.shows_plain(column) {
+            continue;
+        }
+        // What is as it is in the dataset must still be so under the reader's ceiling.
+        let Some(embedded) = Lens::of(state, source, &Reader::daemon(), key)? else {
+            return Ok(Err(NoWay::Unknown));
+        };
+        if embedded.shows_plain(column) {
+            return hidden();
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// Whether no view between the lens and the source leaves a column out or changes it.
