@@ -1,6 +1,6 @@
 //! `vector_search('index', 'text', k)` in SQL: the hits of a search as a table of `key`, `score`,
-//! `distance` and `text`, the key in the type of its column, so that it joins with tables. What the
-//! session's reader may not search has no index here. Agents search by its own route, which tells the
+//! `distance`, `text` and `chunk` (null where texts are not cut), the key in the type of its column, so
+//! that it joins with tables. What the session's reader may not search has no index here. Agents search by its own route, which tells the
 //! audit the rows; in their sessions there is no such function. The search itself is the engine's, wired
 //! in by the daemon; it runs while the scan is planned.
 
@@ -10,8 +10,9 @@ use std::{
 };
 
 use arrow::{
-    array::{ArrayRef, Float32Array, StringArray},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    array::{ArrayRef, Float32Array, StringArray, StructArray, UInt32Array},
+    buffer::NullBuffer,
+    datatypes::{DataType, Field, Fields, Schema, SchemaRef},
     record_batch::RecordBatch,
 };
 use async_trait::async_trait;
@@ -22,7 +23,7 @@ use datafusion::{
     logical_expr::Expr,
     physical_plan::ExecutionPlan,
 };
-use lakehouse_actors::PortError;
+use lakehouse_actors::{PortError, ports::ChunkSpan};
 use lakehouse_journal::{
     model::catalog::{CatalogState, Index},
     record::Seq,
@@ -54,6 +55,8 @@ pub struct FoundRow {
     pub distance: f32,
     /// Its text, if it has one.
     pub text: Option<String>,
+    /// The chunk that it was found by, where texts are cut.
+    pub chunk: Option<ChunkSpan>,
 }
 
 /// The search that `vector_search` ends in.
@@ -165,6 +168,7 @@ impl TableFunctionImpl for VectorSearch {
             Field::new("score", DataType::Float32, false),
             Field::new("distance", DataType::Float32, false),
             Field::new("text", DataType::Utf8, true),
+            Field::new("chunk", DataType::Struct(chunk_fields()), true),
         ];
         let table: Arc<dyn TableProvider> = Arc::new(SearchTable {
             schema: Arc::new(Schema::new(fields)),
@@ -182,6 +186,37 @@ impl TableFunctionImpl for VectorSearch {
         self.names.given.add(&table);
         Ok(table)
     }
+}
+
+/// A chunk as a search over REST has it: its number, its first and last bytes in the text, and what stands
+/// there.
+fn chunk_fields() -> Fields {
+    let number = |name| Field::new(name, DataType::UInt32, true);
+    let text = Field::new("text", DataType::Utf8, true);
+    Fields::from(vec![number("number"), number("start"), number("end"), text])
+}
+
+fn chunks(found: &[FoundRow]) -> Result<StructArray> {
+    let number = |of: fn(&ChunkSpan) -> u32| -> ArrayRef {
+        let numbers = found.iter().map(|row| row.chunk.as_ref().map(of));
+        Arc::new(numbers.collect::<UInt32Array>())
+    };
+    let text = |row: &FoundRow| {
+        let chunk = row.chunk.as_ref()?;
+        let there = row
+            .text
+            .as_ref()?
+            .get(chunk.start as usize..chunk.end as usize);
+        there.map(str::to_owned)
+    };
+    let columns = vec![
+        number(|chunk| chunk.number),
+        number(|chunk| chunk.start),
+        number(|chunk| chunk.end),
+        Arc::new(found.iter().map(text).collect::<StringArray>()),
+    ];
+    let there: NullBuffer = found.iter().map(|row| row.chunk.is_some()).collect();
+    Ok(StructArray::try_new(chunk_fields(), columns, Some(there))?)
 }
 
 /// The hits of one call.
@@ -220,6 +255,7 @@ impl SearchTable {
             number(|row| row.score),
             number(|row| row.distance),
             Arc::new(texts.collect::<StringArray>()),
+            Arc::new(chunks(&found)?),
         ];
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }

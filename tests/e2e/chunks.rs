@@ -147,6 +147,17 @@ async fn found_by_its_end(backend: &str) {
         for pair in chunks.windows(2) {
             assert!(pair[1]["start"].as_u64() < pair[0]["end"].as_u64());
         }
+        let sql =
+            "SELECT key, chunk FROM vector_search('idx', 'moon rocket', 5) ORDER BY score DESC";
+        let in_sql = api.rows(sql).await;
+        let over_rest = found.iter().map(|hit| {
+            let key = hit["key"].as_str().unwrap().parse::<u64>().unwrap();
+            (json!(key), hit["chunk"].clone())
+        });
+        let in_sql = in_sql
+            .into_iter()
+            .map(|row| (row[0].clone(), row[1].clone()));
+        assert_eq!(in_sql.collect::<Vec<_>>(), over_rest.collect::<Vec<_>>());
         let filtered =
             json!({ "index": "idx", "query": "moon rocket", "k": 9, "filter": "id < 20" });
         let found = api.post("/vectors/search", &filtered).await.ok();

@@ -406,6 +406,8 @@ async fn a_search_in_sql_joins_with_tables_and_sees_what_the_caller_sees() {
         json!({ "index": "notes_idx", "query": "a goal in the match", "k": 5 }),
     )
     .await;
+    let whole = "SELECT count(*) FROM vector_search('notes_idx', 'x', 5) WHERE chunk IS NULL";
+    assert_eq!(api.rows(whole).await[0][0], 5, "no text is cut");
     let score = |row: &[Value]| row[1].as_f64().unwrap();
     let first = rest["hits"][0]["score"].as_f64().unwrap();
     assert!((score(&rows[0]) - first).abs() < 1e-6);

@@ -153,6 +153,7 @@ impl SqlSearch for LakeIndexes {
             // A search by meaning looks at vectors only.
             distance: hit.distance.unwrap_or_default(),
             text,
+            chunk: hit.chunk,
         });
         Ok(hits.collect())
     }
