@@ -1,5 +1,6 @@
 //! `lakehouse bench access`: whether the time of looking a token up tells how near a wrong secret is to a
-//! right one (Welch's t over two classes in turns, as dudect has it), and how soon a revoked token ends.
+//! right one (Welch's t over two classes in turns, as dudect has it), beside a look-up that does tell it;
+//! and how soon a revoked token ends.
 
 use std::{
     path::PathBuf,
@@ -70,13 +71,23 @@ pub fn run(words: &[String]) -> Result<Value, BenchError> {
     );
     let hashes = TokenHashes::open(&make_dir(dir.path(), "keys")?);
     let hashes = hashes.map_err(|error| BenchError::wrong("the key", error.to_string()))?;
-    let t = told_apart(&hashes, options.lookups);
+    let secrets: Vec<String> = (0..TOKENS as u64).map(secret_of).collect();
+    let access = with_tokens(&hashes, &secrets);
+    let right = &secrets[TOKENS / 2];
+    progress("access: timing of secrets");
+    let now: Micros = 1;
+    let t = told_apart(right, options.lookups, |shown| {
+        hashes.token(&access, shown, now).is_some()
+    });
+    progress("access: timing of a look-up that leaks");
+    let leaking = told_apart(right, options.lookups, |shown| leaks(&secrets, shown));
     let ends = client_runtime()?.block_on(revoked(
         &Daemon::start(&make_dir(dir.path(), "data")?)?,
         options.revocations,
     ))?;
     let rows = [
         vec!["|t| of near and far secrets".to_owned(), number(t)],
+        vec!["|t| of a look-up that leaks".to_owned(), number(leaking)],
         vec![
             "revoked token refused after, ms (worst)".to_owned(),
             number(ends.max()),
@@ -84,24 +95,25 @@ pub fn run(words: &[String]) -> Result<Value, BenchError> {
     ];
     print(&output::table(&["access", "figure"], &rows))?;
     report.set("t", json!(t));
+    report.set("t_of_a_leak", json!(leaking));
     report.set("revoked_ms", ends.json());
     report.gate("timing of secrets, |t|", t, Limit::AtMost(T_MAX));
+    let what = "timing of a look-up that leaks, |t|";
+    report.gate(what, leaking, Limit::AtLeast(T_MAX));
     let what = "a revoked token is refused after, ms (worst)";
     report.gate(what, ends.max(), Limit::AtMost(REVOKED_MS_MAX));
     report.finish()
 }
 
-/// |t| between look-ups of secrets that differ from a right one in the last letters, and of others.
-fn told_apart(hashes: &TokenHashes, lookups: u64) -> f64 {
-    progress("access: timing of secrets");
-    let secret = |number: usize| secret_of(number as u64);
+/// Tokens of these secrets.
+fn with_tokens(hashes: &TokenHashes, secrets: &[String]) -> AccessState {
     let mut access = AccessState::default();
-    for number in 0..TOKENS {
+    for (number, secret) in secrets.iter().enumerate() {
         let token = Token {
             id: number.to_string(),
             name: number.to_string(),
             role: Role::Analyst,
-            secret_hash: hashes.of(&secret(number)),
+            secret_hash: hashes.of(secret),
             expires_at: None,
             issued_at: 0,
             revoked_at: None,
@@ -114,20 +126,30 @@ fn told_apart(hashes: &TokenHashes, lookups: u64) -> f64 {
             .insert(token.secret_hash.clone(), token.id.clone());
         access.tokens.insert(token.id.clone(), Arc::new(token));
     }
-    let right = secret(TOKENS / 2);
-    let now: Micros = 1;
+    access
+}
+
+/// What no look-up may be: every secret compared letter by letter, up to the first that is wrong.
+fn leaks(secrets: &[String], shown: &str) -> bool {
+    secrets.iter().any(|secret| {
+        let mut letters = secret.bytes().zip(shown.bytes());
+        letters.all(|(letter, shown)| letter == shown)
+    })
+}
+
+/// |t| between look-ups of secrets that differ from the right one in the last letters, and of others.
+fn told_apart(right: &str, lookups: u64, look_up: impl Fn(&str) -> bool) -> f64 {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut times: [Vec<f64>; 2] = Default::default();
     let mut left = lookups;
     while left > 0 {
         // Made beforehand: what making them takes must not reach into what is timed.
         let shown: Vec<(usize, String)> = (0..left.min(MADE_AT_A_TIME))
-            .map(|_| some_secret(&right, &mut random))
+            .map(|_| some_secret(right, &mut random))
             .collect();
         for (class, shown) in &shown {
             let clock = Instant::now();
-            let found = hashes.token(&access, std::hint::black_box(shown), now);
-            std::hint::black_box(found.is_some());
+            std::hint::black_box(look_up(std::hint::black_box(shown)));
             let nanos = u32::try_from(clock.elapsed().as_nanos()).unwrap_or(u32::MAX);
             times[*class].push(f64::from(nanos));
         }
