@@ -138,15 +138,9 @@ impl HnswBuilder {
         }
         let scale = Rounding::scale_for(&config, &range);
         let matrix = Matrix::open(&open(&dir, VECTORS_FILE)?, count, dimensions)?;
-        let link = || {
-            if count == 0 {
-                return Ok(0);
-            }
-            link(&dir, &matrix, &config, scale, &options)
-        };
         let (of_rows, linked) = std::thread::scope(|scope| {
             let of_rows = scope.spawn(|| seal_rows(&dir, &matrix, &options));
-            let linked = link();
+            let linked = link(&dir, &matrix, &config, scale, &options);
             let of_rows = of_rows.join().unwrap_or_else(|panic| resume_unwind(panic));
             Ok::<_, VectorError>((of_rows?, linked?))
         })?;
@@ -183,6 +177,9 @@ fn link(
     scale: f32,
     options: &BuildOptions,
 ) -> Result<u64, VectorError> {
+    if matrix.rows() == 0 {
+        return Ok(0);
+    }
     let firsts = twins::chain(dir, matrix)?;
     let linked = firsts.len() as u64;
     graph::build(dir, matrix, &firsts, config, scale, options)?;
