@@ -1,8 +1,8 @@
 //! `vector_search('index', 'text', k)` in SQL: the hits of a search as a table of `key`, `score`,
 //! `distance`, `text` and `chunk` (null where texts are not cut), the key in the type of its column, so
-//! that it joins with tables. What the session's reader may not search has no index here. Agents search by its own route, which tells the
-//! audit the rows; in their sessions there is no such function. The search itself is the engine's, wired
-//! in by the daemon; it runs while the scan is planned.
+//! that it joins with tables. What the session's reader may not search has no index here. Agents search
+//! by its own route, which tells the audit the rows; in their sessions there is no such function. The
+//! search itself is the engine's, wired in by the daemon; it runs while the scan is planned.
 
 use std::{
     fmt,
