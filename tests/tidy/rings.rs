@@ -46,13 +46,14 @@ const JOURNAL_MAY_USE: [&str; 16] = [
 ];
 
 /// What the kernels may stand on.
-const KERNELS_MAY_USE: [&str; 6] = [
+const KERNELS_MAY_USE: [&str; 7] = [
     "arrow",
     "memmap2",
     "numkong",
     "serde",
     "serde_json",
     "thiserror",
+    "unicode-normalization",
 ];
 
 fn dependencies(manifest: &str) -> BTreeSet<String> {

@@ -10,13 +10,10 @@ use std::ops::Range;
 
 use lakehouse_actors::ports::Tokenizer;
 use lakehouse_journal::model::catalog::Chunker;
+use lakehouse_kernels::wordpiece::{Word, is_cjk, letters_of};
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::{
-    StaticEmbedder,
-    categories::is_cjk,
-    words::{for_each_word_at, letters_of},
-};
+use super::StaticEmbedder;
 
 /// ASCII letters and digits that are deemed a token: tokenizers in use take about four of English, and
 /// fewer of other languages, names and numbers.
@@ -92,14 +89,9 @@ fn pieces(text: &str, tokenizer: Tokenizer, most: usize) -> Vec<Piece> {
 }
 
 fn words(text: &str) -> Vec<Piece> {
-    let embedder = StaticEmbedder::built_in();
-    let mut found = Vec::new();
-    let mut split = Vec::with_capacity(16);
-    for_each_word_at(text, &mut String::with_capacity(32), |word, start| {
-        let tokens = embedder.tokens_of(word, &mut split);
-        found.push(Piece { start, tokens });
-    });
-    found
+    let words = StaticEmbedder::built_in().vocabulary().words_of(text);
+    let piece = |Word { start, tokens }| Piece { start, tokens };
+    words.into_iter().map(piece).collect()
 }
 
 /// Words are runs of letters and digits; every other character is by itself. Blanks belong to what

@@ -18,9 +18,10 @@ use lakehouse_actors::{
     ports::{EmbedLimits, Embedded, Embedder, TextVector, Tokenizer, Tokens},
 };
 use lakehouse_journal::model::{ErrorKind, catalog::ModelIdentity};
+use lakehouse_kernels::wordpiece::TokenId;
 use rten::{Model, NodeId, RunOptions, ThreadPool, Value};
 
-use super::{StaticEmbedder, words::for_each_word};
+use super::StaticEmbedder;
 use crate::engines::vectors::processors;
 
 /// The model's name in requests and on the command line.
@@ -40,7 +41,7 @@ const TOKENS_MAX: usize = 512;
 const MARKS: usize = 2;
 const CLS: i32 = 101;
 const SEP: i32 = 102;
-const UNKNOWN: i32 = 100;
+const UNKNOWN: TokenId = 100;
 
 /// Why a model cannot be installed or used.
 #[derive(Debug, thiserror::Error)]
@@ -347,16 +348,11 @@ impl Network {
 
 /// The pieces of a text between the model's marks.
 fn token_ids(text: &str) -> Vec<i32> {
-    let vocabulary = &StaticEmbedder::built_in().vocabulary;
+    let tokens = StaticEmbedder::built_in()
+        .vocabulary()
+        .tokens_of(text, UNKNOWN);
     let mut ids = vec![CLS];
-    let mut pieces = Vec::with_capacity(16);
-    for_each_word(text, &mut String::with_capacity(32), |word| {
-        if vocabulary.split(word, &mut pieces) {
-            ids.extend(pieces.iter().map(|&piece| piece.cast_signed()));
-        } else {
-            ids.push(UNKNOWN);
-        }
-    });
+    ids.extend(tokens.into_iter().map(TokenId::cast_signed));
     ids.push(SEP);
     ids
 }

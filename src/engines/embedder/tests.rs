@@ -1,5 +1,6 @@
 //! The static embedder against its reference vectors, its tokeniser against arbitrary text.
 
+use lakehouse_kernels::wordpiece::ROWS_PER_CARRY;
 use proptest::prelude::*;
 
 use super::*;
@@ -100,10 +101,6 @@ fn a_text_without_a_known_word_has_no_vector() {
     for text in ["", "   ", "\u{1F9FF}", "\u{0}\u{1}", &"x".repeat(101)] {
         assert_eq!(embedder.embed(text), None, "{text:?}");
     }
-    assert_eq!(
-        embedder.embed_batch(&["", "wine"]),
-        [None, Some(embed("wine").to_vec())]
-    );
 }
 
 #[test]
@@ -124,7 +121,7 @@ fn words_split_into_the_longest_known_pieces() {
     let embedder = StaticEmbedder::built_in();
     let split = |word: &str| {
         let mut pieces = Vec::new();
-        let known = embedder.vocabulary.split(word, &mut pieces);
+        let known = embedder.vocabulary().split(word, &mut pieces);
         let lines: Vec<&str> = VOCABULARY.lines().collect();
         (
             known,
@@ -154,9 +151,9 @@ fn a_text_of_more_tokens_than_one_carry_holds_is_exact_enough() {
 
 #[test]
 fn weights_that_do_not_fit_are_refused() {
-    assert!(StaticEmbedder::parse(&WEIGHTS[..WEIGHTS.len() - 1], VOCABULARY).is_err());
-    assert!(StaticEmbedder::parse(WEIGHTS, &VOCABULARY[..VOCABULARY.len() / 2]).is_err());
-    assert!(StaticEmbedder::parse(b"LHSE", VOCABULARY).is_err());
+    assert!(StaticModel::parse(&WEIGHTS[..WEIGHTS.len() - 1], VOCABULARY).is_err());
+    assert!(StaticModel::parse(WEIGHTS, &VOCABULARY[..VOCABULARY.len() / 2]).is_err());
+    assert!(StaticModel::parse(b"LHSE", VOCABULARY).is_err());
 }
 
 proptest! {

@@ -1,6 +1,6 @@
 //! From a text to its words as BERT's uncased models see them: NFD, accents stripped, lower case,
 //! punctuation and CJK ideographs apart, control characters dropped.
-//! `StaticEmbedder` reads a text through `for_each_word`; nothing here knows the vocabulary.
+//! The model and the vocabulary read a text through it; nothing here knows a token.
 
 use unicode_normalization::UnicodeNormalization;
 

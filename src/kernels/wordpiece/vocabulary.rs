@@ -1,5 +1,5 @@
 //! The `WordPiece` vocabulary and the greedy split of a word into its pieces.
-//! `StaticEmbedder` asks for every word of a text; it never allocates once it stands.
+//! Asked for every word of a text; it never allocates once it stands.
 
 /// A token's number: its line in the vocabulary and its row in the weights.
 pub type TokenId = u32;
@@ -65,7 +65,7 @@ impl Vocabulary {
     }
 
     /// How many tokens there are.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.spans.len()
     }
 

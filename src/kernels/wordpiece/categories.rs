@@ -1,6 +1,6 @@
 //! Unicode 14.0 general categories, as far as BERT's tokeniser asks for them.
 //! Written out rather than taken from a library, so that a text's vector never changes with one.
-//! `normalise` asks; characters below U+0080 are never looked up here.
+//! `words` asks; characters below U+0080 are never looked up here.
 
 /// Whether `c` is in one of the inclusive `[first, last]` pairs of `table`, which are in order.
 fn is_in(table: &[u32], c: char) -> bool {
