@@ -23,7 +23,7 @@ use super::graph::{self, Graph, Rounding};
 use super::matrix::{Matrix, MatrixWriter, Range};
 use super::{
     AT_REST_FILE, FORMAT, GRAPH_FILE, KEYS_FILE, LANDMARKS_FILE, MANIFEST_FILE, Manifest,
-    TEXTS_FILE, TWINS_FILE, VECTORS_FILE, landmarks, twins,
+    TEXTS_FILE, TWINS_FILE, VECTORS_FILE, landmarks, order, twins,
 };
 
 /// Where the files are that are written anew without the rows that were replaced.
@@ -180,9 +180,10 @@ fn link(
     if matrix.rows() == 0 {
         return Ok(0);
     }
-    let firsts = twins::chain(dir, matrix)?;
-    let linked = firsts.len() as u64;
-    graph::build(dir, matrix, &firsts, config, scale, options)?;
+    let mut rows = twins::chain(dir, matrix)?;
+    let linked = rows.len() as u64;
+    order::by_place(matrix, config.metric, &mut rows, options)?;
+    graph::build(dir, matrix, &rows, config, scale, options)?;
     let graph = Graph::open(
         &open(dir, GRAPH_FILE)?,
         graph::START_BYTES,

@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::slice::Chunks;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lakehouse_kernels::hnsw::{Distances, Form, Layers, Number, Query, Scratch, Tape};
@@ -95,11 +96,12 @@ impl Rounding {
     }
 }
 
-/// Links the rows `firsts` of `matrix` and saves the graph in `dir`, not yet durable.
+/// Links the rows `order` of `matrix`, more or less in this order, and saves the graph in `dir`, not
+/// yet durable.
 pub fn build(
     dir: &Path,
     matrix: &Matrix,
-    firsts: &[u32],
+    order: &[u32],
     config: &HnswConfig,
     scale: f32,
     options: &BuildOptions,
@@ -108,32 +110,32 @@ pub fn build(
     let threads = options.threads();
     let index = Index::new(&index_options(config, matrix.dimensions())).map_err(engine)?;
     index
-        .reserve_capacity_and_threads(firsts.len(), threads)
+        .reserve_capacity_and_threads(order.len(), threads)
         .map_err(engine)?;
-    let batches = Mutex::new(firsts.chunks(BATCH_ROWS));
+    let shares = Shares::new(order, threads);
     let done = AtomicU64::new(0);
-    let worker = || -> Result<(), VectorError> {
-        loop {
+    let worker = |own: usize| -> Result<(), VectorError> {
+        while let Some(batch) = shares.next(own) {
             options.check_cancelled()?;
-            let Some(batch) = batches.lock().next() else {
-                return Ok(());
-            };
             for &row in batch {
                 add(&index, row, rounding, matrix)?;
             }
             let linked = batch.len() as u64;
             options.report(
                 done.fetch_add(linked, Ordering::Relaxed) + linked,
-                firsts.len() as u64,
+                order.len() as u64,
             );
         }
+        Ok(())
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        let start = |own| scope.spawn(move || worker(own));
+        let workers: Vec<_> = (0..threads).map(start).collect();
         workers
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })?;
+    link_again(&index, order, rounding, matrix)?;
     let path = dir.join(UNALIGNED_FILE);
     let name = path
         .to_str()
@@ -147,6 +149,45 @@ pub fn build(
         fs::remove_file(&path)
     };
     move_over().map_err(VectorError::io(GRAPH_FILE))
+}
+
+/// Links those rows anew that were lost. usearch lets a node be found in the upper layers before it has links
+/// in the lowest; a row that another thread links meanwhile finds nothing but that node, which then drops
+/// the link to it. It has one link, and none leads to it.
+fn link_again(
+    index: &Index,
+    order: &[u32],
+    rounding: Rounding,
+    matrix: &Matrix,
+) -> Result<(), VectorError> {
+    let lost = |row: &&u32| index.neighbors(u64::from(**row), 0).total() <= 1;
+    let lost: Vec<u32> = order.iter().filter(lost).copied().collect();
+    for row in lost {
+        index.remove(u64::from(row)).map_err(engine)?;
+        add(index, row, rounding, matrix)?;
+    }
+    Ok(())
+}
+
+/// Rows dealt out to threads: each begins with a share of its own and helps the others from their ends after
+/// it. Threads that link near rows at a time lose the more of them ([`link_again`]).
+struct Shares<'a>(Vec<Mutex<Chunks<'a, u32>>>);
+
+impl<'a> Shares<'a> {
+    fn new(rows: &'a [u32], threads: usize) -> Self {
+        let shares = rows.chunks(rows.len().div_ceil(threads).max(1));
+        Self(
+            shares
+                .map(|share| Mutex::new(share.chunks(BATCH_ROWS)))
+                .collect(),
+        )
+    }
+
+    /// The next rows for the thread whose share is number `own`.
+    fn next(&self, own: usize) -> Option<&'a [u32]> {
+        let mine = self.0.get(own).and_then(|share| share.lock().next());
+        mine.or_else(|| self.0.iter().find_map(|share| share.lock().next_back()))
+    }
 }
 
 fn add(index: &Index, row: u32, rounding: Rounding, matrix: &Matrix) -> Result<(), VectorError> {
@@ -438,5 +479,37 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         *self.permits.free.lock() += 1;
         self.permits.given_back.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_thread_begins_with_a_share_of_its_own_and_every_row_is_dealt_once() {
+        let rows: Vec<u32> = (0..1_000).collect();
+        for threads in [1, 2, 3, 7] {
+            let shares = Shares::new(&rows, threads);
+            let begun: Vec<u32> = (0..threads)
+                .filter_map(|own| shares.next(own))
+                .map(|batch| batch[0])
+                .collect();
+            let apart = 1_000_u32.div_ceil(u32::try_from(threads).unwrap());
+            let expected: Vec<u32> = (0..1_000).step_by(apart as usize).collect();
+            assert_eq!(begun, expected);
+            let mut dealt: Vec<u32> = std::iter::from_fn(|| shares.next(threads - 1))
+                .flatten()
+                .copied()
+                .collect();
+            dealt.extend(begun.iter().flat_map(|&first| {
+                let end = (first + apart).min(1_000);
+                first..end.min(first + 64)
+            }));
+            dealt.sort_unstable();
+            assert_eq!(dealt, rows);
+        }
+        assert_eq!(Shares::new(&[], 2).next(1), None);
+        assert_eq!(Shares::new(&[5], 4).next(3), Some(&[5][..]));
     }
 }

@@ -20,10 +20,14 @@ use super::matrix::Matrix;
 const FAR_MIN: usize = 32;
 const FAR_MAX: usize = 128;
 const FAR_DISTANCES: usize = 1 << 22;
-/// Rows that are tried wherever they lie.
+/// Rows that are tried because few links lead to them, at most, and rows that are tried wherever they lie.
+const LOOSE: usize = 4_096;
 const SAMPLED: usize = 4_096;
 /// Landmarks at most: every search measures all of them.
 const KEPT_MAX: usize = 256;
+/// Times that all are tried: what a search came to before, it may not come to once it keeps landmarks and
+/// their neighbours instead of what led there.
+const ROUNDS_MAX: usize = 8;
 /// Nodes that are measured between two looks at whether the build goes on.
 const BLOCK: usize = 4_096;
 
@@ -41,16 +45,24 @@ pub fn find(
 ) -> Result<(), VectorError> {
     let nodes = graph.layers.tape.nodes;
     let mut tried = farthest(&graph, matrix, options)?;
+    let mut loose = graph.layers.tape.unreached();
+    loose.extend(graph.layers.tape.unreturned());
+    tried.extend(loose.iter().step_by(loose.len().div_ceil(LOOSE).max(1)));
     let sampled = (0..nodes).step_by(nodes.div_ceil(SAMPLED).max(1));
     tried.extend(sampled.map(node_number));
     let mut scratch = Scratch::default();
-    for node in unreached(&graph, matrix, &tried, ef, options)? {
-        options.check_cancelled()?;
-        if !is_reached(&graph, matrix, node, ef, &mut scratch) {
-            graph.layers.landmarks.push(node);
-            if graph.layers.landmarks.len() == KEPT_MAX {
-                break;
+    for _ in 0..ROUNDS_MAX {
+        let before = graph.layers.landmarks.len();
+        for node in unreached(&graph, matrix, &tried, ef, options)? {
+            options.check_cancelled()?;
+            if graph.layers.landmarks.len() < KEPT_MAX
+                && !is_reached(&graph, matrix, node, ef, &mut scratch)
+            {
+                graph.layers.landmarks.push(node);
             }
+        }
+        if graph.layers.landmarks.len() == before {
+            break;
         }
     }
     let count = node_number(graph.layers.landmarks.len());

@@ -8,6 +8,7 @@ mod graph;
 mod index;
 mod landmarks;
 mod matrix;
+mod order;
 mod port;
 mod search;
 #[cfg(test)]

@@ -10,7 +10,8 @@ use numkong::{Dot, Euclidean};
 
 use super::Metric;
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
+/// The dot product of two vectors of the same length.
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     <f32 as Dot>::dot(a, b).expect("both sides have the index's dimensions, checked at the door")
 }
 

@@ -103,6 +103,45 @@ impl Tape {
             .map(|&link| u32::from_le_bytes(link))
     }
 
+    /// The nodes that no way over links leads to from the entry, in their order.
+    pub fn unreached(&self) -> Vec<u32> {
+        let mut reached = vec![false; self.nodes];
+        reached[self.entry as usize] = true;
+        let mut found = vec![self.entry];
+        // Who is reached on a level is on those below it too.
+        for level in (0..=self.max_level).rev() {
+            let mut next = 0;
+            while let Some(&node) = found.get(next) {
+                next += 1;
+                for link in self.links(node, level) {
+                    if let Some(link_reached @ false) = reached.get_mut(link as usize) {
+                        *link_reached = true;
+                        found.push(link);
+                    }
+                }
+            }
+        }
+        let nodes = (0_u32..).zip(reached);
+        nodes
+            .filter_map(|(node, reached)| (!reached).then_some(node))
+            .collect()
+    }
+
+    /// The nodes that none of those that they link to on the lowest level links to, in their order: a search
+    /// that has come near may still not come to them.
+    pub fn unreturned(&self) -> Vec<u32> {
+        let returned = |node: u32| {
+            let mut links = self
+                .links(node, 0)
+                .filter(|link| (*link as usize) < self.nodes);
+            links.any(|link| self.links(link, 0).any(|back| back == node))
+        };
+        (0_u32..)
+            .take(self.nodes)
+            .filter(|&node| !returned(node))
+            .collect()
+    }
+
     /// What is read of a node's links on the lowest level, to have it brought near.
     pub fn lowest(&self, node: u32) -> &[u8] {
         let at = self.offset(node);
@@ -126,4 +165,62 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of nodes without rows: for each, its links on every level that it is on, from the lowest.
+    fn tape(nodes: &[&[&[u32]]], entry: u64) -> Tape {
+        let mut bytes = vec![0; 8 + HEAD_BYTES];
+        bytes[..4].copy_from_slice(&u32::try_from(nodes.len()).unwrap().to_le_bytes());
+        let highest = nodes.iter().map(|levels| levels.len() - 1).max().unwrap();
+        for count in [nodes.len() as u64, 2, 2, highest as u64, entry] {
+            bytes.extend(count.to_le_bytes());
+        }
+        let level = |levels: &[&[u32]]| i16::try_from(levels.len() - 1).unwrap().to_le_bytes();
+        bytes.extend(nodes.iter().flat_map(|levels| level(levels)));
+        for (key, levels) in nodes.iter().enumerate() {
+            bytes.extend((key as u64).to_le_bytes());
+            bytes.extend(level(levels));
+            for links in *levels {
+                bytes.extend(u32::try_from(links.len()).unwrap().to_le_bytes());
+                let room = links.iter().chain(&[0, 0]).take(2);
+                bytes.extend(room.flat_map(|link| link.to_le_bytes()));
+            }
+        }
+        let mut map = memmap2::MmapMut::map_anon(bytes.len()).unwrap();
+        map.copy_from_slice(&bytes);
+        Tape::open(map.make_read_only().unwrap(), 0).expect("it is a tape")
+    }
+
+    #[test]
+    fn what_no_links_lead_to_is_found_on_every_level() {
+        let over_the_upper_level = [
+            &[&[1][..], &[3]][..],
+            // A link to nowhere is no way.
+            &[&[99]],
+            &[&[]],
+            &[&[2], &[]],
+            &[&[0]],
+        ];
+        assert_eq!(tape(&over_the_upper_level, 0).unreached(), [4]);
+        let without_it = [&[&[1][..], &[]][..], &[&[0]], &[&[]], &[&[2], &[]], &[&[0]]];
+        assert_eq!(tape(&without_it, 0).unreached(), [2, 3, 4]);
+        assert_eq!(tape(&[&[&[]]], 0).unreached(), [0_u32; 0]);
+    }
+
+    #[test]
+    fn what_its_own_neighbours_do_not_link_to_is_found() {
+        let nodes = [
+            &[&[1, 2][..]][..],
+            &[&[2, 0]],
+            &[&[1]],
+            // Led to by another than those that it leads to.
+            &[&[0, 99]],
+            &[&[3]],
+        ];
+        assert_eq!(tape(&nodes, 0).unreturned(), [3, 4]);
+    }
 }
