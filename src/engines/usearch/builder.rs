@@ -3,7 +3,7 @@
 //!
 //! Rows go straight to disk as they come; the graph is linked at the end, from the mapped vectors,
 //! when their number and range are known. Meanwhile the rows are written as Parquet and made durable.
-//! In memory stand the graph with its rounded vectors and about 40 bytes a row.
+//! In memory stand the graph with its rounded vectors and about 60 bytes a row.
 
 use std::fs::{self, File};
 use std::panic::resume_unwind;

@@ -66,17 +66,16 @@ impl Places<'_> {
     fn part(&self, rows: &mut [u32], threads: usize) -> usize {
         let line = self.line(rows);
         let along = |row: &u32| (self.scale(*row) * dot(&line, self.row(*row)), *row);
-        let share = rows.len().div_ceil(threads);
-        let mut placed: Vec<(f64, u32)> = std::thread::scope(|scope| {
-            let parts = rows.chunks(share).map(|part| {
-                let measure = || part.iter().map(along).collect::<Vec<_>>();
-                scope.spawn(measure)
-            });
-            let parts: Vec<_> = parts.collect();
-            let parts = parts.into_iter();
-            parts
-                .flat_map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)))
-                .collect()
+        let measure = |rows: &[u32]| rows.iter().map(along).collect::<Vec<(f64, u32)>>();
+        let (own, others) = rows.split_at(rows.len().div_ceil(threads));
+        let mut placed = std::thread::scope(|scope| {
+            let parts = others.chunks(own.len());
+            let parts: Vec<_> = parts.map(|part| scope.spawn(|| measure(part))).collect();
+            let mut placed = measure(own);
+            for part in parts {
+                placed.extend(part.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            }
+            placed
         });
         let middle = placed.len() / 2;
         placed.select_nth_unstable_by(middle, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -91,10 +90,10 @@ impl Places<'_> {
         let step = rows.len().div_ceil(SAMPLED);
         let farthest = |from: u32| {
             let measure = Measure::new(self.metric, self.row(from));
-            let distance = |row: u32| measure.distance(self.row(row), self.norm(row));
-            let sampled = rows.iter().copied().step_by(step);
-            let farthest = sampled.max_by(|a, b| distance(*a).total_cmp(&distance(*b)));
-            farthest.unwrap_or(from)
+            let distance = |&row: &u32| (measure.distance(self.row(row), self.norm(row)), row);
+            let sampled = rows.iter().step_by(step).map(distance);
+            let farthest = sampled.max_by(|a, b| a.0.total_cmp(&b.0));
+            farthest.map_or(from, |(_, row)| row)
         };
         let from = farthest(rows[0]);
         let to = farthest(from);

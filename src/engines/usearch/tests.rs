@@ -386,6 +386,28 @@ fn rows_that_are_nearly_all_alike_hide_no_few_others() {
 }
 
 #[test]
+fn rows_that_are_linked_at_the_same_time_are_all_linked_to() {
+    let rows = Rows::clustered(6_000, 32);
+    let dir = tempfile::tempdir().unwrap();
+    // Far more threads than processors: each is often stopped in the middle of a row.
+    let options = BuildOptions {
+        threads: 16,
+        ..BuildOptions::default()
+    };
+    let built = build(dir.path(), &rows, HnswConfig::default(), options).unwrap();
+    let index = HnswIndex::open(dir.path(), &built.files).unwrap();
+    let tape = &index.graph.as_ref().unwrap().0.layers.tape;
+    let mut linked_to = vec![false; tape.nodes];
+    for node in (0_u32..).take(tape.nodes) {
+        for link in tape.links(node, 0) {
+            linked_to[link as usize] = true;
+        }
+    }
+    let lost = linked_to.iter().filter(|linked_to| !**linked_to).count();
+    assert_eq!((lost, tape.nodes), (0, 6_000));
+}
+
+#[test]
 fn a_graph_that_leads_everywhere_has_few_landmarks() {
     let Fixture { index, .. } = HnswIndex::fixture();
     let landmarks = &index.graph.as_ref().unwrap().0.layers.landmarks;
