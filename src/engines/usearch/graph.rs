@@ -135,7 +135,7 @@ pub fn build(
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })?;
-    link_again(&index, order, rounding, matrix)?;
+    link_again(&index, order, rounding, matrix, options)?;
     let path = dir.join(UNALIGNED_FILE);
     let name = path
         .to_str()
@@ -159,10 +159,12 @@ fn link_again(
     order: &[u32],
     rounding: Rounding,
     matrix: &Matrix,
+    options: &BuildOptions,
 ) -> Result<(), VectorError> {
     let lost = |row: &&u32| index.neighbors(u64::from(**row), 0).total() <= 1;
     let lost: Vec<u32> = order.iter().filter(lost).copied().collect();
     for row in lost {
+        options.check_cancelled()?;
         index.remove(u64::from(row)).map_err(engine)?;
         add(index, row, rounding, matrix)?;
     }
